@@ -1,0 +1,34 @@
+# make demo: environment, then simulated brains, VQ-VAE, prior, samples and report (about 10 minutes)
+# make test: environment, lint, tests (about 15 minutes on two cores)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint unit jax clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py
+
+test: lint unit jax
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The same layers, models and programs where TensorFlow cannot even be imported.
+jax: $(VENV)/.installed
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow" \
+		tests/layers tests/models tests/training
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .ruff_cache .import_linter_cache

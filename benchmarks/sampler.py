@@ -1,0 +1,83 @@
+"""Time the cached sampler of PixelCNN against forward passes of the same network.
+
+    python benchmarks/sampler.py                              # 32x32 codes, K=512, batch 16
+    python benchmarks/sampler.py --grid 9 11 9 --codes 256    # a volume of codes
+    KERAS_BACKEND=jax python benchmarks/sampler.py
+
+Prints the seconds of one compiled forward pass on the batch, of drawing that batch with the cached
+sampler (noise included, compilation not), and of the naive loop, which calls the network once per
+code: measured on the first codes and scaled up, since it would take minutes. On a busy machine
+compare the ratios of one run, not seconds of different runs.
+"""
+
+import argparse
+import statistics
+import time
+
+import keras
+import numpy as np
+
+from brainvq.backend import compile_function
+from brainvq.models.pixelcnn import PixelCNN
+
+
+def seconds(function):
+    """Time one call of a function without arguments."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main():
+    """Build a prior of the given size with random weights, and time it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--grid", type=int, nargs="+", default=[32, 32], help="sizes of the grid")
+    parser.add_argument("--codes", type=int, default=512, help="number of codes K")
+    parser.add_argument("--batch", type=int, default=16, help="grids per batch")
+    parser.add_argument("--filters", type=int, default=96, help="channels of a stack")
+    parser.add_argument("--blocks", type=int, default=8, help="number of blocks")
+    parser.add_argument("--kernel", type=int, default=3, help="size of the blocks' kernels")
+    parser.add_argument("--plain", action="store_true", help="the plain form, not the gated one")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements; the median counts")
+    options = parser.parse_args()
+
+    keras.utils.set_random_seed(0)
+    prior = PixelCNN(
+        options.grid,
+        options.codes,
+        filters=options.filters,
+        num_blocks=options.blocks,
+        kernel_size=options.kernel,
+        gated=not options.plain,
+    )
+    codes = np.random.default_rng(0).integers(
+        0, options.codes, (options.batch, *options.grid), dtype="int32"
+    )
+    compiled = compile_function(lambda batch: prior(batch, training=False), owner=prior)
+
+    def forward():
+        return keras.ops.convert_to_numpy(compiled(codes)[(0,) * (codes.ndim - 1)])
+
+    def cached():
+        return prior.sample(options.batch, seed=0, batch_size=options.batch)
+
+    print(f"backend {keras.backend.backend()}, {prior.count_params():,} weights, {options}")
+    print(f"first forward pass, compilation included   {seconds(forward):8.2f} s")
+    print(f"first batch drawn, compilation included    {seconds(cached):8.2f} s")
+    # Taken in turns, so that what else the machine does weighs on both alike.
+    times = [(seconds(forward), seconds(cached)) for _ in range(options.repeats)]
+    one = statistics.median(pair[0] for pair in times)
+    drawn = statistics.median(pair[1] for pair in times)
+    ratio = statistics.median(pair[1] / pair[0] for pair in times)
+    positions = int(np.prod(options.grid))
+    # The naive loop costs a forward pass per code, at the least.
+    print(f"one forward pass                           {one:8.3f} s")
+    print(f"one batch drawn, cached                    {drawn:8.3f} s = {ratio:.2f} forward passes")
+    print(
+        f"one batch drawn, naive ({positions} passes)     {one * positions:8.1f} s = "
+        f"{positions / ratio:.0f} times the cached sampler"
+    )
+
+
+if __name__ == "__main__":
+    main()

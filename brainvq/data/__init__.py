@@ -1,0 +1,58 @@
+"""Cohorts, readers, downloads, preprocessing, simulation and the array store; no Keras.
+
+Names are loaded on first use, so that `import brainvq.data` costs nothing and a part that needs a
+heavy package (nilearn, scipy) asks for it only when it is called.
+"""
+
+import importlib
+
+# name → module that defines it.
+_EXPORTS = {
+    "Cohort": "cohort",
+    "ScanError": "scans",
+    "load_scan": "scans",
+    "save_nifti": "scans",
+    "scan_files": "scans",
+    "to_original_grid": "scans",
+    "SOURCES": "readers",
+    "open_cohort": "readers",
+    "read_bids": "readers.bids",
+    "read_oasis1": "readers.oasis1",
+    "read_oasis2": "readers.oasis2",
+    "read_png_slices": "readers.png",
+    "DATASETS": "download",
+    "download_file": "download",
+    "fetch": "download",
+    "extract": "archives",
+    "Canonical": "steps",
+    "ClipIntensity": "steps",
+    "CropOrPad": "steps",
+    "Resample": "steps",
+    "ScaleIntensity": "steps",
+    "SelectSlices": "steps",
+    "ZScore": "steps",
+    "apply_steps": "steps",
+    "foreground_mask": "steps",
+    "steps_from_config": "steps",
+    "steps_to_config": "steps",
+    "ArrayStore": "store",
+    "prepare": "store",
+    "SimulatedScan": "simulation",
+    "simulate": "simulation",
+    "simulated_cohort": "simulation",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_EXPORTS[name]}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_EXPORTS})

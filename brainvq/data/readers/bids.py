@@ -1,0 +1,193 @@
+"""Any BIDS data set (Gorgolewski et al. 2016), read by its file names."""
+
+import json
+import re
+from collections.abc import Mapping
+
+import pandas as pd
+
+from brainvq.data.cohort import Cohort, normal_sex, safe_id
+from brainvq.data.readers.folders import column, entries, existing_folder, number, read_people
+from brainvq.errors import UserError
+
+_EXTENSIONS = (".nii.gz", ".nii")
+
+# Fields of the sidecar JSON that become columns. Times are in seconds, the bandwidth in Hz per
+# pixel (BIDS specification, "MRI").
+_SIDECAR = {"tr": "RepetitionTime", "te": "EchoTime", "pixel_bandwidth": "PixelBandwidth"}
+
+
+def read_bids(root, suffix="T1w", group_column="group", entities=None):
+    """Reads the images of one suffix from a BIDS data set.
+
+    Images are looked for in `sub-*/*/` and `sub-*/ses-*/*/`, so `derivatives` and `sourcedata` are
+    left out (to read a derivative, give its own folder as `root`). People come from
+    `participants.tsv` and `sub-*/sub-*_sessions.tsv` where they exist; TR, TE, bandwidth and
+    manufacturer from the sidecar JSON files with inheritance: files nearer to the image win.
+
+    Args:
+        root: folder of the data set.
+        suffix: last part of the file names, e.g. "T1w" or "FLAIR".
+        group_column: column of the participants file that holds the class, in any case.
+        entities: None for all images, or the file name entities to keep, as in a file name
+            ("acq-mprage_run-1") or as a mapping; numbers compare as numbers.
+
+    Returns:
+        `Cohort` named after the folder. Beyond the columns that every cohort has: `run`, `variant`
+        (all other entities of the file name), `manufacturer`, `field_strength` (tesla).
+
+    Raises:
+        UserError: if the layout is another, a participant is listed twice, two files claim the same
+            visit and run, or a table or sidecar cannot be read.
+    """
+    root = existing_folder(root)
+    if isinstance(entities, str):
+        entities = _entities(entities) or entities
+    if entities is not None and not isinstance(entities, Mapping):
+        raise UserError(f"entities: found {entities!r}, expected them as in acq-mprage_run-1")
+    people = _participants(root)
+    sidecars = {}
+    rows, without_row = [], set()
+    for path in _images(root, suffix):
+        parts = _entities(path.name)
+        if not _wanted(parts, entities or {}):
+            continue
+        subject, session = parts["sub"], parts.get("ses", "")
+        person = dict(people.get(subject, {}))
+        if not person:
+            without_row.add(subject)
+        person |= _visit(root, subject, session)
+        meta = _inherited(root, path, suffix, sidecars)
+        variant = "_".join(
+            f"{key}-{value}" for key, value in parts.items() if key not in ("sub", "ses", "run")
+        )
+        rows.append(
+            {
+                "scan_id": safe_id(path.name.removesuffix(".gz").removesuffix(".nii")),
+                "subject": subject,
+                "session": session,
+                "group": person.get(group_column.lower(), ""),
+                "age": number(person.get("age", "")),
+                "sex": normal_sex(person.get("sex") or person.get("gender", "")),
+                "site": person.get("site") or str(meta.get("InstitutionName", "")),
+                "modality": suffix,
+                "paths": (str(path),),
+                **{name: number(meta.get(key, "")) for name, key in _SIDECAR.items()},
+                "run": parts.get("run", ""),
+                "variant": variant,
+                "manufacturer": str(meta.get("Manufacturer", "")),
+                "field_strength": number(meta.get("MagneticFieldStrength", "")),
+            }
+        )
+    if not rows:
+        asked = "".join(f" with {key}-{value}" for key, value in (entities or {}).items())
+        raise UserError(
+            f"{root}: no *_{suffix}.nii[.gz]{asked} found; expected the BIDS layout "
+            f"sub-01/[ses-1/]anat/sub-01_[ses-1_]{suffix}.nii.gz, found {entries(root)}"
+        )
+    notes = []
+    read = {row["subject"] for row in rows}
+    without_scan = [subject for subject in people if subject not in read]
+    if people and without_row:
+        notes.append(f"{len(without_row)} subjects are not in participants.tsv")
+    if without_scan:
+        notes.append(f"{len(without_scan)} participants have no {suffix} image here")
+    return Cohort(root.name, pd.DataFrame(rows), note="; ".join(notes))
+
+
+def _images(root, suffix):
+    found = []
+    for extension in _EXTENSIONS:
+        for pattern in ("sub-*/*/", "sub-*/ses-*/*/"):
+            found += root.glob(f"{pattern}sub-*_{suffix}{extension}")
+    return sorted({path for path in found if not path.name.startswith(".")})
+
+
+def _entities(name):
+    """File name → entities in order: "sub-01_run-2_T1w.nii" → {"sub": "01", "run": "2"}."""
+    pairs = re.findall(r"(?:^|_)([A-Za-z0-9]+)-([^_.]+)", name.partition(".")[0])
+    return dict(pairs)
+
+
+def _wanted(parts, entities):
+    def plain(value):
+        value = str(value)
+        return str(int(value)) if value.isdigit() else value
+
+    return all(key in parts and plain(parts[key]) == plain(v) for key, v in entities.items())
+
+
+def _participants(root):
+    """Subject (without "sub-") → its row, column names in lower case."""
+    path = root / "participants.tsv"
+    if not path.exists():
+        return {}
+    table = read_people(path)
+    key = column(table, "participant_id")
+    if key is None:
+        raise UserError(
+            f"{path}: no column 'participant_id', found {', '.join(table.columns[:6])} "
+            "(columns are separated by tabs)"
+        )
+    subjects = [value.removeprefix("sub-") for value in table[key]]
+    repeated = sorted({subject for subject in subjects if subjects.count(subject) > 1})
+    if repeated:
+        raise UserError(
+            f"{path}: participant sub-{repeated[0]} is listed {subjects.count(repeated[0])} times; "
+            "one row per participant is expected"
+        )
+    return {
+        subject: {name.lower(): row[name] for name in table.columns}
+        for subject, (_, row) in zip(subjects, table.iterrows(), strict=True)
+    }
+
+
+def _visit(root, subject, session):
+    """What `sub-*_sessions.tsv` says about a visit; it wins over participants.tsv."""
+    path = root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv"
+    if not session or not path.exists():
+        return {}
+    table = read_people(path)
+    key = column(table, "session_id")
+    if key is None:
+        return {}
+    rows = table[[value.removeprefix("ses-") == session for value in table[key]]]
+    if rows.empty:
+        return {}
+    return {name.lower(): value for name, value in rows.iloc[0].items() if value}
+
+
+def _inherited(root, image, suffix, cache):
+    """Merges the sidecars that apply to an image, from the root down to its own folder.
+
+    A sidecar applies if it has the suffix and no entity that the image lacks. Within a folder the
+    one with more entities is the more specific.
+    """
+    parts = _entities(image.name)
+    folders = [root]
+    for name in image.parent.relative_to(root).parts:
+        folders.append(folders[-1] / name)
+    merged = {}
+    for folder in folders:
+        if folder not in cache:
+            cache[folder] = [
+                (_entities(path.name), _read_sidecar(path))
+                for path in sorted(folder.glob(f"*{suffix}.json"))
+                if path.name == f"{suffix}.json" or path.name.endswith(f"_{suffix}.json")
+            ]
+        for own, content in sorted(cache[folder], key=lambda item: len(item[0])):
+            if own.items() <= parts.items():
+                merged |= content
+    return merged
+
+
+def _read_sidecar(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as JSON: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content

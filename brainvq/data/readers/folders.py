@@ -1,0 +1,96 @@
+"""What the readers share: looking at folders, and reading tables of people."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from brainvq.errors import UserError
+
+# Texts that tables of people use for "not known".
+BLANKS = ("", "n/a", "na", "nan", "none", "null", "unknown", "?", ".")
+
+
+def existing_folder(root):
+    """Returns `root` as an absolute `pathlib.Path`; UserError if there is no such folder."""
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise UserError(f"{root}: no such folder; the folder of the data set is expected")
+    if not path.is_dir():
+        raise UserError(f"{root}: is a file; the folder of the data set is expected")
+    return path.absolute()
+
+
+def entries(root, most=6):
+    """Returns what a folder holds, in one line, for error messages."""
+    names = sorted(
+        path.name + ("/" if path.is_dir() else "")
+        for path in Path(root).iterdir()
+        if not path.name.startswith(".")
+    )
+    if not names:
+        return "an empty folder"
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def read_people(path):
+    """Reads a table of people, all cells as text.
+
+    Args:
+        path: `.csv`, `.tsv`, `.xlsx` or `.xls` file (the last two: first sheet).
+
+    Returns:
+        `pandas.DataFrame` of str without blanks around; unknown values ("n/a", "") are "".
+
+    Raises:
+        UserError: if the file cannot be read, or Excel files cannot be read on this machine.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".xlsx", ".xls"):
+            table = pd.read_excel(path, dtype=str)
+        else:
+            table = pd.read_csv(
+                path,
+                sep="\t" if suffix == ".tsv" else ",",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",  # spreadsheets write a byte order mark
+                index_col=False,
+            )
+    except ImportError as error:
+        raise UserError(
+            f"{path}: reading it needs another package ({error}); or save it as .csv beside it"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as a table: {line}") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    for name in table.columns:
+        table[name] = [_clean(value) for value in table[name]]
+    return table
+
+
+def column(table, *names):
+    """Returns the first column of a table that has one of `names` in any case, or None."""
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    return next((lower[name.lower()] for name in names if name.lower() in lower), None)
+
+
+def number(value):
+    """Returns the value as float; NaN if it is blank or no finite number.
+
+    Ages such as "89+" count as the number, the lower bound.
+    """
+    try:
+        result = float(str(value).strip().removesuffix("+"))
+    except ValueError:
+        return math.nan
+    return result if math.isfinite(result) else math.nan
+
+
+def _clean(value):
+    text = "" if value is None or value != value else str(value).strip()
+    return "" if text.lower() in BLANKS else text

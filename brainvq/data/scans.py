@@ -1,0 +1,365 @@
+"""Loading and saving scans: everything that can be wrong with a file is found here."""
+
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.imageglobals import LoggingOutputSuppressor
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+
+from brainvq.errors import UserError
+from brainvq.files import atomic_path
+
+SIMULATED = "simulated:"
+_ORIENTED = re.compile(r"axcodes=([A-Z]{3}):(.+)", re.DOTALL)
+
+# The convention of the Analyze format, whose header holds no orientation: x grows to the patient's
+# left. The atlas-registered images of OASIS-1 follow it.
+ANALYZE_AXCODES = "LAS"
+
+# PNG slices carry neither a voxel size nor an orientation. They are taken as radiological axial
+# pictures (first row anterior, first column the patient's right), lowest slice first, 1 mm apart.
+PNG_VOXEL_SIZE = (1.0, 1.0, 1.0)
+
+
+class ScanError(UserError):
+    """One scan that cannot be used; a cohort goes on without it."""
+
+
+def load_scan(paths, axcodes=None):
+    """Loads a scan as a three-dimensional image and its affine.
+
+    Args:
+        paths: a path or a sequence of paths:
+            - one file in any format of nibabel (NIfTI, Analyze pair by either file, MGH);
+            - several such files on the same grid: repeated acquisitions, averaged voxel by voxel;
+            - one or more `.png` files: the slices of a volume, lowest first;
+            - `"simulated:<JSON parameters>"`: see `brainvq.data.simulation`.
+            A path may start with `"axcodes=LAS:"` (any orientation code): the orientation of a file
+            whose header holds none.
+        axcodes: the same for all paths, e.g. "LAS": direction in which each array axis grows.
+            Used for Analyze files and for NIfTI files with neither sform nor qform; a header that
+            does hold an orientation wins. Default for Analyze: "LAS", the convention of the format.
+
+    Returns:
+        image: float32 (X, Y, Z), finite, in the units of the file (scaling of the header applied).
+        affine: float64 (4, 4), voxel indices → mm, RAS+ world. For Analyze the origin is the centre
+            of the volume. For PNG slices the array is (columns, rows, slices), the orientation
+            is "LPS" and the voxels nominally 1×1×1 mm.
+
+    Raises:
+        ScanError: if a file is missing, unreadable or truncated; is complex or RGB, a series (more
+            than three axes longer than 1), or smaller than three dimensions; has a voxel size of
+            zero or a singular affine; holds NaN or infinite values, or the same value everywhere;
+            or if several files differ in their grid.
+    """
+    if isinstance(paths, str | Path):
+        paths = (paths,)
+    paths = [str(path) for path in paths]
+    if not paths:
+        raise ScanError("scan without a path: one or more files are expected")
+    if paths[0].startswith(SIMULATED):
+        from brainvq.data.simulation import simulate
+
+        image, affine = simulate(paths[0].removeprefix(SIMULATED))[:2]
+        return image, affine
+    if all(path.lower().endswith(".png") for path in paths):
+        return _load_png(paths)
+    image, affine = _load_volume(paths[0], axcodes)
+    if len(paths) > 1:
+        total = image.astype(np.float64)
+        for path in paths[1:]:
+            other, other_affine = _load_volume(path, axcodes)
+            same = other.shape == image.shape and np.allclose(other_affine, affine, atol=1e-3)
+            if not same:
+                raise ScanError(
+                    f"{path}: grid {_sizes(other.shape)} differs from {paths[0]} "
+                    f"({_sizes(image.shape)}) or lies elsewhere; repeats must share one grid"
+                )
+            total += other
+        image = (total / len(paths)).astype(np.float32)
+    return image, affine
+
+
+def scan_files(paths):
+    """Returns the files behind the `paths` of a scan, as a tuple of `pathlib.Path`.
+
+    An Analyze or NIfTI pair counts with both its files. Simulated scans have none. The files need
+    not exist.
+    """
+    if isinstance(paths, str | Path):
+        paths = (paths,)
+    files = []
+    for path in paths:
+        if str(path).startswith(SIMULATED):
+            continue
+        file = Path(_split_axcodes(str(path))[0])
+        files.append(file)
+        partner = {".img": ".hdr", ".hdr": ".img"}.get(file.suffix.lower())
+        if partner:
+            files.append(file.with_suffix(partner))
+    return tuple(files)
+
+
+def save_nifti(path, image, affine, like=None):
+    """Writes an image as NIfTI-1, atomically.
+
+    Args:
+        path: file to write, `.nii` or `.nii.gz`; missing folders are made.
+        image: (X, Y, Z) or (X, Y, Z, n). Floats are stored as float32, bool as uint8, integers in
+            their own type (64-bit ones as int32).
+        affine: (4, 4), voxel indices → mm.
+        like: file whose header fields (units, description, codes of the coordinate system) are
+            kept where it is NIfTI; None for a fresh header in scanner coordinates.
+
+    Returns:
+        `pathlib.Path` of the file.
+
+    Raises:
+        UserError: if the suffix is another.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise UserError(f"{path}: images are written as .nii or .nii.gz, found another suffix")
+    image = np.asarray(image)
+    if image.dtype == bool:
+        image = image.astype(np.uint8)
+    elif np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32)
+    elif image.dtype.itemsize > 4:
+        image = image.astype(np.int32)
+    header, codes = None, (1, 1)
+    if like is not None:
+        with LoggingOutputSuppressor():
+            source = nib.load(_split_axcodes(str(like))[0]).header
+        if isinstance(source, nib.Nifti1Header):
+            header = nib.Nifti1Header.from_header(source)
+            codes = (int(source["sform_code"]) or 1, int(source["qform_code"]) or 1)
+            header.set_slope_inter(1, 0)
+            header["cal_min"] = header["cal_max"] = 0  # display window of other intensities
+    affine = np.asarray(affine, np.float64)
+    result = nib.Nifti1Image(image, affine, header, dtype=image.dtype)
+    result.set_sform(affine, code=codes[0])
+    # A qform has no shear, so it is only the nearest rotation where the affine is sheared.
+    result.set_qform(affine, code=codes[1], strip_shears=True)
+    result.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        nib.save(result, temporary)
+    return path
+
+
+def to_original_grid(image, affine, original_shape, original_affine, order=1):
+    """Puts a processed volume back on the grid of the scan that it came from.
+
+    A grid that differs only by flips, permutations and whole-voxel shifts is restored exactly,
+    without interpolation; any other is resampled.
+
+    Args:
+        image: (X, Y, Z) array on the processed grid.
+        affine: (4, 4) of `image`.
+        original_shape: (3,) shape wanted.
+        original_affine: (4, 4) wanted; oblique and flipped ones are fine.
+        order: degree of the spline: 0 for labels and masks, 1 for images.
+
+    Returns:
+        Array of `original_shape`, float32 (the dtype of `image` for `order=0`); voxels outside the
+        processed volume are 0.
+    """
+    image = np.asarray(image)
+    kind = image.dtype if order == 0 else np.float32
+    original_shape = tuple(int(size) for size in original_shape)
+    # Index in the original grid → index in the processed one.
+    mapping = np.linalg.inv(affine) @ np.asarray(original_affine, np.float64)
+    rounded = np.rint(mapping)
+    if np.allclose(mapping, rounded, atol=1e-4):
+        mapping = rounded
+        linear = np.abs(rounded[:3, :3])
+        if (linear.sum(0) == 1).all() and (linear.sum(1) == 1).all():
+            return _reindex(image, mapping, original_shape).astype(kind)
+    source = image if order == 0 else image.astype(np.float32)
+    return ndimage.affine_transform(
+        source,
+        mapping[:3, :3],
+        mapping[:3, 3],
+        output_shape=original_shape,
+        output=kind,
+        order=order,
+        mode="constant",
+        cval=0.0,
+    )
+
+
+def _reindex(image, mapping, shape):
+    """Whole-voxel version of `affine_transform`: flips, permutation, crop and pad with 0."""
+    result = np.zeros(shape, image.dtype)
+    # Each original axis moves along one axis of the image, forwards or backwards.
+    axes = np.abs(mapping[:3, :3]).argmax(axis=0)
+    indices, inside = [None] * 3, []
+    for axis, source in enumerate(axes):
+        places = mapping[source, axis] * np.arange(shape[axis]) + mapping[source, 3]
+        valid = (places >= 0) & (places < image.shape[source])
+        inside.append(np.flatnonzero(valid))
+        indices[source] = places[valid].astype(int)
+    # After np.ix_ the axes are those of the image; bring them into the order of the original.
+    result[np.ix_(*inside)] = image[np.ix_(*indices)].transpose(axes)
+    return result
+
+
+def _load_volume(path, axcodes):
+    file, own = _split_axcodes(path)
+    file, axcodes = Path(file), own or axcodes
+    if not file.exists():
+        raise ScanError(f"{file}: no such file; an image is expected")
+    if file.is_dir():
+        raise ScanError(f"{file}: is a folder; an image file is expected")
+    for part in scan_files(str(file)):
+        if not part.exists():
+            raise ScanError(f"{file}: {part.name} is missing; the pair .hdr and .img is expected")
+        if part.stat().st_size == 0:
+            raise ScanError(f"{part}: is an empty file (0 bytes); an image is expected")
+    try:
+        with LoggingOutputSuppressor():
+            loaded = nib.load(file)
+    except Exception as error:  # the parsers of a dozen formats, given any bytes
+        raise ScanError(f"{file}: cannot be read as an image: {_line(error)}") from error
+    if not isinstance(loaded, nib.spatialimages.SpatialImage):
+        raise ScanError(f"{file}: is {type(loaded).__name__}; an image volume is expected")
+
+    kind = loaded.get_data_dtype()
+    if kind.fields is not None or kind.kind not in "iufb":
+        name = "RGB" if kind.fields is not None else str(kind)
+        raise ScanError(f"{file}: voxels are {name}; real numbers are expected")
+    shape = loaded.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        kind = "a series" if len(shape) > 3 else "not a volume"
+        raise ScanError(f"{file}: {_sizes(shape)} is {kind}; three dimensions are expected")
+    if min(shape) < 1:
+        raise ScanError(f"{file}: {_sizes(shape)} holds no voxels; three dimensions are expected")
+    _check_voxel_size(file, loaded)
+    affine = _affine(loaded, shape, axcodes)
+    finite = np.isfinite(affine).all()
+    if not finite or abs(np.linalg.det(affine[:3, :3])) < 1e-9 * voxel_sizes(affine).max() ** 3:
+        raise ScanError(f"{file}: affine singular or not finite; an invertible one is expected")
+
+    try:
+        with np.errstate(all="ignore"):
+            image = np.asanyarray(loaded.dataobj).reshape(shape).astype(np.float32)
+    except Exception as error:  # of gzip, mmap, a header that lies about the size, …
+        raise ScanError(f"{file}: is truncated or damaged: {_line(error)}") from error
+    _check_values(file, image)
+    return image, affine
+
+
+def _check_voxel_size(file, loaded):
+    """Looks at the header as stored: nibabel silently replaces a voxel size of zero by 1."""
+    header = loaded.header
+    if isinstance(header, nib.AnalyzeHeader):
+        holder = loaded.file_map.get("header", loaded.file_map["image"])
+        with LoggingOutputSuppressor(), holder.get_prepare_fileobj("rb") as stream:
+            raw = type(header).from_fileobj(stream, check=False)
+        sizes = np.asarray(raw["pixdim"][1:4], np.float64)
+    else:
+        sizes = np.asarray(header.get_zooms()[:3], np.float64)
+    if not np.isfinite(sizes).all() or (sizes == 0).any():
+        shown = "×".join(f"{size:g}" for size in sizes)
+        raise ScanError(f"{file}: voxel size {shown} mm; sizes above 0 are expected")
+
+
+def _affine(loaded, shape, axcodes):
+    header = loaded.header
+    if isinstance(header, nib.Nifti1Header):
+        oriented = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    elif isinstance(header, nib.AnalyzeHeader):
+        oriented, axcodes = False, axcodes or ANALYZE_AXCODES
+    else:
+        oriented = True
+    if oriented or axcodes is None:
+        return np.asarray(loaded.affine, np.float64)
+    sizes = np.abs(np.asarray(header.get_zooms()[:3], np.float64))
+    return oriented_affine(shape, sizes, axcodes)
+
+
+def oriented_affine(shape, voxel_size, axcodes):
+    """Returns the affine of a grid from its orientation alone, origin at the centre of the volume.
+
+    Args:
+        shape: (3,) voxels.
+        voxel_size: (3,) mm, in the order of the array axes.
+        axcodes: direction in which each array axis grows, e.g. "LAS".
+
+    Raises:
+        UserError: if `axcodes` is no orientation.
+    """
+    codes = tuple(str(axcodes).upper())
+    if len(codes) != 3 or sorted("RAS"["RLAPSI".find(c) // 2] for c in codes) != ["A", "R", "S"]:
+        raise UserError(
+            f"axcodes: found {axcodes!r}, expected three letters, one each of R/L, A/P and S/I"
+        )
+    affine = np.zeros((4, 4))
+    for axis, (code, size) in enumerate(zip(codes, voxel_size, strict=True)):
+        position = "RLAPSI".index(code)
+        affine[position // 2, axis] = size if position % 2 == 0 else -size
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape, float) - 1) / 2)
+    affine[3, 3] = 1
+    return affine
+
+
+def _load_png(paths):
+    slices = []
+    for path in paths:
+        file = Path(path)
+        if not file.is_file():
+            raise ScanError(f"{file}: no such file; a PNG slice is expected")
+        try:
+            with Image.open(file) as picture:
+                mode = picture.mode
+                pixels = np.asarray(picture.convert("L") if mode in ("RGB", "P") else picture)
+                colour = (
+                    mode in ("RGB", "P")
+                    and np.ptp(np.asarray(picture.convert("RGB"), np.int16), axis=-1).any()
+                )
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            raise ScanError(f"{file}: cannot be read as PNG: {_line(error)}") from error
+        if colour or pixels.ndim != 2:
+            raise ScanError(f"{file}: is a {mode} picture; a grey one is expected")
+        if slices and pixels.shape != slices[0].shape:
+            raise ScanError(
+                f"{file}: {pixels.shape[0]}×{pixels.shape[1]} pixels, but {paths[0]} has "
+                f"{slices[0].shape[0]}×{slices[0].shape[1]}; slices of one scan must agree"
+            )
+        slices.append(pixels)
+    image = np.stack(slices, axis=-1).astype(np.float32).transpose(1, 0, 2)  # (x, y, slices)
+    image = np.ascontiguousarray(image)
+    _check_values(Path(paths[0]), image)
+    return image, oriented_affine(image.shape, PNG_VOXEL_SIZE, "LPS")
+
+
+def _check_values(file, image):
+    finite = np.isfinite(image)
+    if not finite.all():
+        raise ScanError(
+            f"{file}: {image.size - int(finite.sum())} of {image.size} voxels are NaN or infinite; "
+            "finite values are expected"
+        )
+    low = float(image.min())
+    if low == float(image.max()):
+        raise ScanError(f"{file}: every voxel is {low:g}; an image with contrast is expected")
+
+
+def _split_axcodes(path):
+    match = _ORIENTED.fullmatch(path)
+    return (match[2], match[1]) if match else (path, None)
+
+
+def _sizes(shape):
+    return "×".join(str(size) for size in shape)
+
+
+def _line(error):
+    """One line of an error message, which readers tend to spread over several."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,556 @@
+"""Preprocessing steps: small frozen settings, each a function of (image, affine).
+
+An image is a float32 array of three axes and its affine the 4×4 float64 matrix that takes a voxel
+index to millimetres in the world (RAS+: right, anterior, superior). Steps that move voxels return
+the affine that keeps every voxel centre where it was in the world, so that whatever is made from
+the result can be put back onto the scan. A stack of slices is a volume too: (x, y, n slices), whose
+third axis is the slice axis.
+"""
+
+import dataclasses
+import functools
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage, sparse
+
+from brainvq.data.scans import ScanError
+from brainvq.errors import UserError
+
+# World axis that a plane is perpendicular to: right, anterior, superior.
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+# A brain-extracted scan has this share of voxels at exactly zero, or more.
+_STRIPPED_ZEROS = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Canonical:
+    """Flips and permutes the axes into a standard orientation; no interpolation.
+
+    The standard orientation of an oblique scan is the nearest one: its axes stay oblique.
+
+    Args:
+        axcodes: where each axis points to, three letters of L/R, P/A, I/S. "RAS" (default) is that
+            of nilearn and MNI. With "LPS", `image[:, :, k].T` is a picture in radiological
+            convention: row 0 is anterior, column 0 is the patient's right.
+    """
+
+    axcodes: str = "RAS"
+
+    def __post_init__(self):
+        pairs = ["LR", "PA", "IS"]
+        axes = [next((i for i, p in enumerate(pairs) if c in p), None) for c in self.axcodes]
+        if len(axes) != 3 or sorted(axes, key=str) != [0, 1, 2]:
+            raise UserError(
+                f"Canonical: axcodes is {self.axcodes!r}; expected three letters, one each of "
+                "L/R, P/A and I/S, such as 'RAS'"
+            )
+
+    def __call__(self, image, affine):
+        """Returns the image with its axes flipped and permuted, and its new affine."""
+        found = nib.orientations.io_orientation(affine)
+        if np.isnan(found).any():
+            raise ScanError("the affine has an axis of length zero; expected three directions")
+        change = nib.orientations.ornt_transform(
+            found, nib.orientations.axcodes2ornt(tuple(self.axcodes))
+        )
+        moved = nib.orientations.apply_orientation(image, change)
+        return moved, affine @ nib.orientations.inv_ornt_aff(change, image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resample:
+    """Interpolates to another voxel size on a grid along the image's own axes, same centre.
+
+    When an axis gets coarser the image is first blurred by the Gaussian whose width makes up the
+    difference between the two voxels' point-spread functions (Cardoso et al. 2015, "Scale factor
+    point spread function matching", FWHM² = new² − old²), so that fine detail does not fold into
+    false patterns. Interpolation and blur are one sparse matrix per axis: exact and fast.
+
+    Args:
+        spacing: voxel size in mm, one number or three; None leaves that axis as it is.
+        order: 0 nearest (labels), 1 linear (default), 3 cubic spline (may overshoot).
+        antialias: blur before getting coarser (default True). Never done for order 0.
+    """
+
+    spacing: float | tuple = 1.0
+    order: int = 1
+    antialias: bool = True
+
+    def __post_init__(self):
+        if not np.isscalar(self.spacing):
+            object.__setattr__(self, "spacing", tuple(self.spacing))
+        values = np.atleast_1d(np.asarray(self.spacing, dtype=object))
+        given = np.array([value for value in values if value is not None], dtype=float)
+        if len(values) not in (1, 3) or not np.all(np.isfinite(given) & (given > 0)):
+            raise UserError(
+                f"Resample: spacing is {self.spacing!r}; expected one or three lengths in mm above "
+                "0, None to leave an axis"
+            )
+        if self.order not in (0, 1, 3):
+            raise UserError(f"Resample: order is {self.order!r}; expected 0, 1 or 3")
+
+    def __call__(self, image, affine):
+        """Returns the image on the new grid and the grid's affine."""
+        old = _voxel_sizes(affine)
+        new = np.broadcast_to(np.asarray(self.spacing, dtype=object), (3,))
+        new = np.array([o if n is None else n for o, n in zip(old, new, strict=True)], dtype=float)
+        grid = np.eye(4)  # new index -> old index
+        for axis in range(3):
+            ratio = new[axis] / old[axis]
+            if abs(ratio - 1) < 1e-4:
+                continue
+            n_old = image.shape[axis]
+            n_new = max(1, round(n_old / ratio))
+            start = (n_old - 1) / 2 - ratio * (n_new - 1) / 2
+            antialias = self.antialias and self.order > 0
+            matrix = _axis_matrix(n_old, n_new, ratio, start, self.order, antialias)
+            image = _along(matrix, image, axis)
+            grid[axis, axis], grid[axis, 3] = ratio, start
+        return image, affine @ grid
+
+
+@dataclasses.dataclass(frozen=True)
+class CropOrPad:
+    """Cuts or fills each axis to a fixed number of voxels; no interpolation.
+
+    Args:
+        shape: voxels along each of `axes`; None leaves that axis as it is.
+        center: "foreground" (default) keeps the middle of the foreground's bounding box in the
+            middle; "volume" keeps the middle of the volume there.
+        axes: the image axes that `shape` speaks of; default all three.
+        fill: value of the voxels that are added; default 0.
+    """
+
+    shape: tuple = (None, None, None)
+    center: str = "foreground"
+    axes: tuple = (0, 1, 2)
+    fill: float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "axes", tuple(self.axes))
+        if self.center not in ("foreground", "volume"):
+            raise UserError(
+                f"CropOrPad: center is {self.center!r}; expected 'foreground' or 'volume'"
+            )
+        if len(set(self.axes)) != len(self.axes) or not set(self.axes) <= {0, 1, 2}:
+            raise UserError(f"CropOrPad: axes is {self.axes}; expected different ones of 0, 1, 2")
+        if len(self.shape) != len(self.axes):
+            raise UserError(
+                f"CropOrPad: shape {self.shape} has {len(self.shape)} entries; expected one for "
+                f"each of axes {self.axes}"
+            )
+        if any(n is not None and (int(n) != n or n < 1) for n in self.shape):
+            raise UserError(f"CropOrPad: shape is {self.shape}; expected whole numbers from 1")
+
+    def __call__(self, image, affine):
+        """Returns the image of the wanted shape and its affine."""
+        wanted = {a: int(n) for a, n in zip(self.axes, self.shape, strict=True) if n is not None}
+        if self.center == "foreground" and wanted:
+            lows, highs = _bounding_box(foreground_mask(image))
+        else:
+            lows, highs = np.zeros(3, int), np.array(image.shape) - 1
+        shift = np.eye(4)
+        for axis, n in wanted.items():
+            start = int(np.floor((lows[axis] + highs[axis] - n + 2) / 2))
+            stop = start + n
+            size = image.shape[axis]
+            keep = [slice(None)] * 3
+            keep[axis] = slice(max(start, 0), min(max(stop, 0), size))
+            image = image[tuple(keep)]
+            before, after = max(-start, 0), max(stop - size, 0)
+            if before or after:
+                widths = [(0, 0)] * 3
+                widths[axis] = (before, after)
+                image = np.pad(image, widths, constant_values=self.fill)
+            shift[axis, 3] = start
+        return image, affine @ shift
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectSlices:
+    """Takes parallel slices at even physical distances inside the extent of the foreground.
+
+    The planes are those of the image axis nearest to the anatomical one, so put `Canonical` first.
+    A slice between two planes of voxels is interpolated linearly. Slices come in the order of the
+    image axis.
+
+    Args:
+        plane: "axial" (default), "coronal" or "sagittal".
+        spacing: distance between slices in mm (default 2). They start at the bottom margin.
+        margin: (bottom, top) in mm that are left out at the two ends of the foreground's extent,
+            bottom being its inferior (axial), posterior (coronal) or left (sagittal) end.
+            Default (0, 0).
+        count: number of slices spread evenly over the whole of what the margins leave, in place of
+            `spacing`; None (default) goes by `spacing`.
+
+    Returns:
+        Stack (x, y, n slices), and the affine that takes (column, row, slice) indices to mm.
+    """
+
+    plane: str = "axial"
+    spacing: float = 2.0
+    margin: tuple = (0.0, 0.0)
+    count: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "margin", tuple(self.margin))
+        if self.plane not in PLANES:
+            raise UserError(
+                f"SelectSlices: plane is {self.plane!r}; expected one of {', '.join(PLANES)}"
+            )
+        if not (np.isfinite(self.spacing) and self.spacing > 0):
+            raise UserError(
+                f"SelectSlices: spacing is {self.spacing!r}; expected a length in mm above 0"
+            )
+        if len(self.margin) != 2 or not all(np.isfinite(m) and m >= 0 for m in self.margin):
+            raise UserError(
+                f"SelectSlices: margin is {self.margin!r}; expected (bottom, top) in mm from 0"
+            )
+        if self.count is not None and (int(self.count) != self.count or self.count < 1):
+            raise UserError(
+                f"SelectSlices: count is {self.count!r}; expected a whole number from 1"
+            )
+
+    def __call__(self, image, affine):
+        """Returns the stack of slices and its affine."""
+        orientation = nib.orientations.io_orientation(affine)
+        axis = int(np.flatnonzero(orientation[:, 0] == PLANES[self.plane])[0])
+        image = np.moveaxis(image, axis, 2)
+        columns = [a for a in range(3) if a != axis] + [axis, 3]
+        affine = affine[:, columns]
+        flipped = orientation[axis, 1] < 0
+
+        voxel = _voxel_sizes(affine)[2]
+        lows, highs = _bounding_box(foreground_mask(image))
+        margins = self.margin[::-1] if flipped else self.margin
+        first = lows[2] + margins[0] / voxel
+        last = highs[2] - margins[1] / voxel
+        if last < first - 1e-6:
+            extent = (highs[2] - lows[2]) * voxel
+            raise ScanError(
+                f"foreground of {extent:.1f} mm along the {self.plane} axis; expected more than "
+                f"the margins of {self.margin[0]:g} + {self.margin[1]:g} mm that are left out"
+            )
+        if self.count is None:
+            n = int(np.floor((last - first) * voxel / self.spacing + 1e-6)) + 1
+            step = self.spacing / voxel
+            if flipped:  # even then the slices start at the anatomical bottom
+                first = last - (n - 1) * step
+        else:
+            n = int(self.count)
+            step = (last - first) / (n - 1) if n > 1 else self.spacing / voxel
+            step = step if step > 0 else self.spacing / voxel
+            first = first if n > 1 else (first + last) / 2
+        positions = np.clip(first + step * np.arange(n), 0, image.shape[2] - 1)
+        below = np.minimum(np.floor(positions).astype(int), image.shape[2] - 1)
+        above = np.minimum(below + 1, image.shape[2] - 1)
+        weight = (positions - below).astype(np.float32)
+        stack = image[:, :, below] * (1 - weight) + image[:, :, above] * weight  # (x, y, n)
+        grid = np.eye(4)
+        grid[2, 2], grid[2, 3] = step, first
+        return stack, affine @ grid
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipIntensity:
+    """Cuts off the darkest and brightest values at percentiles.
+
+    Args:
+        lower: percentile (0 to 100) that lower values are raised to; 0 (default) leaves the dark
+            end as it is, background included.
+        upper: percentile that higher values are lowered to; default 99.9, 100 leaves them.
+        over: the voxels the percentiles are taken over: "foreground" (default) or "all".
+    """
+
+    lower: float = 0.0
+    upper: float = 99.9
+    over: str = "foreground"
+
+    def __post_init__(self):
+        _check_percentiles("ClipIntensity", self.lower, self.upper)
+        _check_over("ClipIntensity", self.over)
+
+    def __call__(self, image, affine):
+        """Returns the clipped image and the same affine."""
+        low, high = _percentiles(image, self.lower, self.upper, self.over)
+        return np.clip(image, low, high), affine
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleIntensity:
+    """Brings intensities into [0, 1].
+
+    Args:
+        method: "minmax" (default): (x − min) / (max − min) over all voxels. "max": x / max, with
+            values below 0 set to 0. "percentile": (x − low) / (high − low), cut off at 0 and 1.
+        lower: percentile of the foreground for low ("percentile" only); 0 (default) is the minimum
+            of all voxels.
+        upper: percentile of the foreground for high ("percentile" only); default 99.5.
+    """
+
+    method: str = "minmax"
+    lower: float = 0.0
+    upper: float = 99.5
+
+    def __post_init__(self):
+        if self.method not in ("minmax", "max", "percentile"):
+            raise UserError(
+                f"ScaleIntensity: method is {self.method!r}; expected minmax, max or percentile"
+            )
+        _check_percentiles("ScaleIntensity", self.lower, self.upper)
+
+    def __call__(self, image, affine):
+        """Returns the image in [0, 1] and the same affine."""
+        if self.method == "percentile":
+            low, high = _percentiles(image, self.lower, self.upper, "foreground")
+        else:
+            low, high = (image.min() if self.method == "minmax" else 0.0), image.max()
+        if not high > low:
+            raise ScanError(
+                f"intensities from {float(low):g} to {float(high):g}; expected more than one value "
+                "to scale by"
+            )
+        return np.clip((image - low) / np.float32(high - low), 0, 1), affine
+
+
+@dataclasses.dataclass(frozen=True)
+class ZScore:
+    """Subtracts the mean and divides by the standard deviation; all voxels are transformed.
+
+    Args:
+        over: the voxels that mean and deviation are taken over: "foreground" (default) or "all".
+    """
+
+    over: str = "foreground"
+
+    def __post_init__(self):
+        _check_over("ZScore", self.over)
+
+    def __call__(self, image, affine):
+        """Returns the standardised image and the same affine."""
+        values = image[foreground_mask(image)] if self.over == "foreground" else image
+        mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+        if not deviation > 0:
+            raise ScanError(f"all intensities are {mean:g}; expected more than one value")
+        return (image - np.float32(mean)) / np.float32(deviation), affine
+
+
+STEPS = {
+    step.__name__: step
+    for step in (
+        Canonical,
+        Resample,
+        CropOrPad,
+        SelectSlices,
+        ClipIntensity,
+        ScaleIntensity,
+        ZScore,
+    )
+}
+
+
+def apply_steps(steps, image, affine):
+    """Runs the steps one after the other.
+
+    Args:
+        steps: sequence of steps.
+        image: (x, y, z), any real dtype.
+        affine: 4×4, voxel index to mm.
+
+    Returns:
+        (image float32 C-contiguous of three axes, affine float64 4×4).
+
+    Raises:
+        ScanError: the scan does not fit a step (empty foreground, constant intensity, too small).
+    """
+    image = np.asarray(image, dtype=np.float32)
+    affine = np.asarray(affine, dtype=np.float64)
+    if image.ndim != 3 or 0 in image.shape:
+        raise ScanError(f"image of shape {image.shape}; expected three axes, none of them empty")
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise ScanError("the affine is not a 4×4 matrix of finite numbers")
+    for step in steps:
+        image, affine = step(image, affine)
+        image = np.asarray(image, dtype=np.float32)
+    return np.ascontiguousarray(image), affine
+
+
+def steps_to_config(steps):
+    """Returns the steps as a JSON-ready list of dicts: `name` and the step's settings."""
+    return [
+        {"name": type(step).__name__}
+        | {k: list(v) if isinstance(v, tuple) else v for k, v in vars(step).items()}
+        for step in steps
+    ]
+
+
+def steps_from_config(config):
+    """Rebuilds the steps that `steps_to_config` wrote.
+
+    Args:
+        config: list of dicts, each with `name` and settings; missing settings take the default.
+
+    Returns:
+        Tuple of steps.
+
+    Raises:
+        UserError: a name or a setting is not known, or a value is out of range.
+    """
+    steps = []
+    for entry in config:
+        settings = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
+        }
+        step = STEPS.get(entry.get("name"))
+        if step is None:
+            raise UserError(
+                f"step {entry.get('name')!r} is not known; expected one of {', '.join(STEPS)}"
+            )
+        known = {field.name for field in dataclasses.fields(step)}
+        for setting in settings.keys() - known:
+            raise UserError(
+                f"step {entry['name']}: setting {setting!r} is not known; expected one of "
+                f"{', '.join(sorted(known))}"
+            )
+        steps.append(step(**settings))
+    return tuple(steps)
+
+
+def foreground_mask(image):
+    """Returns which voxels belong to the head or brain.
+
+    Brain-extracted scans (a quarter or more of the voxels exactly 0, and the others not crowded
+    just above 0 as the noise of air is) give the voxels above 0. Other scans are cut by Otsu's
+    threshold on a thinned copy. Islands much smaller than the largest part are dropped.
+
+    Args:
+        image: (x, y, z) float.
+
+    Returns:
+        Bool array of the same shape, with at least one True.
+
+    Raises:
+        ScanError: no voxel stands out of the background.
+    """
+    threshold = _foreground_threshold(image)
+    mask = image > threshold
+    if not mask.any():
+        raise ScanError("no foreground: all voxels have the same value or none is above 0")
+    # Islands are found on blocks of 2×2×2 voxels: an eighth of the work, and it joins parts that
+    # are one voxel apart.
+    even = [n + n % 2 for n in mask.shape]
+    padded = np.zeros(even, bool)
+    padded[tuple(slice(n) for n in mask.shape)] = mask
+    blocks = padded.reshape(even[0] // 2, 2, even[1] // 2, 2, even[2] // 2, 2).any(axis=(1, 3, 5))
+    labels, n_parts = ndimage.label(blocks)
+    if n_parts > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        kept = (sizes >= 0.1 * sizes.max())[labels]
+        for axis in range(3):
+            kept = np.repeat(kept, 2, axis=axis)
+        mask &= kept[tuple(slice(n) for n in mask.shape)]
+    return mask
+
+
+def _foreground_threshold(image):
+    thinned = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+    positive = thinned[thinned > 0]
+    if positive.size and np.mean(thinned == 0) >= _STRIPPED_ZEROS and thinned.min() >= 0:
+        crowded = np.mean(positive < 0.1 * np.percentile(positive, 99))
+        if crowded < 0.35:
+            return 0.0
+    low, high = float(thinned.min()), float(np.percentile(thinned, 99.9))
+    if not high > low:
+        # A few bright voxels only: the thinned copy may have missed them.
+        return float(image.min())
+    counts, edges = np.histogram(thinned, bins=256, range=(low, high))
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * middles)
+    valid = (below > 0) & (above > 0)
+    mean_below = sums / np.maximum(below, 1)
+    mean_above = (sums[-1] - sums) / np.maximum(above, 1)
+    between = np.where(valid, below * above * (mean_above - mean_below) ** 2.0, -1)
+    # Otsu's optimum lies high where background fills most of the volume; half of the way back to
+    # the dark class keeps dim tissue (CSF, the shaded side of a coil) inside the head.
+    best = int(np.argmax(between))
+    return float((edges[best + 1] + mean_below[best]) / 2)
+
+
+def _bounding_box(mask):
+    """Returns the lowest and the highest index of True along each axis, as two int arrays."""
+    spans = []
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        spans.append(np.flatnonzero(mask.any(axis=others))[[0, -1]])
+    return np.array(spans).T
+
+
+def _voxel_sizes(affine):
+    sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not np.all(sizes > 0):
+        raise ScanError(f"voxel size {tuple(float(s) for s in sizes)} mm; expected all above 0")
+    return sizes
+
+
+@functools.lru_cache(maxsize=32)
+def _axis_matrix(n_old, n_new, ratio, start, order, antialias):
+    """Sparse matrix (n_new, n_old) float32 that blurs and interpolates along one axis.
+
+    Sparse, since a row has few weights; and unlike a product of dense matrices, whose sums depend
+    on the number of threads, it gives the same bits in every process.
+    """
+    matrix = np.eye(n_old)
+    if antialias and ratio > 1:
+        sigma = np.sqrt(ratio**2 - 1) / np.sqrt(8 * np.log(2))
+        matrix = ndimage.gaussian_filter1d(matrix, sigma, axis=0, mode="nearest")
+    positions = np.clip(start + ratio * np.arange(n_new), 0, n_old - 1)
+    if order == 3:
+        columns = ndimage.spline_filter1d(matrix, order, axis=0, mode="mirror").T
+        interpolated = [
+            ndimage.map_coordinates(column, [positions], order=3, mode="mirror", prefilter=False)
+            for column in columns
+        ]
+        matrix = np.stack(interpolated, axis=1)
+    else:
+        if order == 0:
+            positions = np.floor(positions + 0.5)
+        below = np.minimum(positions.astype(int), n_old - 1)
+        above = np.minimum(below + 1, n_old - 1)
+        weight = (positions - below)[:, None]
+        matrix = matrix[below] * (1 - weight) + matrix[above] * weight
+    matrix[np.abs(matrix) < 1e-8] = 0
+    return sparse.csr_array(matrix.astype(np.float32))
+
+
+def _along(matrix, image, axis):
+    """Multiplies `matrix` (new, old) into one axis of the image."""
+    moved = np.moveaxis(image, axis, 0)
+    result = matrix @ np.ascontiguousarray(moved).reshape(moved.shape[0], -1)
+    return np.moveaxis(result.reshape(-1, *moved.shape[1:]), 0, axis)
+
+
+def _percentiles(image, lower, upper, over):
+    values = image
+    if over == "foreground" and (lower > 0 or upper < 100):
+        values = image[foreground_mask(image)]
+    low = np.percentile(values, lower) if lower > 0 else image.min()
+    high = np.percentile(values, upper) if upper < 100 else image.max()
+    return np.float32(low), np.float32(high)
+
+
+def _check_percentiles(name, lower, upper):
+    if not 0 <= lower < upper <= 100:
+        raise UserError(
+            f"{name}: percentiles {lower!r} to {upper!r}; expected 0 <= lower < upper <= 100"
+        )
+
+
+def _check_over(name, over):
+    if over not in ("foreground", "all"):
+        raise UserError(f"{name}: over is {over!r}; expected 'foreground' or 'all'")

@@ -1,0 +1,575 @@
+"""The array store: a cohort after preprocessing, as `.npy` shards that training reads at random.
+
+A store is a folder named by the hash of everything its content depends on: the steps and their
+settings, the layout, the number type, and each scan's files with their sizes and modification
+times. It holds, per scan, `<scan_id>.npy` (samples first) and `<scan_id>.json` (shape, size,
+checksum, affine), and for all of them `index.json`, which is written last: a folder without it is
+an unfinished store. Every file is put in place by an atomic rename, so that a process killed at any
+moment leaves finished shards, which the next `prepare` takes up, and two processes that prepare the
+same store at once end with the same files.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import time
+import traceback
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import joblib
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from brainvq.data.scans import load_scan, scan_files
+from brainvq.data.steps import apply_steps, steps_from_config, steps_to_config
+from brainvq.errors import UserError
+from brainvq.files import atomic_path, write_json
+
+FORMAT = 1
+LAYOUTS = ("slices", "volumes")
+DTYPES = ("float16", "float32")
+
+# Memory maps that are open at once. Opening one costs tens of microseconds, but its pages that
+# were read stay in the process's memory until it is closed.
+_OPEN_MAPS = 32
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Columns of a scan that are repeated for each of its samples.
+_SAMPLE_COLUMNS = ("scan_id", "subject", "session", "group", "age", "sex", "site", "split")
+
+
+class ArrayStore:
+    """Samples of a prepared cohort, read from disk as they are asked for.
+
+    Open one with `ArrayStore.open(path)` or make one with `prepare`.
+
+    Attributes:
+        path: folder of the store.
+        key: hash that names the content.
+        name: name of the cohort.
+        simulated: whether the cohort is simulated.
+        layout: "slices" or "volumes".
+        dtype: number type on disk.
+        steps: tuple of the steps the scans went through.
+        table: `pandas.DataFrame`, a row per sample, in the order of `read`: scan_id, subject,
+            session, group, age, sex, site (and split where the cohort is split), index (of the
+            sample within its scan) and position_mm (of a slice's centre along the world axis
+            nearest to the slice axis: R, A or S; NaN for volumes).
+        scans: `pandas.DataFrame`, a row per scan: every column of the cohort but the paths, and
+            n_samples, shape (of the processed volume) and affine (its 4×4 matrix, index to mm).
+        failures: `pandas.DataFrame` of scan_id and message: scans that could not be prepared.
+        sample_shape: shape of one sample: (rows, columns, 1) or (x, y, z, 1).
+    """
+
+    def __init__(self, path, index):
+        self.path = Path(path)
+        self.key = index["key"]
+        self.name = index["cohort"]
+        self.simulated = index["simulated"]
+        self.layout = index["layout"]
+        self.dtype = index["dtype"]
+        self.steps = steps_from_config(index["steps"])
+        self.sample_shape = tuple(index["sample_shape"])
+        self.failures = pd.DataFrame(index["failures"], columns=["scan_id", "message"])
+        self.scans = pd.DataFrame(index["scans"])
+        self._shards = index["shards"]
+        for column, read in (("affine", np.array), ("shape", tuple)):
+            self.scans[column] = [read(shard[column]) for shard in self._shards]
+        counts = np.array([shard["n_samples"] for shard in self._shards])
+        self.scans["n_samples"] = counts
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self.table = _sample_table(self.scans, counts, self.layout)
+        self._maps = OrderedDict()
+
+    @classmethod
+    def open(cls, path):
+        """Opens a finished store and checks that its shards are there and unchanged.
+
+        A shard whose size or modification time is not the recorded one is read through once and
+        compared by its checksum.
+
+        Args:
+            path: folder of the store.
+
+        Returns:
+            `ArrayStore`.
+
+        Raises:
+            UserError: no finished store there, or a shard is missing or was changed.
+        """
+        path = Path(path)
+        try:
+            index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+            version = index["format"]
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no index.json; expected a finished array store (prepare it again to "
+                "finish it)"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path / 'index.json'}: not readable ({error}); expected the index of an array "
+                "store (remove the folder and prepare it again)"
+            ) from None
+        if version != FORMAT:
+            raise UserError(
+                f"{path}: array store of format {version}; expected format {FORMAT} (remove the "
+                "folder and prepare it again)"
+            )
+        for shard in index["shards"]:
+            file = path / shard["file"]
+            problem = _shard_problem(file, shard)
+            if problem is not None:
+                raise UserError(f"{file}: {problem} (remove this file and prepare the store again)")
+        return cls(path, index)
+
+    def __len__(self):
+        return int(self._starts[-1])
+
+    def __repr__(self):
+        simulated = "simulated, " if self.simulated else ""
+        return (
+            f"ArrayStore({self.name!r}, {simulated}{len(self)} {self.layout} of "
+            f"{self.sample_shape} from {len(self.scans)} scans, {str(self.path)!r})"
+        )
+
+    def read(self, indices):
+        """Reads samples in the order asked for; the same one may be asked for several times.
+
+        Args:
+            indices: integers from 0 to `len(store) - 1` (an int array of any length, or a slice).
+
+        Returns:
+            float32 (n, *sample_shape).
+
+        Raises:
+            IndexError: an index is out of range.
+        """
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self)))
+        indices = np.asarray(indices)
+        if indices.size == 0:
+            return np.empty((0, *self.sample_shape), np.float32)
+        if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
+            raise IndexError(f"indices must be one axis of integers. Received: {indices!r}")
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(
+                f"index {indices.min()} to {indices.max()}; expected 0 to {len(self) - 1}"
+            )
+        out = np.empty((len(indices), *self.sample_shape), np.float32)
+        order = np.argsort(indices, kind="stable")
+        ordered = indices[order]
+        shards = np.searchsorted(self._starts, ordered, side="right") - 1
+        edges = np.flatnonzero(np.diff(shards)) + 1
+        for rows, part in zip(np.split(order, edges), np.split(ordered, edges), strict=True):
+            number = int(np.searchsorted(self._starts, part[0], side="right")) - 1
+            samples = self._map(number)
+            for row, local in zip(rows, part - self._starts[number], strict=True):
+                out[row] = samples[local]  # casts while it copies
+        return out
+
+    def indices(self, subjects):
+        """Returns the indices (int64, ascending) of all samples of these subjects.
+
+        Args:
+            subjects: subject labels.
+
+        Raises:
+            UserError: a subject has no sample here.
+        """
+        subjects = set(subjects)
+        missing = subjects - set(self.table["subject"])
+        if missing:
+            shown = ", ".join(sorted(map(str, missing))[:5])
+            raise UserError(
+                f"{self.path}: no samples of {len(missing)} subjects ({shown}); expected subjects "
+                "of this store"
+            )
+        return np.flatnonzero(self.table["subject"].isin(subjects).to_numpy())
+
+    def affine(self, scan_id):
+        """Returns the affine (4×4 float64, voxel index of the processed volume to mm) of a scan."""
+        found = self.scans.index[self.scans["scan_id"] == scan_id]
+        if len(found) == 0:
+            raise UserError(f"{self.path}: no scan {scan_id!r}; expected one of `store.scans`")
+        return self.scans.at[found[0], "affine"]
+
+    def _map(self, number):
+        samples = self._maps.pop(number, None)
+        if samples is None:
+            shard = self._shards[number]
+            # The header was checked when the store was opened: no need to parse it for each map.
+            samples = np.memmap(
+                self.path / shard["file"],
+                dtype=self.dtype,
+                mode="r",
+                offset=shard["offset"],
+                shape=(shard["n_samples"], *self.sample_shape),
+            ).view(np.ndarray)
+            if len(self._maps) >= _OPEN_MAPS:
+                self._maps.popitem(last=False)
+        self._maps[number] = samples
+        return samples
+
+    def __getstate__(self):
+        return self.__dict__ | {"_maps": OrderedDict()}  # maps do not travel between processes
+
+
+def prepare(
+    cohort,
+    steps,
+    cache,
+    *,
+    layout="slices",
+    dtype="float16",
+    workers=None,
+    progress=True,
+):
+    """Runs the steps over every scan of a cohort and keeps the result as an array store.
+
+    What is finished is never made again: a second call with the same scans, steps and settings
+    opens the store, and a call after a kill goes on with the scans that are missing. A scan that
+    cannot be read or does not fit a step is reported in one line, left out, counted at the end, and
+    tried again by the next call.
+
+    Args:
+        cohort: `Cohort`.
+        steps: sequence of steps (`brainvq.data.steps`) that give all scans the same shape.
+        cache: folder for stores; this one goes into a sub-folder named by its hash.
+        layout: "slices": each sample is `image[:, :, k].T`, shape (rows, columns, 1).
+            "volumes": each sample is a whole image, shape (x, y, z, 1).
+        dtype: number type on disk, "float16" (default) or "float32".
+        workers: processes to use; 1 works in this process. Default: one per processor core, fewer
+            where that leaves less than eight scans for each.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        `ArrayStore`.
+
+    Raises:
+        UserError: wrong settings, no scan could be prepared, shapes differ, or the disk is full.
+        RuntimeError: an unexpected failure, naming the scan.
+    """
+    steps = tuple(steps)
+    if layout not in LAYOUTS:
+        raise UserError(f"prepare: layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    if dtype not in DTYPES:
+        raise UserError(f"prepare: dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if workers is not None and workers < 1:
+        raise UserError(f"prepare: workers is {workers}; expected a whole number from 1")
+    table = cohort.table.sort_values("scan_id", kind="stable").reset_index(drop=True)
+    if len(table) == 0:
+        raise UserError(f"cohort {cohort.name!r} has no scans; expected at least one")
+    _check_ids(table["scan_id"])
+    config = steps_to_config(steps)
+    key = store_key(table, config, layout, dtype)
+    folder = Path(cache) / key
+    with _full_disk_is_a_user_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        tasks = [
+            (folder, row.scan_id, tuple(row.paths))
+            for row in table.itertuples()
+            if _finished_shard(folder, row.scan_id, dtype, layout) is None
+        ]
+        failures = _run(tasks, config, layout, dtype, workers, progress)
+
+    if len(failures) == len(table):
+        first = failures[table["scan_id"].iloc[0]]
+        raise UserError(
+            f"cohort {cohort.name!r}: none of {len(table)} scans could be prepared; the first "
+            f"says: {first}"
+        )
+    if failures:
+        print(f"{len(failures)} of {len(table)} scans left out, {len(table) - len(failures)} used")
+    table = table[~table["scan_id"].isin(failures)]
+    shards = [_finished_shard(folder, scan, dtype, layout) for scan in table["scan_id"]]
+    missing = [s for s, shard in zip(table["scan_id"], shards, strict=True) if shard is None]
+    if missing:
+        raise UserError(
+            f"{folder}: shard {missing[0]}.npy disappeared while the store was prepared; expected "
+            "nothing else to write there"
+        )
+    _check_shapes(shards)
+    scans = table.drop(columns="paths").to_dict("records")
+    index = {
+        "format": FORMAT,
+        "key": key,
+        "cohort": cohort.name,
+        "simulated": bool(cohort.simulated),
+        "layout": layout,
+        "dtype": dtype,
+        "steps": config,
+        "sample_shape": shards[0]["sample_shape"],
+        "scans": scans,
+        "failures": [{"scan_id": s, "message": failures[s]} for s in sorted(failures)],
+        "shards": shards,
+    }
+    index = json.loads(json.dumps(index, default=_plain))
+    with _full_disk_is_a_user_error(folder):
+        _write_if_changed(folder / "index.json", index)
+    return ArrayStore(folder, index)
+
+
+def store_key(table, steps_config, layout, dtype):
+    """Returns the hash (16 hex digits) that names a store.
+
+    Args:
+        table: cohort table; of it, scan_id and paths count, in any order of rows, with the size and
+            the modification time of each file.
+        steps_config: what `steps_to_config` returns.
+        layout: "slices" or "volumes".
+        dtype: number type on disk.
+    """
+    scans = sorted(
+        (str(row.scan_id), [_fingerprint(path) for path in row.paths]) for row in table.itertuples()
+    )
+    content = [FORMAT, steps_config, layout, dtype, scans]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fingerprint(path):
+    """Returns [path, then size and modification time of each file behind it]."""
+    files = scan_files(path)
+    found = [path] if not files else [str(path), *(os.path.abspath(file) for file in files[:1])]
+    for file in files:
+        try:
+            status = os.stat(file)
+            found += [status.st_size, status.st_mtime_ns]
+        except OSError:
+            found += [None, None]  # loading it will say what is wrong
+    return found
+
+
+def _run(tasks, config, layout, dtype, workers, progress):
+    """Prepares the shards of `tasks`; returns the failures, scan_id -> message."""
+    if workers is None:
+        # Starting a process costs a second or two: worth it for eight scans or more.
+        workers = max(1, min(joblib.cpu_count(), len(tasks) // 8))
+    workers = min(workers, len(tasks))
+    failures = {}
+    if not tasks:
+        return failures
+    jobs = (
+        joblib.delayed(_prepare_scan)(folder, scan_id, paths, config, layout, dtype)
+        for folder, scan_id, paths in tasks
+    )
+    bar = tqdm(total=len(tasks), desc="preparing scans", unit="scan", disable=not progress)
+    with bar, contextlib.ExitStack() as stack:
+        if workers > 1:
+            # Processes rather than threads, which would share one interpreter's lock. They inherit
+            # the environment; each gets one thread, or they would fight over the cores.
+            stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
+            stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
+            results = joblib.Parallel(workers, return_as="generator_unordered")(jobs)
+            stack.callback(results.close)
+        else:
+            results = (job[0](*job[1]) for job in jobs)
+        try:
+            for scan_id, kind, message, error in results:
+                bar.update()
+                if kind == "failed":
+                    failures[scan_id] = message
+                    bar.write(f"left out {scan_id}: {message}")
+                elif kind == "disk":
+                    raise error
+                elif kind == "unexpected":
+                    raise RuntimeError(f"scan {scan_id}: {message}") from error
+        except TerminatedWorkerError:
+            raise UserError(
+                f"prepare: one of {workers} worker processes was killed, most likely for lack of "
+                "memory; expected room for that many scans at once (set fewer workers)"
+            ) from None
+    return failures
+
+
+def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
+    """Makes one shard; returns (scan_id, kind, message, exception) and never raises an error."""
+    try:
+        image, affine = apply_steps(steps_from_config(config), *load_scan(paths))
+        samples = (
+            image.transpose(2, 1, 0)[..., None] if layout == "slices" else image[None, ..., None]
+        )
+        if not np.isfinite(image).all():
+            raise UserError("the steps gave values that are not finite; expected finite numbers")
+        peak = float(np.abs(image).max())
+        if peak > float(np.finfo(dtype).max):
+            raise UserError(
+                f"values up to {peak:g} do not fit {dtype}; expected scaled intensities (add "
+                "ScaleIntensity or ZScore) or dtype float32"
+            )
+        _write_shard(folder, scan_id, samples.astype(dtype), image.shape, affine)
+    except UserError as error:
+        return scan_id, "failed", str(error), None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return scan_id, "disk", "", OSError(error.errno, error.strerror)
+        # The exception itself may not travel between processes; its traceback as text does.
+        cause = RuntimeError(traceback.format_exc())
+        return scan_id, "unexpected", f"{type(error).__name__}: {error}", cause
+    return scan_id, "done", "", None
+
+
+def _write_shard(folder, scan_id, samples, shape, affine):
+    file = folder / f"{scan_id}.npy"
+    with atomic_path(file) as temporary:
+        np.save(temporary, np.ascontiguousarray(samples))
+        checksum = _checksum(temporary)
+        status = temporary.stat()
+    write_json(
+        folder / f"{scan_id}.json",
+        {
+            "file": file.name,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "crc32": checksum,
+            "offset": status.st_size - samples.nbytes,
+            "n_samples": samples.shape[0],
+            "sample_shape": samples.shape[1:],
+            "shape": shape,
+            "affine": affine,
+        },
+    )
+
+
+def _finished_shard(folder, scan_id, dtype, layout):
+    """Returns the description of a shard that is whole, or None."""
+    file = folder / f"{scan_id}.npy"
+    try:
+        shard = json.loads((folder / f"{scan_id}.json").read_text(encoding="utf-8"))
+        if _shard_problem(file, shard) is not None:
+            return None
+        with open(file, "rb") as handle:
+            version = np.lib.format.read_magic(handle)
+            read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                version, np.lib.format.read_array_header_2_0
+            )
+            found_shape, fortran, found_dtype = read(handle)
+        expected = (shard["n_samples"], *shard["sample_shape"])
+        if found_shape != expected or fortran or found_dtype != np.dtype(dtype):
+            return None
+        return shard
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _shard_problem(file, shard):
+    """Returns what is wrong with a shard file, or None. Reads it only if its time has changed."""
+    try:
+        status = file.stat()
+        if status.st_size != shard["size"]:
+            return f"{status.st_size} bytes; expected {shard['size']}"
+        if status.st_mtime_ns != shard["mtime_ns"]:
+            checksum = _checksum(file)
+            if checksum != shard["crc32"]:
+                return f"its content was changed (checksum {checksum}); expected {shard['crc32']}"
+    except OSError as error:
+        return f"missing or not readable ({error.strerror}); expected a shard of the store"
+    return None
+
+
+def _checksum(file):
+    value = 0
+    with open(file, "rb") as handle:
+        while block := handle.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _check_ids(scan_ids):
+    for scan_id in scan_ids[scan_ids.duplicated()]:
+        raise UserError(f"scan_id {scan_id!r} occurs more than once; expected each one once")
+    for scan_id in scan_ids:
+        if not scan_id or scan_id.startswith(".") or Path(scan_id).name != scan_id:
+            raise UserError(f"scan_id {scan_id!r}; expected a name that a file can have")
+        if scan_id == "index":
+            raise UserError("scan_id 'index' is the name of the store's own index; rename the scan")
+
+
+def _check_shapes(shards):
+    first = shards[0]
+    for shard in shards:
+        if shard["sample_shape"] != first["sample_shape"]:
+            shapes = ["×".join(map(str, s["sample_shape"][:-1])) for s in (first, shard)]
+            raise UserError(
+                f"the steps give samples of {shapes[0]} for {first['file'][:-4]} but of "
+                f"{shapes[1]} for {shard['file'][:-4]}; expected one shape (add CropOrPad)"
+            )
+
+
+def _remove_stale(folder):
+    """Removes temporary files of processes killed long ago; younger ones may be in use."""
+    for file in folder.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > 3600:
+                file.unlink()
+
+
+def _write_if_changed(file, index):
+    """Leaves the file alone where it says the same, so that reopening does not touch the store."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.dumps(json.loads(file.read_text(encoding="utf-8"))) == json.dumps(index):
+            return
+    write_json(file, index)
+
+
+@contextlib.contextmanager
+def _full_disk_is_a_user_error(folder):
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise UserError(
+                f"{folder}: the disk is full; expected room for the array store (free some space "
+                "and run again: finished scans are kept)"
+            ) from None
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise UserError(
+                f"{folder}: cannot write there ({error.strerror}); expected a folder to write to"
+            ) from None
+        raise
+
+
+def _plain(value):
+    """A value of the cohort table as JSON knows it."""
+    if value is pd.NA or value is pd.NaT:
+        return None
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+@contextlib.contextmanager
+def _environment(**values):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _sample_table(scans, counts, layout):
+    repeats = np.repeat(np.arange(len(scans)), counts)
+    columns = [c for c in _SAMPLE_COLUMNS if c in scans.columns]
+    table = scans[columns].iloc[repeats].reset_index(drop=True)
+    table["index"] = np.arange(len(repeats)) - np.repeat(np.cumsum(counts) - counts, counts)
+    positions = np.full(len(repeats), np.nan)
+    if layout == "slices":
+        offset, step = np.empty(len(scans)), np.empty(len(scans))
+        for i, (affine, shape) in enumerate(zip(scans["affine"], scans["shape"], strict=True)):
+            axis = int(nib.orientations.io_orientation(affine)[2, 0])
+            middle = [(shape[0] - 1) / 2, (shape[1] - 1) / 2]
+            offset[i] = affine[axis, :2] @ middle + affine[axis, 3]
+            step[i] = affine[axis, 2]
+        positions = offset[repeats] + step[repeats] * table["index"].to_numpy()
+    table["position_mm"] = positions
+    return table

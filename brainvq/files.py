@@ -1,0 +1,74 @@
+"""Writing files so that a kill at any moment leaves the old content or the new, never a mixture."""
+
+import contextlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from brainvq.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yields a temporary path beside `path`; on success it takes the place of `path`.
+
+    The temporary name keeps the suffixes of `path`, because writers such as `keras.Model.save` and
+    `numpy.save` choose a format by them. If the body raises, the temporary file is removed and
+    `path` is as it was.
+
+    Args:
+        path: the file to write. Missing parent folders are made.
+
+    Yields:
+        `pathlib.Path` of the temporary file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem, dot, suffixes = path.name.partition(".")
+    temporary = path.with_name(f".{stem}-{uuid.uuid4().hex[:8]}{dot}{suffixes}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Writes `text` (str) to `path` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    """Writes `content` to `path` as indented JSON, atomically; NumPy numbers and arrays are allowed."""
+    write_text(path, json.dumps(content, indent=2, default=_plain, allow_nan=True) + "\n")
+
+
+def read_json(path):
+    """Reads a JSON file; `UserError` where it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected JSON") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); expected a file as brainvq wrote it") from None
+
+
+def write_csv(path, table):
+    """Writes a `pandas.DataFrame` to `path` without its index, atomically."""
+    write_text(path, table.to_csv(index=False))
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")

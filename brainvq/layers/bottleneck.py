@@ -1,0 +1,158 @@
+"""The contract that every bottleneck keeps, and the chain of several."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class Bottleneck(keras.layers.Layer):
+    """Base class of the layer between an encoder and a decoder.
+
+    `call(z, training=None)` takes float `(batch, *grid, dim)` and returns a dict:
+
+    - `"quantized"`: float32, the shape of `z`; what the decoder reads;
+    - `"codes"`: int32 `(batch, *grid)`; the key is missing where there are no codes;
+    - `"losses"`: a dict of name → weighted float32 scalar, with the names of `loss_names`.
+
+    The layer adds the sum of its losses by `add_loss`, so that it trains within any `keras.Model`
+    under plain `fit`. It computes in float32 whatever the dtype policy: in bfloat16 the rounding
+    of distances changes codes. Weights that `call` itself updates change only with `training=True`.
+
+    Args:
+        **kwargs: `name` and `trainable`, as for every Keras layer. A `dtype` is accepted, since
+            configs hold one, and replaced by float32.
+    """
+
+    loss_names = ()
+    """Names of the loss terms that `call` returns, in order."""
+
+    num_codes = None
+    """Number of codes K; None where the layer has none."""
+
+    codebook = None
+    """Float32 `(num_codes, dim)`; None where the layer has none."""
+
+    def __init__(self, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+
+    def codes_to_vectors(self, codes):
+        """Looks codes up in the codebook; never changes it.
+
+        Args:
+            codes: int `(batch, *grid)` in 0 … num_codes − 1.
+
+        Returns:
+            Float32 `(batch, *grid, dim)`.
+
+        Raises:
+            NotImplementedError: in a layer without codes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no codes")
+
+    def save_own_variables(self, store):
+        """Saves the weights and, which Keras leaves out, the state of the random generator.
+
+        Without it a resumed run would draw its first random numbers a second time.
+        """
+        super().save_own_variables(store)
+        if hasattr(self, "seed_generator"):
+            state = keras.ops.convert_to_tensor(self.seed_generator.state)
+            store["seed_state"] = keras.ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved."""
+        super().load_own_variables({key: store[key] for key in store.keys() if key != "seed_state"})
+        if hasattr(self, "seed_generator") and "seed_state" in store.keys():
+            self.seed_generator.state.assign(store["seed_state"])
+
+    def _outputs(self, quantized, losses, codes=None):
+        """Adds the losses to the layer and builds the dict that `call` returns."""
+        if losses:
+            self.add_loss(sum(losses.values()))
+        outputs = {"quantized": quantized, "losses": losses}
+        if codes is not None:
+            outputs["codes"] = codes
+        return outputs
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class BottleneckChain(Bottleneck):
+    """Bottlenecks one after the other, as `[GaussianSampling(), VectorQuantizer(256)]`.
+
+    Each reads the `quantized` vectors of the one before. The chain has the codes of its last
+    member and the losses of all; a loss name that occurs again gets a number (`kl_loss_2`).
+    Source of the use: the "continuous-latent" variants of study 3.
+
+    Args:
+        bottlenecks: list of `Bottleneck` layers; only the last may have codes.
+        **kwargs: see `Bottleneck`.
+
+    Raises:
+        ValueError: if the list is empty, holds another kind of layer, or has codes too early.
+    """
+
+    def __init__(self, bottlenecks, **kwargs):
+        super().__init__(**kwargs)
+        bottlenecks = [
+            keras.saving.deserialize_keras_object(b) if isinstance(b, dict) else b
+            for b in bottlenecks
+        ]
+        if not bottlenecks or not all(isinstance(b, Bottleneck) for b in bottlenecks):
+            raise ValueError(
+                "`bottlenecks` must be a list of one or more brainvq.layers.Bottleneck. "
+                f"Received: bottlenecks={bottlenecks}"
+            )
+        if any(b.num_codes is not None for b in bottlenecks[:-1]):
+            raise ValueError(
+                "Only the last of `bottlenecks` may have codes, for a decoder reads the last. "
+                f"Received: bottlenecks={bottlenecks}"
+            )
+        self.bottlenecks = bottlenecks
+
+    @property
+    def loss_names(self):
+        """Names of the loss terms of all members, made unique."""
+        names, seen = [], {}
+        for bottleneck in self.bottlenecks:
+            for name in bottleneck.loss_names:
+                seen[name] = seen.get(name, 0) + 1
+                names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        return tuple(names)
+
+    @property
+    def num_codes(self):
+        """Number of codes of the last member, or None."""
+        return self.bottlenecks[-1].num_codes
+
+    @property
+    def codebook(self):
+        """Codebook of the last member, or None."""
+        return self.bottlenecks[-1].codebook
+
+    def build(self, input_shape):
+        """Builds every member for `input_shape` `(batch, *grid, dim)`."""
+        for bottleneck in self.bottlenecks:
+            # `load_model` has built the members already.
+            if not bottleneck.built:
+                bottleneck.build(input_shape)
+
+    def call(self, z, training=None):
+        """Applies the members in turn; see `Bottleneck` for shapes.
+
+        The members add their losses themselves, so the chain adds none.
+        """
+        terms = []
+        for bottleneck in self.bottlenecks:
+            outputs = bottleneck(z, training=training)
+            z = outputs["quantized"]
+            terms += [outputs["losses"][name] for name in bottleneck.loss_names]
+        return {**outputs, "losses": dict(zip(self.loss_names, terms, strict=True))}
+
+    def codes_to_vectors(self, codes):
+        """Looks codes up in the codebook of the last member."""
+        return self.bottlenecks[-1].codes_to_vectors(codes)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        bottlenecks = [keras.saving.serialize_keras_object(b) for b in self.bottlenecks]
+        return {**super().get_config(), "bottlenecks": bottlenecks}

@@ -1,0 +1,222 @@
+"""What the quantisers share: nearest codes, the gradient past them, k-means, the base class.
+
+Vectors are float32 `(n, dim)` here, a codebook is `(num_codes, dim)`, codes are int32 `(n,)`.
+"""
+
+from keras import ops
+
+from brainvq.layers.bottleneck import Bottleneck
+
+DISTANCES = ("euclidean", "cosine")
+GRADIENTS = ("straight_through", "rotation")
+
+
+def unit_length(x):
+    """Scales the last axis of `x` to Euclidean length 1; a zero vector stays zero."""
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def nearest_codes(vectors, codebook):
+    """Returns the index of the nearest codebook row by Euclidean distance, the first among equals.
+
+    argmin ‖z − e‖² = argmax (z·e − ‖e‖²/2), since ‖z‖² is the same for every code: one product
+    of matrices, without the cancellation that ‖z‖² would bring.
+    """
+    scores = ops.matmul(vectors, ops.transpose(codebook))  # (n, num_codes)
+    scores = scores - 0.5 * ops.sum(ops.square(codebook), axis=-1)
+    return ops.cast(ops.argmax(scores, axis=-1), "int32")
+
+
+def straight_through(z, quantized):
+    """Returns `quantized`, with the gradient of the identity to `z` (van den Oord et al. 2017)."""
+    return z + ops.stop_gradient(quantized - z)
+
+
+def rotate(z, quantized):
+    """Returns `quantized`, with the gradient of the rotation and scaling that takes `z` there.
+
+    The rotation trick (Fifty et al. 2024, equation 4): q̃ = λ (z − 2 r rᵀz + 2 q̂ ẑᵀz) with
+    λ = ‖q‖/‖z‖ and r = (ẑ + q̂)/‖ẑ + q̂‖, where λ, r, q̂ and ẑ are constants of the gradient. Where
+    no such rotation is defined (a zero vector, or opposite directions) the gradient is that of
+    `straight_through`.
+
+    Args:
+        z: float32 `(..., dim)`.
+        quantized: the same shape.
+
+    Returns:
+        The same shape.
+    """
+    fixed_z, fixed_q = ops.stop_gradient(z), ops.stop_gradient(quantized)
+    norm_z = ops.sqrt(ops.sum(ops.square(fixed_z), axis=-1, keepdims=True))
+    norm_q = ops.sqrt(ops.sum(ops.square(fixed_q), axis=-1, keepdims=True))
+    unit_z = fixed_z / ops.maximum(norm_z, 1e-6)
+    unit_q = fixed_q / ops.maximum(norm_q, 1e-6)
+    middle = unit_z + unit_q
+    norm_middle = ops.sqrt(ops.sum(ops.square(middle), axis=-1, keepdims=True))
+    middle = middle / ops.maximum(norm_middle, 1e-6)
+    rotated = (
+        z
+        - 2.0 * ops.sum(z * middle, axis=-1, keepdims=True) * middle
+        + 2.0 * ops.sum(z * unit_z, axis=-1, keepdims=True) * unit_q
+    ) * (norm_q / ops.maximum(norm_z, 1e-6))
+    defined = ops.minimum(ops.minimum(norm_z, norm_q), norm_middle) > 1e-6
+    moved = ops.where(defined, rotated, z)
+    # The value is `quantized` to the last bit; only the gradient is that of the rotation.
+    return moved + ops.stop_gradient(quantized - moved)
+
+
+def spread_rows(vectors, order, uniforms, num_rows):
+    """Draws `num_rows` distinct-as-can-be vectors as starting centres: k-means++.
+
+    Each next centre is drawn with probability proportional to its squared distance from the
+    centres so far (Arthur & Vassilvitskii 2007).
+
+    Args:
+        vectors: float32 `(n, dim)`.
+        order: int `(n,)`, a random permutation; the first centre is its first.
+        uniforms: float32 `(num_rows,)` in [0, 1), the randomness of the further draws.
+        num_rows: int.
+
+    Returns:
+        Float32 `(num_rows, dim)`; rows repeat once every distinct vector is taken.
+    """
+    first = ops.take(vectors, order[0], axis=0)
+    rows = ops.arange(num_rows)
+
+    def add_row(i, state):
+        centres, distances = state
+        cumulated = ops.cumsum(distances)
+        threshold = ops.take(uniforms, i, axis=0) * cumulated[-1]
+        # Strictly above: a vector at distance 0 is never drawn while another one is left.
+        drawn = ops.argmax(ops.cast(cumulated > threshold, "int32"))
+        centre = ops.take(vectors, drawn, axis=0)
+        centres = ops.where(ops.equal(rows, i)[:, None], centre, centres)
+        distances = ops.minimum(distances, ops.sum(ops.square(vectors - centre), axis=-1))
+        return centres, distances
+
+    state = (
+        ops.where(ops.equal(rows, 0)[:, None], first, ops.zeros((num_rows, vectors.shape[-1]))),
+        ops.sum(ops.square(vectors - first), axis=-1),
+    )
+    return ops.fori_loop(1, num_rows, add_row, state)[0]
+
+
+def lloyd(vectors, centres, iterations):
+    """Improves `centres` `(num_codes, dim)` by Lloyd's iterations; an empty one stays in place."""
+    num_codes = centres.shape[0]
+
+    def step(_, centres):
+        codes = nearest_codes(vectors, centres)
+        sums = ops.segment_sum(vectors, codes, num_segments=num_codes)
+        counts = count_codes(codes, num_codes)[:, None]
+        return ops.where(counts > 0, sums / ops.maximum(counts, 1.0), centres)
+
+    return ops.fori_loop(0, iterations, step, centres)
+
+
+def count_codes(codes, num_codes):
+    """Counts codes int `(n,)`; returns float32 `(num_codes,)`."""
+    return ops.segment_sum(ops.ones_like(codes, dtype="float32"), codes, num_segments=num_codes)
+
+
+class Quantizer(Bottleneck):
+    """Base class of bottlenecks with one codebook: `VectorQuantizer` and `EMAVectorQuantizer`.
+
+    Args:
+        num_codes: int ≥ 2, the number of codes K.
+        beta: float ≥ 0, factor of the commitment loss.
+        distance: `"euclidean"`, or `"cosine"`: input and codes are scaled to unit length first
+            (Yu et al. 2022, section 3.2), and so is the output.
+        gradient: `"straight_through"` (van den Oord et al. 2017) or `"rotation"` (Fifty et al.
+            2024), how the gradient passes from `quantized` to `z`.
+        **kwargs: see `Bottleneck`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    # An attribute of each instance instead of the base class's property.
+    num_codes = None
+
+    def __init__(
+        self, num_codes, beta=0.25, distance="euclidean", gradient="straight_through", **kwargs
+    ):
+        super().__init__(**kwargs)
+        if num_codes < 2:
+            raise ValueError(f"`num_codes` must be at least 2. Received: num_codes={num_codes}")
+        if beta < 0:
+            raise ValueError(f"`beta` must be at least 0. Received: beta={beta}")
+        if distance not in DISTANCES:
+            raise ValueError(
+                f"`distance` must be one of {DISTANCES}. Received: distance={distance}"
+            )
+        if gradient not in GRADIENTS:
+            raise ValueError(
+                f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
+            )
+        self.num_codes = num_codes
+        self.beta = beta
+        self.distance = distance
+        self.gradient = gradient
+
+    @property
+    def codebook(self):
+        """Float32 `(num_codes, dim)`, of unit length with the cosine distance."""
+        embedding = ops.convert_to_tensor(self.embedding)
+        return unit_length(embedding) if self.distance == "cosine" else embedding
+
+    def codes_to_vectors(self, codes):
+        """Looks codes up: int `(batch, *grid)` in 0 … num_codes − 1 → `(batch, *grid, dim)`."""
+        return ops.take(self.codebook, ops.cast(codes, "int32"), axis=0)
+
+    def set_codebook(self, vectors, counts=None):
+        """Replaces the codebook, as by the centroids of a clustering.
+
+        Args:
+            vectors: float `(num_codes, dim)`.
+            counts: ignored here; see `EMAVectorQuantizer.set_codebook`.
+
+        Raises:
+            ValueError: if the layer is not built yet or the shape is another.
+        """
+        del counts
+        vectors = self._checked(vectors)
+        self.embedding.assign(vectors)
+
+    def _checked(self, vectors):
+        if not self.built:
+            raise ValueError(f"{self.name} is not built yet: call the model once before.")
+        vectors = ops.convert_to_tensor(vectors, dtype="float32")
+        if tuple(vectors.shape) != tuple(self.embedding.shape):
+            raise ValueError(
+                f"A codebook of {self.name} has the shape {tuple(self.embedding.shape)}. "
+                f"Received: vectors.shape={tuple(vectors.shape)}"
+            )
+        return vectors
+
+    def _flatten(self, z):
+        """Returns `z` (of unit length with the cosine distance) and its vectors `(n, dim)`."""
+        z = unit_length(z) if self.distance == "cosine" else z
+        return z, ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1])))
+
+    def _look_up(self, z, flat_codes, codebook):
+        """Returns `quantized` without a gradient to `z`, and the codes in the grid's shape."""
+        codes = ops.reshape(flat_codes, ops.shape(z)[:-1])  # (batch, *grid)
+        return ops.take(codebook, codes, axis=0), codes
+
+    def _pass_gradient(self, z, quantized):
+        return (rotate if self.gradient == "rotation" else straight_through)(z, quantized)
+
+    def _commitment(self, z, quantized):
+        return self.beta * ops.mean(ops.square(z - ops.stop_gradient(quantized)))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_codes": self.num_codes,
+            "beta": self.beta,
+            "distance": self.distance,
+            "gradient": self.gradient,
+        }

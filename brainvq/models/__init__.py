@@ -1,0 +1,22 @@
+"""Encoders and decoders, the autoencoders that join them, and the prior over codes."""
+
+from brainvq.models.autoencoder import Autoencoder, VQVAETrainer
+from brainvq.models.code_usage import CodeUsage
+from brainvq.models.conv_networks import conv_decoder, conv_encoder
+from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
+from brainvq.models.pixelcnn import PixelCNN
+from brainvq.models.residual_networks import residual_decoder, residual_encoder
+
+__all__ = [
+    "Autoencoder",
+    "CodeUsage",
+    "PixelCNN",
+    "ReconstructionLoss",
+    "SSIMLoss",
+    "VQVAETrainer",
+    "conv_decoder",
+    "conv_encoder",
+    "residual_decoder",
+    "residual_encoder",
+    "structural_similarity",
+]

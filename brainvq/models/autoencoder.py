@@ -1,0 +1,406 @@
+"""Encoder → bottleneck → decoder, as one model that trains under plain `fit`."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from brainvq.backend import compile_function, num_replicas
+from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
+from brainvq.models.code_usage import CodeUsage
+
+# Many divisors: the strides of an encoder that takes any size are read off this size.
+PROBE_SIZE = 80640
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class Autoencoder(keras.Model):
+    """Any encoder, bottleneck and decoder, trained to give back its input.
+
+    `call(x, training=None)` takes float `(batch, *spatial, channels)` and returns a dict:
+    `reconstruction` (float32, the shape of `x`), `losses` (name → scalar, the bottleneck's terms)
+    and, where the bottleneck has codes, `codes` (int32 `(batch, *grid)`).
+
+    `fit(x)` reconstructs `x`; `fit(x, y)` reconstructs `y` from `x`. The loss is the
+    reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former;
+    give it with a target, as `fit(x, x, sample_weight=w)`, for Keras drops it without one. The history has `loss`, `reconstruction_loss`, each loss term of the bottleneck
+    and, where there are codes, `codes_used` and `perplexity` counted over the epoch; with
+    validation data also each as `val_…`. Metrics given to `compile` compare the reconstruction
+    with the target. The loss is an argument of the model, not of `compile`:
+
+        >>> model = Autoencoder(conv_encoder((128, 128, 1)), Identity(), conv_decoder((8, 8, 16)))
+        >>> model.compile("adam")
+        >>> model.fit(images, epochs=30)
+
+    Args:
+        encoder: `keras.Model` or layer, `(batch, *spatial, channels)` → `(batch, *grid, dim)`.
+        bottleneck: `brainvq.layers.Bottleneck`, or a list of them, applied in turn (see
+            `BottleneckChain`).
+        decoder: `keras.Model` or layer, the way back.
+        reconstruction_loss: name of a Keras loss such as `"mse"` (default) or `"mae"`, a
+            `keras.losses.Loss`, or its serialised form.
+        **kwargs: `name` and others of `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is of another kind, and, in `call`, if the spatial sizes are no
+            multiples of the encoder's strides; in `fit`, if `compile` was given a loss.
+    """
+
+    def __init__(self, encoder, bottleneck, decoder, reconstruction_loss="mse", **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(bottleneck, list | tuple):
+            bottleneck = BottleneckChain(bottleneck)
+        if not isinstance(bottleneck, Bottleneck):
+            raise ValueError(
+                "`bottleneck` must be a brainvq.layers.Bottleneck or a list of them. "
+                f"Received: bottleneck={bottleneck}"
+            )
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.reconstruction_loss = reconstruction_loss
+        self._loss_function = _as_loss(reconstruction_loss)
+        names = ("reconstruction_loss", *bottleneck.loss_names)
+        self._term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        if bottleneck.num_codes is not None:
+            self._code_usage = CodeUsage(bottleneck.num_codes)
+        self._stride = None
+        self._compiled_functions = {}
+
+    def build(self, input_shape):
+        """Builds the three parts for `input_shape` `(batch, *spatial, channels)`."""
+        input_shape = tuple(input_shape)
+        known = getattr(self.encoder, "input_shape", None) or input_shape
+        if not self.encoder.built:
+            self.encoder.build(input_shape)
+        spatial = tuple(size or PROBE_SIZE for size in known[1:-1])
+        grid = self.encoder.compute_output_shape((1, *spatial, input_shape[-1]))
+        self._stride = tuple(
+            -(-size // cells) for size, cells in zip(spatial, grid[1:-1], strict=True)
+        )
+        latent_shape = self.encoder.compute_output_shape(input_shape)
+        if not self.bottleneck.built:
+            self.bottleneck.build(latent_shape)
+        if not self.decoder.built:
+            self.decoder.build(latent_shape)
+
+    @property
+    def stride(self):
+        """Pixels per grid cell along each spatial axis, a tuple of ints."""
+        self._require_shape()
+        return self._stride
+
+    def call(self, x, training=None):
+        """Reconstructs `x`; see the class for shapes."""
+        self._check_sizes(x.shape)
+        outputs = self.bottleneck(self.encoder(x), training=training)
+        reconstruction = ops.cast(self.decoder(outputs["quantized"]), "float32")
+        results = {"reconstruction": reconstruction, "losses": outputs["losses"]}
+        if "codes" in outputs:
+            results["codes"] = outputs["codes"]
+        return results
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Returns reconstruction loss plus added losses, and logs each term on its own."""
+        if self.loss is not None:
+            raise ValueError(
+                "The loss is an argument of the model, Autoencoder(..., reconstruction_loss=...), "
+                f"not of `compile`. Received: loss={self.loss}"
+            )
+        target = x if y is None else y
+        reconstruction = y_pred["reconstruction"]
+        if sample_weight is not None and len(sample_weight.shape) == 1:
+            # One weight per sample, against a loss per pixel: (batch, 1, …).
+            ones = (1,) * (len(reconstruction.shape) - 2)
+            sample_weight = ops.reshape(sample_weight, (-1, *ones))
+        loss = self._loss_function(target, reconstruction, sample_weight=sample_weight)
+        # Keras divides losses by the number of replicas, whose gradients it then sums.
+        replicas = num_replicas()
+        terms = {"reconstruction_loss": loss * replicas, **y_pred["losses"]}
+        batch_size = ops.shape(reconstruction)[0]
+        for name, tracker in self._term_trackers.items():
+            tracker.update_state(terms[name], sample_weight=batch_size)
+        if "codes" in y_pred:
+            self._code_usage.update_state(y_pred["codes"])
+        for added in self._added_losses(y_pred["losses"], replicas):
+            loss = loss + ops.cast(ops.sum(added), "float32") / replicas
+        return loss
+
+    def _added_losses(self, terms, replicas):
+        """Returns what layers added by `add_loss`, and the penalties of regularised weights."""
+        if replicas == 1:
+            return self.losses
+        # Replicas trace in threads that share the layers' lists of losses and change places while
+        # a quantiser sums over them: the list then holds the terms of both. The outputs of `call`
+        # are each replica's own.
+        bottleneck = [id(added) for added in self.bottleneck.losses]
+        others = [added for added in self.losses if id(added) not in bottleneck]
+        return [*terms.values(), *others]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics of `compile` with the reconstruction and its target."""
+        target = x if y is None else y
+        return super().compute_metrics(x, target, y_pred["reconstruction"], sample_weight)
+
+    def predict_step(self, *args):
+        """Leaves the loss terms out: `predict` joins batches, and scalars have no batch axis."""
+        result = super().predict_step(*args)
+        if isinstance(result, tuple):  # JAX: (outputs, state)
+            return (_without_losses(result[0]), *result[1:])
+        return _without_losses(result)
+
+    def encode(self, x, batch_size=32):
+        """Encodes images to what the decoder reads, without noise.
+
+        Args:
+            x: float array `(n, *spatial, channels)`.
+            batch_size: int, images per step.
+
+        Returns:
+            Float32 NumPy array `(n, *grid, dim)`.
+
+        Raises:
+            ValueError: if spatial sizes are no multiples of `stride`.
+        """
+        return self._batched("encode", self._encode_vectors, self._checked_images(x), batch_size)
+
+    def decode(self, z, batch_size=32):
+        """Decodes the output of `encode`.
+
+        Args:
+            z: float array `(n, *grid, dim)`.
+            batch_size: int, samples per step.
+
+        Returns:
+            Float32 NumPy array `(n, *spatial, channels)`.
+        """
+        z = np.asarray(z, dtype="float32")
+        return self._batched("decode", self._decode_vectors, z, batch_size)
+
+    def reconstruct(self, x, batch_size=32):
+        """Encodes and decodes images, without noise.
+
+        Args:
+            x: float array `(n, *spatial, channels)`.
+            batch_size: int, images per step.
+
+        Returns:
+            Float32 NumPy array, the shape of `x`.
+
+        Raises:
+            ValueError: if spatial sizes are no multiples of `stride`.
+        """
+        return self._batched("reconstruct", self._reconstruct, self._checked_images(x), batch_size)
+
+    def get_config(self):
+        """Returns the constructor's arguments, the parts in serialised form."""
+        loss = self.reconstruction_loss
+        if isinstance(loss, keras.losses.Loss):
+            loss = keras.losses.serialize(loss)
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "bottleneck": keras.saving.serialize_keras_object(self.bottleneck),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "reconstruction_loss": loss,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuilds the model and its parts from `get_config`."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("encoder", "bottleneck", "decoder")
+        }
+        return cls(**{**config, **parts})
+
+    def _encode_vectors(self, x):
+        return self.bottleneck(self.encoder(x), training=False)["quantized"]
+
+    def _decode_vectors(self, z):
+        return ops.cast(self.decoder(z), "float32")
+
+    def _reconstruct(self, x):
+        return self(x, training=False)["reconstruction"]
+
+    def _batched(self, name, function, array, batch_size):
+        """Applies a compiled function batch by batch.
+
+        The last batch is filled up to a power of two with copies of its last row, and cut again:
+        arrays of any length then share a few compiled programs.
+        """
+        if name not in self._compiled_functions:
+            self._compiled_functions[name] = compile_function(function, owner=self)
+        compiled = self._compiled_functions[name]
+        parts = []
+        for start in range(0, max(len(array), 1), batch_size):
+            batch = array[start : start + batch_size]
+            if len(batch) == 0:
+                raise ValueError(f"Nothing to {name}. Received: an array of shape {array.shape}")
+            full = min(batch_size, 1 << (len(batch) - 1).bit_length())
+            filled = np.concatenate([batch, np.repeat(batch[-1:], full - len(batch), axis=0)])
+            parts.append(ops.convert_to_numpy(compiled(filled))[: len(batch)])
+        return np.concatenate(parts)
+
+    def _checked_images(self, x):
+        x = np.asarray(x, dtype="float32")
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        if x.ndim != len(self.stride) + 2:
+            raise ValueError(
+                f"Expected an array (n, {'size, ' * len(self.stride)}channels). "
+                f"Received: x.shape={x.shape}"
+            )
+        self._check_sizes(x.shape)
+        return x
+
+    def _check_sizes(self, shape):
+        if self._stride is None:
+            return
+        sizes = tuple(shape[1:-1])
+        if any(s is not None and s % n for s, n in zip(sizes, self._stride, strict=True)):
+            raise ValueError(
+                f"Spatial sizes must be multiples of the encoder's strides {self._stride}. "
+                f"Received: sizes={sizes}"
+            )
+
+    def _require_shape(self):
+        if self._stride is None:
+            shape = getattr(self.encoder, "input_shape", None)
+            if shape is None:
+                raise ValueError(f"{self.name} is not built yet: call it on images once before.")
+            self.build(shape)
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class VQVAETrainer(Autoencoder):
+    """The autoencoder whose bottleneck has codes: a brain image as a few integers.
+
+    `encode` gives codes and `decode` takes them. Arguments and training are those of `Autoencoder`
+    (van den Oord et al. 2017).
+
+        >>> model = VQVAETrainer(
+        ...     conv_encoder((128, 128, 1)), EMAVectorQuantizer(16), conv_decoder((8, 8, 16))
+        ... )
+        >>> codes = model.encode(images)                  # int32 (n, 8, 8)
+        >>> images = model.decode(codes)                  # float32 (n, 128, 128, 1)
+
+    Args:
+        encoder: see `Autoencoder`.
+        bottleneck: a quantiser, or a list whose last is one.
+        decoder: see `Autoencoder`.
+        reconstruction_loss: see `Autoencoder`.
+        **kwargs: see `Autoencoder`.
+
+    Raises:
+        ValueError: if the bottleneck has no codes, and as `Autoencoder` does.
+    """
+
+    def __init__(self, encoder, bottleneck, decoder, reconstruction_loss="mse", **kwargs):
+        super().__init__(encoder, bottleneck, decoder, reconstruction_loss, **kwargs)
+        if self.bottleneck.num_codes is None:
+            raise ValueError(
+                "`bottleneck` must have codes, as VectorQuantizer has. "
+                f"Received: bottleneck={bottleneck}"
+            )
+
+    @property
+    def num_codes(self):
+        """Number of codes K of the codebook."""
+        return self.bottleneck.num_codes
+
+    @property
+    def bits_per_code(self):
+        """log2(K): the bits of one code stored without a prior."""
+        return math.log2(self.num_codes)
+
+    def code_shape(self, input_shape):
+        """Returns the shape of one image's codes.
+
+        Args:
+            input_shape: tuple `(*spatial, channels)` of one image.
+
+        Returns:
+            Tuple of ints `(*grid)`.
+
+        Raises:
+            ValueError: if spatial sizes are no multiples of `stride`.
+        """
+        self._require_shape()
+        self._check_sizes((None, *input_shape))
+        return tuple(self.encoder.compute_output_shape((1, *input_shape))[1:-1])
+
+    def encode(self, x, batch_size=32):
+        """Encodes images to codes.
+
+        Args:
+            x: float array `(n, *spatial, channels)`.
+            batch_size: int, images per step.
+
+        Returns:
+            Int32 NumPy array `(n, *grid)` in 0 … num_codes − 1.
+
+        Raises:
+            ValueError: if spatial sizes are no multiples of `stride`.
+        """
+        return self._batched("encode", self._encode_codes, self._checked_images(x), batch_size)
+
+    def decode(self, codes, batch_size=32):
+        """Decodes codes to images; the codebook stays as it is.
+
+        Args:
+            codes: int array `(n, *grid)` in 0 … num_codes − 1. The grid may have any size that the
+                decoder takes.
+            batch_size: int, samples per step.
+
+        Returns:
+            Float32 NumPy array `(n, *spatial, channels)`.
+
+        Raises:
+            ValueError: if the codes are no integers, out of range, or of another rank.
+        """
+        codes = np.asarray(codes)
+        if not np.issubdtype(codes.dtype, np.integer) or codes.ndim != len(self.stride) + 1:
+            raise ValueError(
+                f"Codes must be integers (n{', size' * len(self.stride)}). "
+                f"Received: codes.shape={codes.shape}, codes.dtype={codes.dtype}"
+            )
+        if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
+            raise ValueError(
+                f"Codes must be from 0 to {self.num_codes - 1}. "
+                f"Received: codes from {codes.min()} to {codes.max()}"
+            )
+        return self._batched("decode", self._decode_codes, codes.astype("int32"), batch_size)
+
+    def _encode_codes(self, x):
+        return self.bottleneck(self.encoder(x), training=False)["codes"]
+
+    def _decode_codes(self, codes):
+        return self._decode_vectors(self.bottleneck.codes_to_vectors(codes))
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A loss function of Keras as a loss object, for its weighting and reduction."""
+
+    def __init__(self, function):
+        super().__init__(name=function.__name__)
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        """Returns the function's value per sample and pixel."""
+        return self.function(y_true, y_pred)
+
+
+def _as_loss(loss):
+    found = keras.losses.get(loss)
+    if not callable(found):
+        raise ValueError(
+            "`reconstruction_loss` must be the name of a Keras loss, a loss or its config. "
+            f"Received: reconstruction_loss={loss}"
+        )
+    return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
+
+
+def _without_losses(outputs):
+    return {name: value for name, value in outputs.items() if name != "losses"}

@@ -1,0 +1,829 @@
+"""PixelCNN: an autoregressive prior over grids of discrete codes, in one, two or three dimensions.
+
+Two forms. The plain one is a chain of masked convolutions (van den Oord et al., "Pixel Recurrent
+Neural Networks", 2016), laid out as in study `oasis2d`. The gated one (van den Oord et al.,
+"Conditional Image Generation with PixelCNN Decoders", 2016, equation 2 and figure 2) has one stack
+of causal convolutions for each axis, so that it has no blind spot, and knows where in the grid it
+is: the same code means another thing at another place of a brain.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from brainvq.backend import compile_function
+from brainvq.errors import UserError
+from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
+from brainvq.models import pixelcnn_sampler
+
+
+def _over_grid(vector, rank):
+    """Reshape `(batch, channels)` to `(batch, 1, ..., channels)` with `rank` grid axes."""
+    return ops.reshape(vector, (-1,) + (1,) * rank + (vector.shape[-1],))
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class ContextProjection(keras.layers.Layer):
+    """Adds what is known beside the codes (place in the grid, class) to a feature map.
+
+    This is the term V h of the conditional PixelCNN (van den Oord et al., 2016, equations 3 and
+    4), with one matrix for each kind of context.
+
+    Args:
+        filters: number of channels of the feature map.
+        position: whether a position embedding is given.
+        label: whether a class embedding is given.
+
+    Call with `features` `(batch, *grid, filters)`, `position` `(1, *grid, dim)` or None and `label`
+    `(batch, dim)` or None; it returns the shape of `features`.
+    """
+
+    def __init__(self, filters, position=True, label=False, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.position = position
+        self.label = label
+        self.position_dense = None
+        self.label_dense = None
+        if position:
+            self.position_dense = keras.layers.Dense(
+                filters, use_bias=False, dtype=self.dtype_policy, name="position_dense"
+            )
+        if label:
+            self.label_dense = keras.layers.Dense(
+                filters, use_bias=False, dtype=self.dtype_policy, name="label_dense"
+            )
+
+    def build(self, dim):
+        """Make the matrices `(dim, filters)`."""
+        for dense in (self.position_dense, self.label_dense):
+            if dense is not None:
+                dense.build((None, dim))
+        self.built = True
+
+    def call(self, features, position=None, label=None):
+        """Return `features` plus the projected context."""
+        if self.position_dense is not None:
+            features = features + self.position_dense(position)
+        if self.label_dense is not None:
+            features = features + _over_grid(self.label_dense(label), len(features.shape) - 2)
+        return features
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(filters=self.filters, position=self.position, label=self.label)
+        return config
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class GatedBlock(keras.layers.Layer):
+    """One layer of the gated PixelCNN over all stacks: tanh(a) * sigmoid(b), residual and skip.
+
+    Stack s looks back along axis s. Each stack feeds the next one with a 1×1 convolution of its
+    gated output; the last stack, which sees every earlier position, writes to the skip sum.
+
+    Args:
+        rank: number of axes of the grid, which is the number of stacks.
+        filters: channels of each stack.
+        kernel_size: odd integer.
+        position: whether a position embedding conditions the gates.
+        label: whether a class embedding conditions the gates.
+        dropout: rate on the gated output of the last stack.
+
+    Call with `stacks`, a list of `rank` tensors `(batch, *grid, filters)`, `skip` `(batch, *grid,
+    filters)`, and the two embeddings; it returns the new list and the new skip sum.
+    """
+
+    def __init__(
+        self, rank, filters, kernel_size=3, position=True, label=False, dropout=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.rank = rank
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.position = position
+        self.label = label
+        self.dropout = dropout
+        policy = self.dtype_policy
+        self.convolutions = [
+            CausalConv(2 * filters, kernel_size, axis=axis, dtype=policy, name=f"conv_{axis}")
+            for axis in range(rank)
+        ]
+        self.contexts = [
+            ContextProjection(2 * filters, position, label, dtype=policy, name=f"context_{axis}")
+            for axis in range(rank)
+        ]
+        self.carries = [
+            keras.layers.Dense(2 * filters, use_bias=False, dtype=policy, name=f"carry_{axis}")
+            for axis in range(rank - 1)
+        ]
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        # Residual and skip in one product: half the number of small matrix products per code.
+        self.output_dense = keras.layers.Dense(2 * filters, dtype=policy, name="output_dense")
+
+    def build(self, dim):
+        """Make all weights; `dim` is the number of channels of the embeddings."""
+        shape = (None,) * (self.rank + 1) + (self.filters,)
+        for convolution in self.convolutions:
+            convolution.build(shape)
+        for context in self.contexts:
+            context.build(dim)
+        for carry in self.carries:
+            carry.build(shape)
+        self.output_dense.build(shape)
+        self.built = True
+
+    def call(self, stacks, skip, position=None, label=None, training=None):
+        """Return the new stacks and the new skip sum."""
+        new_stacks = []
+        carried = None
+        for axis, features in enumerate(stacks):
+            hidden = self.contexts[axis](self.convolutions[axis](features), position, label)
+            if carried is not None:
+                hidden = hidden + self.carries[axis - 1](carried)
+            carried = pixelcnn_sampler.gate(hidden)
+            if axis < self.rank - 1:
+                new_stacks.append(features + carried)
+        outputs = self.output_dense(self.dropout_layer(carried, training=training))
+        new_stacks.append(stacks[-1] + outputs[..., : self.filters])
+        return new_stacks, skip + outputs[..., self.filters :]
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            rank=self.rank,
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            position=self.position,
+            label=self.label,
+            dropout=self.dropout,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class PlainBlock(keras.layers.Layer):
+    """Residual block of the plain PixelCNN: 1×1, masked B k×k with half the filters, 1×1, all ReLU.
+
+    Args:
+        rank: number of axes of the grid.
+        filters: channels of input and output.
+        kernel_size: odd integer.
+        position: whether a position embedding is added to the masked convolution.
+        label: whether a class embedding is added to it.
+        dropout: rate on the output of the masked convolution.
+
+    Call with features `(batch, *grid, filters)` and the two embeddings; it returns the same shape.
+    """
+
+    def __init__(
+        self, rank, filters, kernel_size=3, position=False, label=False, dropout=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.rank = rank
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.position = position
+        self.label = label
+        self.dropout = dropout
+        policy = self.dtype_policy
+        half = max(1, filters // 2)
+        self.input_dense = keras.layers.Dense(
+            filters, activation="relu", dtype=policy, name="input_dense"
+        )
+        self.convolution = MASKED_CONVOLUTIONS[rank](
+            half, kernel_size, mask_type="B", dtype=policy, name="convolution"
+        )
+        self.context = ContextProjection(half, position, label, dtype=policy, name="context")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.output_dense = keras.layers.Dense(
+            filters, activation="relu", dtype=policy, name="output_dense"
+        )
+
+    def build(self, dim):
+        """Make all weights; `dim` is the number of channels of the embeddings."""
+        shape = (None,) * (self.rank + 1) + (self.filters,)
+        self.input_dense.build(shape)
+        self.convolution.build(shape)
+        self.context.build(dim)
+        self.output_dense.build(shape[:-1] + (self.convolution.filters,))
+        self.built = True
+
+    def call(self, features, position=None, label=None, training=None):
+        """Return the features plus the block's output."""
+        hidden = self.convolution(self.input_dense(features))
+        hidden = ops.relu(self.context(hidden, position, label))
+        return features + self.output_dense(self.dropout_layer(hidden, training=training))
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            rank=self.rank,
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            position=self.position,
+            label=self.label,
+            dropout=self.dropout,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class PixelCNN(keras.Model):
+    """Autoregressive distribution over code grids: p(codes) = Π p(code_i | earlier codes).
+
+    "Earlier" is raster order: the last axis of the grid runs fastest. Train it with plain `fit`
+    on int codes `(n, *grid)`, or on `{"codes": ..., "labels": ...}` where it is conditional; the
+    loss is the cross-entropy in nats per code (compile without one), and `bits_per_code` is logged
+    beside it. A
+    `sample_weight` may have the shape `(n,)` or `(n, *grid)`; the loss is then the weighted mean.
+
+    The paper form of study `oasis2d` is `PixelCNN((8, 8), 16, filters=128, num_blocks=4,
+    first_kernel_size=7, gated=False)`.
+
+    Args:
+        grid_shape: sizes of the code grid, one to three axes.
+        num_codes: number K of codes; codes are integers in [0, K).
+        filters: channels of each stack (gated) or of the chain (plain).
+        num_blocks: number of gated layers, or of residual blocks (plain).
+        kernel_size: odd size of the blocks' convolutions.
+        first_kernel_size: odd size, 3 or more, of the first convolution, which hides the centre.
+        gated: the gated form; False for the plain one.
+        num_classes: number of classes of a conditional prior, or None.
+        embedding_dim: channels of the learned embedding of a code; 0 for a one-hot input. None
+            stands for 64 in the gated form and 0 in the plain one.
+        position_embedding: whether a learned embedding of the absolute position conditions every
+            layer. None stands for True in the gated form and False in the plain one.
+        dropout: rate in [0, 1) within every block.
+        label_smoothing: share in [0, 1) of the target that the training loss spreads evenly over
+            all codes; `bits_per_code` is always that of the true codes.
+
+    Input: int `(batch, *grid)`, or a dict with `codes` and `labels` (int `(batch,)`). Output:
+    float32 logits `(batch, *grid, num_codes)` whatever the dtype policy.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        grid_shape,
+        num_codes,
+        filters=96,
+        num_blocks=8,
+        kernel_size=3,
+        first_kernel_size=7,
+        gated=True,
+        num_classes=None,
+        embedding_dim=None,
+        position_embedding=None,
+        dropout=0.0,
+        label_smoothing=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.grid_shape = tuple(int(size) for size in grid_shape)
+        rank = len(self.grid_shape)
+        if rank not in (1, 2, 3) or min(self.grid_shape) < 1:
+            raise ValueError(
+                "`grid_shape` must be one to three positive integers. "
+                f"Received: grid_shape={grid_shape}"
+            )
+        positive = {"num_codes": num_codes, "filters": filters, "num_blocks": num_blocks}
+        if num_classes is not None:
+            positive["num_classes"] = num_classes
+        for name, value in positive.items():
+            if int(value) != value or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
+        for name, value in {
+            "kernel_size": kernel_size,
+            "first_kernel_size": first_kernel_size,
+        }.items():
+            smallest = 1 if name == "kernel_size" else 3
+            if int(value) != value or value < smallest or value % 2 == 0:
+                raise ValueError(
+                    f"`{name}` must be an odd integer, {smallest} or more. Received: {name}={value}"
+                )
+        for name, value in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
+        if embedding_dim is None:
+            embedding_dim = 64 if gated else 0
+        if int(embedding_dim) != embedding_dim or embedding_dim < 0:
+            raise ValueError(
+                "`embedding_dim` must be an integer, 0 or more. "
+                f"Received: embedding_dim={embedding_dim}"
+            )
+        self.num_codes = int(num_codes)
+        self.filters = int(filters)
+        self.num_blocks = int(num_blocks)
+        self.kernel_size = int(kernel_size)
+        self.first_kernel_size = int(first_kernel_size)
+        self.gated = bool(gated)
+        self.num_classes = None if num_classes is None else int(num_classes)
+        self.embedding_dim = int(embedding_dim)
+        self.position_embedding = self.gated if position_embedding is None else position_embedding
+        self.dropout = float(dropout)
+        self.label_smoothing = float(label_smoothing)
+        self.rank = rank
+
+        policy = self.dtype_policy
+        context = {"position": self.position_embedding, "label": self.num_classes is not None}
+        if self.embedding_dim:
+            self.code_embedding = keras.layers.Embedding(
+                self.num_codes, self.embedding_dim, dtype=policy, name="code_embedding"
+            )
+        else:
+            self.code_embedding = None
+        self.context_dim = self.embedding_dim or max(1, self.filters // 2)
+        if context["label"]:
+            self.label_embedding = keras.layers.Embedding(
+                self.num_classes, self.context_dim, dtype=policy, name="label_embedding"
+            )
+        else:
+            self.label_embedding = None
+        stacks = rank if self.gated else 1
+        if self.gated:
+            self.first_convolutions = [
+                CausalConv(
+                    self.filters,
+                    self.first_kernel_size,
+                    axis=axis,
+                    include_current=False,
+                    padding_channel=True,
+                    dtype=policy,
+                    name=f"first_{axis}",
+                )
+                for axis in range(rank)
+            ]
+        else:
+            self.first_convolutions = [
+                MASKED_CONVOLUTIONS[rank](
+                    self.filters,
+                    self.first_kernel_size,
+                    mask_type="A",
+                    padding_channel=True,
+                    dtype=policy,
+                    name="first",
+                )
+            ]
+        self.first_contexts = [
+            ContextProjection(self.filters, **context, dtype=policy, name=f"first_context_{axis}")
+            for axis in range(stacks)
+        ]
+        block = GatedBlock if self.gated else PlainBlock
+        self.blocks = [
+            block(
+                rank,
+                self.filters,
+                self.kernel_size,
+                **context,
+                dropout=self.dropout,
+                dtype=policy,
+                name=f"block_{index}",
+            )
+            for index in range(self.num_blocks)
+        ]
+        if self.gated:
+            self.betweens = []
+            self.head = keras.layers.Dense(
+                self.filters, activation="relu", dtype=policy, name="head"
+            )
+        else:
+            # A masked B convolution of size 1×1 is a dense layer over the channels.
+            self.betweens = [
+                keras.layers.Dense(
+                    self.filters, activation="relu", dtype=policy, name=f"between_{index}"
+                )
+                for index in range(self.num_blocks - 1)
+            ]
+            self.head = None
+        self.logits_dense = keras.layers.Dense(self.num_codes, dtype="float32", name="logits")
+        self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
+        self._functions = _Functions()
+        self.build(None)
+
+    def build(self, input_shape=None):
+        """Make all weights; the constructor calls it, since `grid_shape` says all."""
+        if self.built:
+            return
+        channels = self.embedding_dim or self.num_codes
+        grid = (None, *self.grid_shape)
+        if self.code_embedding is not None:
+            self.code_embedding.build(grid)
+        if self.label_embedding is not None:
+            self.label_embedding.build((None,))
+        if self.position_embedding:
+            self.positions = self.add_weight(
+                name="positions",
+                shape=(1, *self.grid_shape, self.context_dim),
+                initializer=keras.initializers.RandomNormal(stddev=0.1),
+            )
+        else:
+            self.positions = None
+        for convolution in self.first_convolutions:
+            convolution.build((*grid, channels))
+        for context in self.first_contexts:
+            context.build(self.context_dim)
+        for block in self.blocks:
+            block.build(self.context_dim)
+        for between in self.betweens:
+            between.build((*grid, self.filters))
+        if self.head is not None:
+            self.head.build((*grid, self.filters))
+        self.logits_dense.build((*grid, self.filters))
+        self.built = True
+
+    def _split(self, inputs, labels=None):
+        """Return codes int32 `(batch, *grid)` and labels int32 `(batch,)` or None."""
+        if isinstance(inputs, dict):
+            labels = inputs.get("labels", labels)
+            inputs = inputs["codes"]
+        if (labels is None) != (self.num_classes is None):
+            need, got = ("needs", "none") if labels is None else ("takes no", "some")
+            raise ValueError(
+                f"A PixelCNN with num_classes={self.num_classes} {need} labels. Received: {got}"
+            )
+        return ops.cast(inputs, "int32"), None if labels is None else ops.cast(labels, "int32")
+
+    def call(self, inputs, labels=None, training=None):
+        """Return float32 logits `(batch, *grid, num_codes)` of int codes `(batch, *grid)`."""
+        codes, labels = self._split(inputs, labels)
+        return self.features(codes, labels, training=training)[-1]
+
+    def features(self, codes, labels=None, training=None):
+        """Return what every layer computes, the logits last.
+
+        Args:
+            codes: int32 `(batch, *grid)`.
+            labels: int32 `(batch,)` or None.
+            training: whether dropout is on.
+
+        Returns:
+            A list of tensors: the features of the last stack after the first convolution and after
+            each block `(batch, *grid, filters)`, then the logits `(batch, *grid, num_codes)`.
+        """
+        if self.code_embedding is not None:
+            inputs = self.code_embedding(codes)  # (batch, *grid, embedding_dim)
+        else:
+            inputs = ops.one_hot(codes, self.num_codes, dtype=self.compute_dtype)
+        context = {"position": None, "label": None}
+        if self.positions is not None:
+            context["position"] = ops.cast(self.positions, self.compute_dtype)
+        if labels is not None:
+            context["label"] = self.label_embedding(labels)  # (batch, context_dim)
+        stacks = [
+            projection(convolution(inputs), **context)
+            for convolution, projection in zip(
+                self.first_convolutions, self.first_contexts, strict=True
+            )
+        ]
+        if self.gated:
+            return self._gated_features(stacks, context, training)
+        features = ops.relu(stacks[0])
+        found = [features]
+        for index, block in enumerate(self.blocks):
+            features = block(features, **context, training=training)
+            if index < len(self.betweens):
+                features = self.betweens[index](features)
+            found.append(features)
+        return [*found, self.logits_dense(features)]
+
+    def _gated_features(self, stacks, context, training):
+        """`features` of the gated form, from the outputs of the first convolutions."""
+        found = [stacks[-1]]
+        skip = ops.zeros_like(stacks[-1])
+        for block in self.blocks:
+            stacks, skip = block(stacks, skip, **context, training=training)
+            found.append(stacks[-1])
+        hidden = self.head(ops.relu(skip))
+        return [*found, self.logits_dense(hidden)]
+
+    def compute_output_shape(self, input_shape):
+        """Return `(batch, *grid, num_codes)`."""
+        shape = input_shape["codes"] if isinstance(input_shape, dict) else input_shape
+        return (*shape, self.num_codes)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True, **kwargs
+    ):
+        """Return the cross-entropy in nats per code, and log it in bits.
+
+        Args:
+            x: what the model was called on: codes, or a dict with codes and labels.
+            y: not used; the codes are their own target.
+            y_pred: logits `(batch, *grid, num_codes)`.
+            sample_weight: None, `(batch,)` or `(batch, *grid)`.
+            training: whether label smoothing applies.
+            **kwargs: not used.
+
+        Raises:
+            ValueError: if the model was compiled with a loss.
+        """
+        if self.loss is not None:
+            raise ValueError(
+                "PixelCNN trains on its own cross-entropy: compile it without a loss. "
+                f"Received: loss={self.loss}"
+            )
+        codes = ops.cast(x["codes"] if isinstance(x, dict) else x, "int32")
+        log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
+        nats = -_pick(log_p, codes)  # (batch, *grid)
+        if sample_weight is None:
+            weight = ops.ones_like(nats)
+        else:
+            weight = ops.cast(sample_weight, "float32")
+            missing = len(nats.shape) - len(weight.shape)
+            weight = ops.reshape(weight, tuple(ops.shape(weight)) + (1,) * missing)
+            weight = weight + ops.zeros_like(nats)
+        total = ops.sum(weight)
+        mean = ops.sum(weight * nats) / ops.maximum(total, 1e-12)
+        self.bits_tracker.update_state(mean / math.log(2), sample_weight=total)
+        if training and self.label_smoothing:
+            even = -ops.sum(weight * ops.mean(log_p, axis=-1)) / ops.maximum(total, 1e-12)
+            return (1 - self.label_smoothing) * mean + self.label_smoothing * even
+        return mean
+
+    def _check_codes(self, codes, name="codes"):
+        """Return `codes` as int32 `(n, *grid)` or raise a UserError."""
+        codes = np.asarray(codes)
+        expected = f"integers (n, {', '.join(map(str, self.grid_shape))}) in [0, {self.num_codes})"
+        if codes.shape[1:] != self.grid_shape or codes.dtype.kind not in "iu":
+            raise UserError(f"{name}: found {codes.dtype} of shape {codes.shape}, want {expected}")
+        if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
+            raise UserError(
+                f"{name}: found values in [{codes.min()}, {codes.max()}], want {expected}"
+            )
+        return codes.astype("int32")
+
+    def _check_labels(self, labels, n):
+        """Return `labels` as int32 `(n,)`, or None for an unconditional prior."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise UserError("labels: given, but this prior was made with num_classes=None")
+            return None
+        if labels is None:
+            raise UserError(f"labels: none given, want integers in [0, {self.num_classes})")
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "iu" or labels.shape not in ((), (n,)):
+            raise UserError(
+                f"labels: found {labels.dtype} of shape {labels.shape}, want one integer or ({n},)"
+            )
+        if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
+            raise UserError(
+                f"labels: found values in [{labels.min()}, {labels.max()}], "
+                f"want [0, {self.num_classes})"
+            )
+        return np.broadcast_to(labels, (n,)).astype("int32")
+
+    def code_log_prob(self, codes, labels=None, batch_size=64):
+        """Log-probability of every code given the earlier ones.
+
+        Args:
+            codes: int `(n, *grid)`.
+            labels: int `(n,)` or one integer, where the prior is conditional.
+            batch_size: grids per call of the network.
+
+        Returns:
+            float32 NumPy array `(n, *grid)`, in nats.
+
+        Raises:
+            UserError: if codes or labels have a wrong shape, type or range.
+        """
+        codes = self._check_codes(codes)
+        labels = self._check_labels(labels, len(codes))
+        function = self._functions.get(
+            "log_prob", lambda: compile_function(self._code_log_prob, owner=self)
+        )
+        out = np.empty(codes.shape, "float32")
+        for start, stop, padded in _batches(len(codes), batch_size):
+            arguments = [_padded(codes[start:stop], padded)]
+            if labels is not None:
+                arguments.append(_padded(labels[start:stop], padded))
+            values = ops.convert_to_numpy(function(*arguments))
+            out[start:stop] = values[: stop - start]
+        return out
+
+    def _code_log_prob(self, codes, labels=None):
+        logits = self.features(codes, labels, training=False)[-1]
+        return _pick(ops.log_softmax(logits, axis=-1), codes)
+
+    def log_prob(self, codes, labels=None, batch_size=64):
+        """Log-probability of whole grids.
+
+        Args:
+            codes: int `(n, *grid)`.
+            labels: int `(n,)` or one integer, where the prior is conditional.
+            batch_size: grids per call of the network.
+
+        Returns:
+            float32 NumPy array `(n,)`, in nats per grid.
+        """
+        by_code = self.code_log_prob(codes, labels, batch_size).astype("float64")
+        return by_code.reshape(len(by_code), -1).sum(axis=1).astype("float32")
+
+    def bits_per_code(self, codes, labels=None, batch_size=64):
+        """Mean of -log2 p over all codes given, as a float.
+
+        Args:
+            codes: int `(n, *grid)`, with at least one grid.
+            labels: int `(n,)` or one integer, where the prior is conditional.
+            batch_size: grids per call of the network.
+        """
+        by_code = self.code_log_prob(codes, labels, batch_size)
+        return float(-by_code.mean(dtype="float64") / math.log(2))
+
+    def sample(
+        self,
+        n,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        seed=None,
+        labels=None,
+        method="cached",
+        batch_size=16,
+        known_codes=None,
+        known_mask=None,
+    ):
+        """Draw code grids.
+
+        Each code is the argmax of (filtered logits / temperature + Gumbel noise), and the noise of
+        all codes is drawn beforehand from `seed`. So the same seed gives the same codes with either
+        method, any batch size and, up to rounding, either backend.
+
+        Args:
+            n: number of grids.
+            temperature: divides the logits; 0 always takes the most probable code.
+            top_k: keep only this many of the most probable codes, or None.
+            top_p: keep only the smallest set of most probable codes whose probability (after
+                temperature and `top_k`) reaches this share, in (0, 1], or None.
+            seed: integer, or None for fresh noise.
+            labels: one class, or `n` of them, where the prior is conditional.
+            method: "cached" (one compiled loop that computes every activation once) or "naive" (one
+                call of the whole network for each code: hundreds of times slower, the reference).
+            batch_size: grids drawn at once.
+            known_codes: int `(n, *grid)`, codes to be kept where `known_mask` is True: the rest is
+                drawn given the kept codes that come earlier in raster order.
+            known_mask: bool `(n, *grid)`.
+
+        Returns:
+            int32 NumPy array `(n, *grid)`.
+
+        Raises:
+            UserError: if an argument is out of its range.
+        """
+        if int(n) != n or n < 0:
+            raise UserError(f"n: found {n}, want an integer, 0 or more")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature: found {temperature}, want a number, 0 or more")
+        if top_k is not None and (int(top_k) != top_k or top_k < 1):
+            raise UserError(f"top_k: found {top_k}, want an integer, 1 or more")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise UserError(f"top_p: found {top_p}, want a number in (0, 1]")
+        if method not in ("cached", "naive"):
+            raise UserError(f'method: found {method!r}, want "cached" or "naive"')
+        if (known_codes is None) != (known_mask is None):
+            raise UserError("known_codes, known_mask: found one of them, want both or neither")
+        if top_k is not None and top_k >= self.num_codes:
+            top_k = None
+        n = int(n)
+        labels = self._check_labels(labels, n)
+        known = np.full((n, *self.grid_shape), -1, "int32")
+        if known_codes is not None:
+            known_codes = np.broadcast_to(known_codes, known.shape)
+            known_mask = np.broadcast_to(known_mask, known.shape).astype(bool)
+            known[known_mask] = self._check_codes(known_codes, "known_codes")[known_mask]
+        known = known.reshape(n, int(np.prod(self.grid_shape)))
+        generator = np.random.default_rng(seed)
+        options = {
+            "top_k": None if top_k is None else int(top_k),
+            "nucleus": top_p is not None and top_p < 1,
+            "greedy": temperature == 0,
+        }
+        # Tensors rather than constants of the program: another value compiles nothing anew.
+        scalars = [np.float32(temperature or 1.0), np.float32(1.0 if top_p is None else top_p)]
+        draw = self._draw_cached if method == "cached" else self._draw_naive
+        out = np.empty((n, *self.grid_shape), "int32")
+        for start, stop, padded in _batches(n, batch_size):
+            if options["greedy"]:
+                noise = np.zeros((padded, known.shape[1], 1), "float32")
+            else:
+                noise = _padded(self._gumbel(generator, stop - start), padded)
+            batch = [noise, _padded(known[start:stop], padded)]
+            if labels is not None:
+                batch.append(_padded(labels[start:stop], padded))
+            out[start:stop] = draw(batch, scalars, options)[: stop - start]
+        return out
+
+    def _gumbel(self, generator, n):
+        """Draw standard Gumbel noise `(n, positions, num_codes)`, float32."""
+        shape = (n, int(np.prod(self.grid_shape)), self.num_codes)
+        noise = generator.standard_exponential(shape, dtype="float32")
+        # Minus the logarithm of an exponential variable is a Gumbel one; zero has no logarithm.
+        np.maximum(noise, np.finfo("float32").tiny, out=noise)
+        np.log(noise, out=noise)
+        return np.negative(noise, out=noise)
+
+    def _draw_cached(self, batch, scalars, options):
+        def make():
+            def cached(noise, known, labels, temperature, top_p):
+                choose = pixelcnn_sampler.Chooser(temperature, top_p, **options)
+                return pixelcnn_sampler.decode(self, choose, noise, known, labels)[0]
+
+            return compile_function(cached, owner=self)
+
+        function = self._functions.get(("cached", batch[0].shape, *options.values()), make)
+        noise, known, *labels = batch
+        return ops.convert_to_numpy(function(noise, known, labels[0] if labels else None, *scalars))
+
+    def _draw_naive(self, batch, scalars, options):
+        def make():
+            def naive(index, noise, known, codes, labels, temperature, top_p):
+                choose = pixelcnn_sampler.Chooser(temperature, top_p, **options)
+                logits = self.features(codes, labels, training=False)[-1]
+                logits = ops.reshape(logits, (codes.shape[0], -1, self.num_codes))
+                return choose(ops.take(logits, index, axis=1), noise, known)
+
+            return compile_function(naive, owner=self)
+
+        function = self._functions.get(("naive", batch[0].shape, *options.values()), make)
+        noise, known, *labels = batch
+        codes = np.zeros((len(known), *self.grid_shape), "int32")
+        flat = codes.reshape(known.shape)
+        for index in range(known.shape[1]):
+            chosen = function(
+                np.int32(index),
+                noise[:, index],
+                known[:, index],
+                codes,
+                labels[0] if labels else None,
+                *scalars,
+            )
+            flat[:, index] = ops.convert_to_numpy(chosen)
+        return codes
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            grid_shape=self.grid_shape,
+            num_codes=self.num_codes,
+            filters=self.filters,
+            num_blocks=self.num_blocks,
+            kernel_size=self.kernel_size,
+            first_kernel_size=self.first_kernel_size,
+            gated=self.gated,
+            num_classes=self.num_classes,
+            embedding_dim=self.embedding_dim,
+            position_embedding=self.position_embedding,
+            dropout=self.dropout,
+            label_smoothing=self.label_smoothing,
+        )
+        return config
+
+
+class _Functions:
+    """Compiled functions of a model by key; a plain object, so that Keras does not track them."""
+
+    def __init__(self):
+        self.functions = {}
+
+    def get(self, key, make):
+        """Return the function of `key`, made by `make()` at the first use."""
+        if key not in self.functions:
+            self.functions[key] = make()
+        return self.functions[key]
+
+    def __deepcopy__(self, memo):
+        # Compiled functions belong to one model and cannot be copied.
+        return _Functions()
+
+    def __reduce__(self):
+        return (_Functions, ())
+
+
+def _pick(log_p, codes):
+    """Return `log_p[..., code]`: `(batch, *grid, num_codes)` and `(batch, *grid)` to the latter."""
+    return ops.squeeze(ops.take_along_axis(log_p, ops.expand_dims(codes, -1), axis=-1), -1)
+
+
+def _batches(n, batch_size):
+    """Yield `(start, stop, padded size)`; few different sizes, so that few programs compile."""
+    for start in range(0, n, batch_size):
+        stop = min(start + batch_size, n)
+        size = stop - start
+        padded = batch_size if n > batch_size else min(1 << (size - 1).bit_length(), batch_size)
+        yield start, stop, padded
+
+
+def _padded(array, size):
+    """Append zeros along the first axis up to `size` rows."""
+    missing = size - len(array)
+    if missing == 0:
+        return array
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])

@@ -1,0 +1,546 @@
+"""The cached sampler of PixelCNN: every activation is computed once.
+
+Calling the whole network once per code costs as many forward passes as there are codes. Here every
+masked kernel is cut along the axes of the grid instead. In 2D, what a kernel sees in the rows above
+is complete when a row starts, so it is computed for the whole row in one product; what is left for
+each code is the part of the kernel to the left and 1×1 products on `(batch, channels)`. In 3D there
+is one more level: planes, then rows, then codes. Products of the same weights with the same
+numbers as in the forward pass are summed in another order, so logits agree to rounding.
+
+The recursion over levels is the same for both forms of the network; `_Gated` and `_Plain` say what
+is computed when a slice starts and for one code. Slices are kept as channels: the cache of a layer
+at a level is its last k // 2 slices, concatenated along the last axis, oldest first, and zero
+before the grid starts, exactly as zero padding is.
+
+Everything runs in float32 and within one compiled function; weights are read inside of it, so a
+change of weights needs no new compilation.
+"""
+
+import itertools
+import math
+
+from keras import ops
+
+
+def gate(hidden):
+    """Return tanh(a) * sigmoid(b), a and b being the halves of the channels of `hidden`."""
+    half = hidden.shape[-1] // 2
+    return ops.tanh(hidden[..., :half]) * ops.sigmoid(hidden[..., half:])
+
+
+class Chooser:
+    """Takes one code for each row of logits: argmax(filtered logits / temperature + noise).
+
+    Args:
+        temperature: positive scalar tensor; not used where `greedy`.
+        top_p: scalar tensor in (0, 1]; not used unless `nucleus`.
+        top_k: number of codes to keep, or None.
+        nucleus: whether to keep only the smallest set of codes that reaches `top_p`.
+        greedy: whether the most probable code is taken, without noise.
+    """
+
+    def __init__(self, temperature, top_p, top_k=None, nucleus=False, greedy=False):
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.nucleus = nucleus
+        self.greedy = greedy
+
+    def __call__(self, logits, noise, known):
+        """Choose codes.
+
+        Args:
+            logits: float32 `(batch, num_codes)`.
+            noise: float32 Gumbel noise `(batch, num_codes)`.
+            known: int32 `(batch,)`, a code to be taken as it is, or -1.
+
+        Returns:
+            int32 `(batch,)`.
+        """
+        if not self.greedy:
+            logits = self.filtered(logits) + noise
+        return ops.where(known >= 0, known, ops.cast(ops.argmax(logits, axis=-1), "int32"))
+
+    def filtered(self, logits):
+        """Return logits over the temperature, minus infinity where a filter forbids the code."""
+        logits = logits / self.temperature
+        if self.top_k is None and not self.nucleus:
+            return logits
+        kept = ops.top_k(logits, self.top_k or logits.shape[-1], sorted=True)[0]
+        lowest = kept[..., -1:]
+        if self.nucleus:
+            p = ops.exp(kept - kept[..., :1])
+            p = p / ops.sum(p, axis=-1, keepdims=True)
+            before = ops.cumsum(p, axis=-1) - p
+            # The most probable code always stays: nothing comes before it.
+            lowest = ops.min(ops.where(before < self.top_p, kept, math.inf), -1, keepdims=True)
+        return ops.where(logits >= lowest, logits, -math.inf)
+
+
+def decode(model, choose, noise, known, labels=None, trace=False):
+    """Draw a batch of code grids.
+
+    Args:
+        model: a `PixelCNN`.
+        choose: a `Chooser`.
+        noise: float32 `(batch, positions, num_codes)`, or `(batch, positions, 1)` if unused.
+        known: int32 `(batch, positions)`: codes to be taken as they are, or -1.
+        labels: int32 `(batch,)`, or None.
+        trace: whether to return the activations too.
+
+    Returns:
+        Codes int32 `(batch, *grid)`, and with `trace` what `PixelCNN.features` lists, concatenated
+        along the last axis: float32 `(batch, *grid, sum of channels)`; otherwise None.
+    """
+    network = (_Gated if model.gated else _Plain)(model, labels, known.shape[0])
+    recursion = _Recursion(network, choose, noise, known, trace)
+    first = network.bias(0, network.biases[0])
+    codes, _, traced = recursion.level(0, 0, first, network.biases)
+    return codes, traced
+
+
+class _Recursion:
+    """The loops over planes, rows and codes, one inside the other."""
+
+    def __init__(self, network, choose, noise, known, trace):
+        self.network = network
+        self.choose = choose
+        self.noise = noise
+        self.known = known
+        self.trace = trace
+        self.batch = known.shape[0]
+
+    def level(self, axis, offset, inherited, biases):
+        """Draw one slice of the grid, along `axis` and all later axes.
+
+        Args:
+            axis: the axis that this level's loop walks along.
+            offset: number of the slice, counted over all slices of its kind.
+            inherited: `(size, batch, *rest, channels)`: what earlier slices of earlier axes
+                contribute to this slice, all constant terms included.
+            biases: for each axis its constant terms within this slice, `(size, *rest, channels)`.
+
+        Returns:
+            Codes `(batch, size, *rest)`, what the network wants to keep of every code `(batch,
+            size, *rest, kept)` or None, and the trace or None.
+        """
+        if axis == self.network.rank - 1:
+            return self.codes(offset, inherited)
+        network = self.network
+        size, *rest = network.grid[axis:]
+        buffers = [ops.zeros((size, self.batch, *rest), "int32")]
+        if network.kept:
+            buffers.append(ops.zeros((size, self.batch, *rest, network.kept)))
+        if self.trace:
+            buffers.append(ops.zeros((size, self.batch, *rest, network.traced)))
+        caches = network.slice_caches(axis, self.batch)
+
+        def body(index, *state):
+            buffers, (history, *caches) = state[: len(state) - count], state[len(state) - count :]
+            handed, caches = network.slice_step(axis, history, caches, _at(inherited, index))
+            inner = [None if bias is None else _at(bias, index) for bias in biases]
+            handed = _leading(handed)  # (next size, batch, *rest, channels)
+            if inner[axis + 1] is not None:
+                handed = handed + network.bias(axis + 1, inner[axis + 1])
+            found = self.level(axis + 1, offset * size + index, handed, inner)
+            codes, kept, _ = found
+            history = _pushed(history, network.embed(codes))
+            caches = network.slice_update(caches, kept)
+            found = [part for part in found if part is not None]
+            buffers = [
+                _written(buffer, part, index) for buffer, part in zip(buffers, found, strict=True)
+            ]
+            return (index + 1, *buffers, history, *caches)
+
+        count = len(caches)
+        state = ops.while_loop(lambda index, *_: index < size, body, (0, *buffers, *caches))
+        return self._unpacked(state[1 : 1 + len(buffers)])
+
+    def codes(self, offset, inherited):
+        """Draw the codes along the last axis, one after the other; see `level`."""
+        network = self.network
+        size = network.grid[-1]
+        buffers = [ops.zeros((size, self.batch), "int32")]
+        if network.kept:
+            buffers.append(ops.zeros((size, self.batch, network.kept)))
+        if self.trace:
+            buffers.append(ops.zeros((size, self.batch, network.traced)))
+        caches = network.code_caches(self.batch)
+
+        def body(index, *state):
+            buffers, (history, *caches) = state[: len(state) - count], state[len(state) - count :]
+            logits, caches, kept, traced = network.code_step(
+                history, caches, _at(inherited, index), self.trace
+            )
+            position = offset * size + index
+            code = self.choose(logits, _column(self.noise, position), _column(self.known, position))
+            history = _pushed(history, code[:, None])
+            found = [part for part in (code, kept, traced) if part is not None]
+            buffers = [
+                _written(buffer, part, index) for buffer, part in zip(buffers, found, strict=True)
+            ]
+            return (index + 1, *buffers, history, *caches)
+
+        count = len(caches)
+        state = ops.while_loop(lambda index, *_: index < size, body, (0, *buffers, *caches))
+        return self._unpacked(state[1 : 1 + len(buffers)])
+
+    def _unpacked(self, buffers):
+        """Return codes, kept and trace with the batch first, None for what is absent."""
+        buffers = [ops.swapaxes(buffer, 0, 1) for buffer in buffers]
+        codes = buffers.pop(0)
+        kept = buffers.pop(0) if self.network.kept else None
+        return codes, kept, buffers.pop(0) if self.trace else None
+
+
+class _Network:
+    """What both forms share: embedded codes, constant terms, the output layer."""
+
+    def __init__(self, model, labels, batch):
+        self.model = model
+        self.grid = model.grid_shape
+        self.rank = model.rank
+        self.reach = model.kernel_size // 2
+        self.first_reach = model.first_kernel_size // 2
+        if model.code_embedding is None:
+            vectors = ops.eye(model.num_codes)
+        else:
+            vectors = _weights(model.code_embedding.embeddings)
+        # The constant channel that tells data from padding, and a last row for padding itself.
+        vectors = ops.concatenate([vectors, ops.ones((model.num_codes, 1))], axis=-1)
+        self.table = ops.pad(vectors, [(0, 1), (0, 0)])  # (num_codes + 1, channels)
+        self.label = None
+        if labels is not None:
+            self.label = ops.take(_weights(model.label_embedding.embeddings), labels, axis=0)
+        self.logits_dense = _dense(model.logits_dense)
+
+    def embed(self, codes):
+        """Return the input channels `(..., channels)` of int codes `(...)`."""
+        return ops.take(self.table, codes, axis=0)
+
+    def constants(self, layers):
+        """Return the constant terms of several convolutions, concatenated along the channels.
+
+        Args:
+            layers: pairs of a convolution and its context projection.
+
+        Returns:
+            `(*grid, channels)`, and for the class `(batch, channels)` or None.
+        """
+        model = self.model
+        by_place, by_label = [], []
+        for convolution, context in layers:
+            value = _weights(convolution.bias)
+            if context.position_dense is not None:
+                kernel = _weights(context.position_dense.kernel)
+                value = value + ops.matmul(_weights(model.positions)[0], kernel)
+            by_place.append(ops.broadcast_to(value, (*self.grid, convolution.filters)))
+            if self.label is not None:
+                by_label.append(ops.matmul(self.label, _weights(context.label_dense.kernel)))
+        label = ops.concatenate(by_label, axis=-1) if by_label else None
+        return ops.concatenate(by_place, axis=-1), label
+
+    def bias(self, axis, by_place):
+        """Return constant terms with a batch axis, from `(size, *rest, channels)`."""
+        by_place = by_place[:, None]  # (size, 1, *rest, channels)
+        label = self.by_label[axis]
+        if label is None:
+            shape = (by_place.shape[0], self.batch, *by_place.shape[2:])
+            return ops.broadcast_to(by_place, shape)
+        ones = (1,) * (self.rank - axis - 1)
+        return by_place + ops.reshape(label, (1, label.shape[0], *ones, label.shape[-1]))
+
+    def first_tables(self, kernel):
+        """Multiply the input table into a kernel `(reach, channels, filters)`.
+
+        Returns:
+            `(reach * (num_codes + 1), filters)`: the contribution of each code at each distance.
+        """
+        tables = ops.matmul(self.table[None], kernel)
+        return ops.reshape(tables, (-1, kernel.shape[-1]))
+
+    def look_up(self, history):
+        """Sum the first convolution's contributions of the last codes `(batch, reach)`."""
+        rows = self.table.shape[0]
+        shifts = [step * rows for step in range(self.first_reach)]
+        return ops.sum(ops.take(self.tables, history + ops.array(shifts, "int32"), axis=0), axis=1)
+
+
+class _Gated(_Network):
+    """The gated form: stack s runs at level s and hands its gated output to stack s + 1."""
+
+    kept = 0
+
+    def __init__(self, model, labels, batch):
+        super().__init__(model, labels, batch)
+        self.batch = batch
+        self.filters = model.filters
+        self.traced = model.filters * (model.num_blocks + 1) + model.num_codes
+        self.biases, self.by_label = [], []
+        for axis in range(self.rank):
+            layers = [(model.first_convolutions[axis], model.first_contexts[axis])]
+            layers += [(block.convolutions[axis], block.contexts[axis]) for block in model.blocks]
+            place, label = self.constants(layers)
+            self.biases.append(place)
+            self.by_label.append(label)
+        self.first = [
+            _slice_kernel(_weights(convolution.kernel), axis)
+            for axis, convolution in enumerate(model.first_convolutions[:-1])
+        ]
+        kernel = _weights(model.first_convolutions[-1].kernel)
+        self.tables = self.first_tables(ops.reshape(kernel, kernel.shape[-3:]))
+        self.kernels = [
+            [
+                _slice_kernel(_weights(block.convolutions[axis].kernel), axis)
+                for block in model.blocks
+            ]
+            for axis in range(self.rank)
+        ]
+        self.carries = [
+            [_weights(block.carries[axis].kernel) for block in model.blocks]
+            for axis in range(self.rank - 1)
+        ]
+        self.outputs = [_dense(block.output_dense) for block in model.blocks]
+        self.head = _dense(model.head)
+
+    def slice_caches(self, axis, batch):
+        """Caches at the start of a level: embedded codes, then one for each block."""
+        rest = self.grid[axis + 1 :]
+        caches = [ops.zeros((batch, *rest, self.first_reach * self.table.shape[1]))]
+        return caches + [ops.zeros((batch, *rest, self.reach * self.filters))] * len(self.outputs)
+
+    def slice_step(self, axis, history, caches, inherited):
+        """Run stack `axis` on one slice `(batch, *rest)`; all its inputs are known."""
+        first = inherited[..., : self.filters]
+        inherited = _pieces(inherited[..., self.filters :], 2 * self.filters, len(caches))
+        features = first + ops.matmul(
+            _patches(history, self.model.first_kernel_size), self.first[axis]
+        )
+        handed = [ops.zeros_like(features)]  # the next stack's first layer takes nothing
+        new_caches = []
+        for cache, kernel, carry, term in zip(
+            caches, self.kernels[axis], self.carries[axis], inherited, strict=True
+        ):
+            seen = ops.concatenate([cache, features], axis=-1)
+            new_caches.append(seen[..., self.filters :])
+            hidden = term + ops.matmul(_patches(seen, self.model.kernel_size), kernel)
+            carried = gate(hidden)
+            handed.append(ops.matmul(carried, carry))
+            features = features + carried
+        return ops.concatenate(handed, axis=-1), new_caches
+
+    def slice_update(self, caches, kept):
+        """The step has made the new caches already."""
+        return caches
+
+    def code_caches(self, batch):
+        """Caches at the start of a line: the last codes, then one for each block."""
+        caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
+        return caches + [ops.zeros((batch, self.reach * self.filters))] * len(self.outputs)
+
+    def code_step(self, history, caches, inherited, trace):
+        """Run the last stack on one code; return logits, caches, None and the trace."""
+        first = inherited[..., : self.filters]
+        inherited = _pieces(inherited[..., self.filters :], 2 * self.filters, len(caches))
+        features = first + self.look_up(history)  # (batch, filters)
+        found = [features]
+        skip = None
+        new_caches = []
+        for cache, kernel, (weights, bias), term in zip(
+            caches, self.kernels[-1], self.outputs, inherited, strict=True
+        ):
+            seen = ops.concatenate([cache, features], axis=-1)
+            new_caches.append(seen[:, self.filters :])
+            outputs = ops.matmul(gate(term + ops.matmul(seen, kernel)), weights) + bias
+            features = features + outputs[:, : self.filters]
+            added = outputs[:, self.filters :]
+            skip = added if skip is None else skip + added
+            found.append(features)
+        hidden = ops.relu(_apply(ops.relu(skip), self.head))
+        logits = _apply(hidden, self.logits_dense)
+        traced = ops.concatenate([*found, logits], axis=-1) if trace else None
+        return logits, new_caches, None, traced
+
+
+class _Plain(_Network):
+    """The plain form: one chain, each masked kernel cut into one part for each axis."""
+
+    def __init__(self, model, labels, batch):
+        super().__init__(model, labels, batch)
+        self.batch = batch
+        self.filters = model.filters
+        self.half = model.blocks[0].convolution.filters
+        self.kept = model.filters * model.num_blocks
+        self.traced = model.filters * (model.num_blocks + 1) + model.num_codes
+        layers = [(model.first_convolutions[0], model.first_contexts[0])]
+        layers += [(block.convolution, block.context) for block in model.blocks]
+        place, label = self.constants(layers)
+        # All constant terms enter where a code is made; the other levels have none.
+        self.biases = [None] * (self.rank - 1) + [place]
+        self.by_label = [None] * (self.rank - 1) + [label]
+        kernels = [_weights(convolution.masked_kernel()) for convolution, _ in layers]
+        # Part s of a kernel: zero offset on the axes before s, negative offset on s.
+        self.parts = [
+            [_slice_kernel(_part(kernel, axis), axis) for kernel in kernels]
+            for axis in range(self.rank - 1)
+        ]
+        first, *others = kernels
+        kernel = _part(first, self.rank - 1)
+        self.tables = self.first_tables(ops.reshape(kernel, kernel.shape[-3:]))
+        self.lines = [
+            _slice_kernel(_part(kernel, self.rank - 1, current=True), self.rank - 1)
+            for kernel in others
+        ]
+        self.dense = [
+            (_dense(block.input_dense), _dense(block.output_dense)) for block in model.blocks
+        ]
+        self.betweens = [_dense(between) for between in model.betweens]
+
+    def bias(self, axis, by_place):
+        """Return constant terms with a batch axis, or zeros at the levels that have none."""
+        if by_place is not None:
+            return super().bias(axis, by_place)
+        channels = self.filters + self.half * len(self.dense)
+        return ops.zeros((self.grid[axis], self.batch, *self.grid[axis + 1 :], channels))
+
+    def slice_caches(self, axis, batch):
+        """Caches at the start of a level: embedded codes, then one for each block."""
+        rest = self.grid[axis + 1 :]
+        caches = [ops.zeros((batch, *rest, self.first_reach * self.table.shape[1]))]
+        return caches + [ops.zeros((batch, *rest, self.reach * self.filters))] * len(self.dense)
+
+    def slice_step(self, axis, history, caches, inherited):
+        """Add what the slices before this one contribute to every masked convolution."""
+        sizes = [self.model.first_kernel_size] + [self.model.kernel_size] * len(caches)
+        parts = [
+            ops.matmul(_patches(cache, size), kernel)
+            if cache.shape[-1]
+            else ops.zeros((*cache.shape[:-1], kernel.shape[-1]))
+            for cache, size, kernel in zip([history, *caches], sizes, self.parts[axis], strict=True)
+        ]
+        return inherited + ops.concatenate(parts, axis=-1), caches
+
+    def slice_update(self, caches, kept):
+        """Append the convolutions' inputs in the slice that has just been drawn."""
+        pieces = _pieces(kept, self.filters, len(caches))
+        return [_pushed(cache, piece) for cache, piece in zip(caches, pieces, strict=True)]
+
+    def code_caches(self, batch):
+        """Caches at the start of a line: the last codes, then one for each block."""
+        caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
+        return caches + [ops.zeros((batch, self.reach * self.filters))] * len(self.dense)
+
+    def code_step(self, history, caches, inherited, trace):
+        """Run the chain on one code; return logits, caches, the masked inputs and the trace."""
+        features = ops.relu(inherited[:, : self.filters] + self.look_up(history))
+        inherited = _pieces(inherited[:, self.filters :], self.half, len(caches))
+        found, kept, new_caches = [features], [], []
+        for index, (cache, kernel, (before, after), term) in enumerate(
+            zip(caches, self.lines, self.dense, inherited, strict=True)
+        ):
+            hidden = ops.relu(_apply(features, before))
+            kept.append(hidden)
+            seen = ops.concatenate([cache, hidden], axis=-1)
+            new_caches.append(seen[:, self.filters :])
+            hidden = ops.relu(term + ops.matmul(seen, kernel))
+            features = features + ops.relu(_apply(hidden, after))
+            if index < len(self.betweens):
+                features = ops.relu(_apply(features, self.betweens[index]))
+            found.append(features)
+        logits = _apply(features, self.logits_dense)
+        traced = ops.concatenate([*found, logits], axis=-1) if trace else None
+        return logits, new_caches, ops.concatenate(kept, axis=-1), traced
+
+
+def _weights(variable):
+    return ops.cast(ops.convert_to_tensor(variable), "float32")
+
+
+def _dense(layer):
+    """Return kernel and bias of a dense layer."""
+    return _weights(layer.kernel), _weights(layer.bias)
+
+
+def _apply(inputs, dense):
+    return ops.matmul(inputs, dense[0]) + dense[1]
+
+
+def _part(kernel, axis, current=False):
+    """Cut from a full kernel the offsets that are zero before `axis` and negative on it."""
+    centres = [size // 2 for size in kernel.shape[:-2]]
+    window = [slice(centre, centre + 1) for centre in centres[:axis]]
+    return kernel[(*window, slice(0, centres[axis] + int(current)))]
+
+
+def _slice_kernel(kernel, axis):
+    """Make the matrix that goes with `_patches` of slices concatenated along the channels.
+
+    Args:
+        kernel: `(1, ..., slices, k, ..., channels, filters)`, with `axis` leading ones.
+        axis: the axis of the slices.
+
+    Returns:
+        `(k * ... * slices * channels, filters)`.
+    """
+    kernel = ops.reshape(kernel, kernel.shape[axis:])  # (slices, k, ..., channels, filters)
+    kernel = ops.moveaxis(kernel, 0, -3)
+    return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+
+def _patches(inputs, size):
+    """Concatenate the neighbourhood of every position along the channels, zero outside.
+
+    One large product then does the work of a convolution: measurably faster than many small ones.
+
+    Args:
+        inputs: `(batch, *rest, channels)`.
+        size: odd extent of the neighbourhood on every axis of `rest`.
+
+    Returns:
+        `(batch, *rest, size ** len(rest) * channels)`.
+    """
+    rest = inputs.shape[1:-1]
+    half = size // 2
+    padded = ops.pad(inputs, [(0, 0), *[(half, half)] * len(rest), (0, 0)])
+    views = []
+    for offsets in itertools.product(range(size), repeat=len(rest)):
+        window = tuple(
+            slice(offset, offset + extent) for offset, extent in zip(offsets, rest, strict=True)
+        )
+        views.append(padded[(slice(None), *window)])
+    return ops.concatenate(views, axis=-1) if len(views) > 1 else views[0]
+
+
+def _pieces(tensor, channels, count):
+    """Split the last axis into `count` pieces of `channels`."""
+    return [tensor[..., index * channels : (index + 1) * channels] for index in range(count)]
+
+
+def _pushed(cache, newest):
+    """Drop the oldest channels of a cache and append the newest."""
+    if cache.shape[-1] == 0:
+        return cache
+    return ops.concatenate([cache[..., newest.shape[-1] :], newest], axis=-1)
+
+
+def _leading(tensor):
+    """Move the first grid axis before the batch: `(batch, size, ...)` to `(size, batch, ...)`."""
+    return ops.swapaxes(tensor, 0, 1)
+
+
+def _at(tensor, index):
+    """Return `tensor[index]` for an index that is a tensor."""
+    start = (index,) + (0,) * (len(tensor.shape) - 1)
+    return ops.squeeze(ops.slice(tensor, start, (1, *tensor.shape[1:])), 0)
+
+
+def _column(tensor, index):
+    """Return `tensor[:, index]` for an index that is a tensor."""
+    start = (0, index) + (0,) * (len(tensor.shape) - 2)
+    shape = (tensor.shape[0], 1, *tensor.shape[2:])
+    return ops.squeeze(ops.slice(tensor, start, shape), 1)
+
+
+def _written(buffer, part, index):
+    """Return `buffer` with `part` at `index` of its first axis."""
+    return ops.slice_update(buffer, (index,) + (0,) * (len(buffer.shape) - 1), part[None])

@@ -1,0 +1,62 @@
+"""Codes of many samples, written to disk as they are made."""
+
+import logging
+import sys
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from brainvq.files import atomic_path
+
+logger = logging.getLogger("brainvq")
+
+
+def encode_to_file(
+    path, model, read, rows, *, copies=1, augment=None, seed=0, batch_size=64, title="codes"
+):
+    """Encodes samples into one `.npy` file and opens it by memory map.
+
+    Copy 0 is the samples as they are, in the order of `rows`; each further copy is augmented anew.
+    The file appears when it is whole; a file that is there already is opened as it is.
+
+    Args:
+        path: the `.npy` file.
+        model: a `VQVAETrainer`.
+        read: function of an integer array of sample numbers that returns the samples.
+        rows: the sample numbers.
+        copies: int, encodings of each sample.
+        augment: function `(batch, rng) -> batch` for the copies after the first.
+        seed: int, seed of the augmentation.
+        batch_size: int, samples encoded at a time.
+        title: str, shown beside the progress.
+
+    Returns:
+        Array `(copies * len(rows), *grid)` of int16 (int32 above 32,767 codes), read-only.
+    """
+    if not path.exists():
+        kind = "int16" if model.num_codes <= np.iinfo("int16").max + 1 else "int32"
+        total = copies * len(rows)
+        with (
+            atomic_path(path) as temporary,
+            tqdm(
+                total=total, desc=title, unit="slice", leave=False, disable=not sys.stderr.isatty()
+            ) as bar,
+        ):
+            codes = None
+            for start in range(0, total, batch_size):
+                places = np.arange(start, min(start + batch_size, total))
+                samples = read(rows[places % len(rows)])
+                late = places >= len(rows)
+                if augment is not None and late.any():
+                    rng = np.random.default_rng((seed, 2, start))
+                    samples[late] = augment(samples[late], rng)
+                batch = model.encode(samples, batch_size=batch_size)
+                if codes is None:
+                    codes = np.lib.format.open_memmap(
+                        temporary, mode="w+", dtype=kind, shape=(total, *batch.shape[1:])
+                    )
+                codes[places] = batch
+                bar.update(len(places))
+            codes.flush()
+            del codes
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,280 @@
+"""Training that shows where it is, survives a kill and goes on to the same numbers."""
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from brainvq.errors import UserError
+from brainvq.files import atomic_path, write_csv
+
+logger = logging.getLogger("brainvq")
+
+
+class TrainingState:
+    """Everything that a training run must remember between epochs, in one file.
+
+    Weights, codebook statistics, random seeds and optimiser moments travel together with the
+    history, so the file is the state after one whole epoch, never a mixture of two.
+
+    Args:
+        path: the `.npz` file.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def save(self, model, history):
+        """Writes the state of a compiled `model` and its history (list of dict), atomically."""
+        arrays = {
+            f"{number:04d}": to_numpy(variable) for number, variable in enumerate(_variables(model))
+        }
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, history=np.array(json.dumps(history)), **arrays)
+
+    def restore(self, model):
+        """Puts the state back into a built and compiled `model`.
+
+        Returns:
+            The history as a list of dict; empty where there is no file yet.
+
+        Raises:
+            UserError: the file is damaged or belongs to another network.
+        """
+        if not self.path.exists():
+            return []
+        try:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                history = json.loads(str(archive["history"]))
+                arrays = [archive[name] for name in sorted(archive.files) if name != "history"]
+        except Exception as error:
+            raise UserError(
+                f"{self.path}: unreadable checkpoint ({error}); expected the file that training "
+                "wrote: delete it to start this stage again"
+            ) from None
+        variables = _variables(model)
+        found, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
+        if found != expected:
+            raise UserError(
+                f"{self.path}: holds {len(found)} arrays that do not fit the {len(expected)} of "
+                "this network; expected a checkpoint of the same settings"
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        return history
+
+
+def to_numpy(variable):
+    """The value of a Keras variable as a NumPy array, on any backend."""
+    value = variable.value
+    return value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+
+
+def _variables(model):
+    """Weights and seeds of the model, then the optimiser's variables; metrics are left out."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    state = [variable for variable in model.variables if id(variable) not in metrics]
+    return state + list(model.optimizer.variables)
+
+
+def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=None, title=""):
+    """Trains a built, compiled model up to `epochs` epochs, from wherever `state` left off.
+
+    Args:
+        model: a compiled `keras.Model` whose weights exist.
+        stream: a `BatchStream`.
+        epochs: int, epochs in all.
+        state: path of the `.npz` file that holds the training state.
+        history_csv: path of the table with a row per epoch.
+        callbacks: Keras callbacks; what they add to the logs goes into the history.
+        tensorboard: folder of the TensorBoard log, or None.
+        title: str, shown before the progress.
+
+    Returns:
+        The history, `pandas.DataFrame` with a row per epoch.
+
+    Raises:
+        UserError: the loss became NaN; the state of the last good epoch is kept.
+    """
+    state = TrainingState(state)
+    history = state.restore(model)
+    if history:
+        logger.info("%s: going on after epoch %d of %d", title, len(history), epochs)
+    if len(history) < epochs:
+        keeper = _Keeper(state, history, stream, history_csv, tensorboard, epochs, title)
+        model.fit(
+            stream,
+            epochs=epochs,
+            initial_epoch=len(history),
+            callbacks=[keeper.start, *callbacks, keeper],
+            verbose=0,
+            shuffle=False,
+        )
+        if keeper.diverged:
+            raise UserError(
+                f"{title}: the loss became {keeper.diverged} in epoch {len(history) + 1}; expected "
+                "a finite number: lower the learning rate (the last good epoch is kept)"
+            )
+    table = pd.DataFrame(history)
+    write_csv(history_csv, table)
+    return table
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Sets the epoch of the stream, shows progress, and keeps history and state."""
+
+    def __init__(self, state, history, stream, history_csv, tensorboard, epochs, title):
+        super().__init__()
+        self.state, self.history, self.stream = state, history, stream
+        self.history_csv, self.tensorboard = history_csv, tensorboard
+        self.epochs, self.title = epochs, title
+        self.first, self.diverged, self.bar = len(history), None, None
+        # The epoch must be set before Keras starts to read, progress and state after every other
+        # callback has added to the logs: two ends of the list, one object.
+        self.start = keras.callbacks.LambdaCallback(on_epoch_begin=self._begin)
+
+    def _begin(self, epoch, logs=None):
+        self.stream.epoch = epoch
+        self.began = time.monotonic()
+
+    def on_train_begin(self, logs=None):
+        self.bar = tqdm(
+            total=self.epochs * len(self.stream),
+            initial=self.first * len(self.stream),
+            desc=self.title,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+        self.training_began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            self.diverged = loss
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.diverged is not None:
+            return
+        row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
+        row["seconds"] = round(time.monotonic() - self.began, 3)
+        self.history.append(row)
+        self.state.save(self.model, self.history)
+        write_csv(self.history_csv, pd.DataFrame(self.history))
+        if self.tensorboard is not None:
+            _log_scalars(self.tensorboard, row)
+        done = epoch + 1 - self.first
+        left = (time.monotonic() - self.training_began) / done * (self.epochs - epoch - 1)
+        shown = "  ".join(
+            f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "seconds")
+        )
+        tqdm.write("", end="", file=sys.stderr)
+        logger.info(
+            "%s: epoch %d/%d  %s  (%.1f s, about %s left)",
+            self.title,
+            epoch + 1,
+            self.epochs,
+            shown,
+            row["seconds"],
+            duration(left),
+        )
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+class UnseenSimilarity(keras.callbacks.Callback):
+    """Adds measures of reconstructions of unseen images to the logs of each epoch.
+
+    Args:
+        images: float32 array `(n, *image_shape)` of subjects that training never sees.
+        measure: function `(images, reconstructions) -> dict of float`.
+        batch_size: int.
+    """
+
+    def __init__(self, images, measure, batch_size=32):
+        super().__init__()
+        self.images, self.measure, self.batch_size = images, measure, batch_size
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the measures to `logs`."""
+        reconstructions = self.model.reconstruct(self.images, batch_size=self.batch_size)
+        logs.update(self.measure(self.images, reconstructions))
+
+
+class UnseenLoss(keras.callbacks.Callback):
+    """Adds the measures of `model.evaluate` on a stream of unseen samples, as `val_*`.
+
+    Args:
+        stream: a `BatchStream` of samples that training never sees.
+    """
+
+    def __init__(self, stream):
+        super().__init__()
+        self.stream = stream
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the measures to `logs`."""
+        results = self.model.evaluate(self.stream, verbose=0, return_dict=True)
+        logs.update({f"val_{key}": value for key, value in results.items()})
+
+
+def optimizer(learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_decay=0.0):
+    """Adam or AdamW with a constant or cosine learning rate.
+
+    Args:
+        learning_rate: float, the largest one.
+        steps: int, steps of the whole training.
+        schedule: "constant" or "cosine" (falls to zero at the last step).
+        warmup: float in [0, 1], share of the steps with a linear rise (`cosine` only).
+        weight_decay: float; above 0 the optimiser is AdamW, and codebooks and biases do not decay.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+    """
+    if schedule == "cosine":
+        rising = round(warmup * steps)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else learning_rate,
+            max(1, steps - rising),
+            warmup_target=learning_rate if rising else None,
+            warmup_steps=rising,
+        )
+    if not weight_decay:
+        return keras.optimizers.Adam(learning_rate)
+    chosen = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+    chosen.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "codebook", "embeddings"])
+    return chosen
+
+
+def duration(seconds):
+    """Seconds as a person says them: `42 s`, `3 min`, `1 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _log_scalars(folder, row):
+    """One row of the history as TensorBoard scalars; needs the tensorboard package alone."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    values = [
+        Summary.Value(tag=key, simple_value=value) for key, value in row.items() if key != "epoch"
+    ]
+    writer = EventFileWriter(str(folder), filename_suffix=f".{row['epoch']}")
+    writer.add_event(Event(step=row["epoch"], wall_time=time.time(), summary=Summary(value=values)))
+    writer.close()

@@ -1,0 +1,164 @@
+"""A trained model, its prior and its preprocessing, from a run or from the weights that we ship."""
+
+import dataclasses
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from brainvq.errors import UserError
+from brainvq.files import atomic_path
+from brainvq.training.fit import to_numpy
+from brainvq.training.runs import RunFolder
+
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `load` returns.
+
+    Attributes:
+        model: the `VQVAETrainer`: `encode`, `decode`, `reconstruct`.
+        prior: the `PixelCNN` over its codes, or None.
+        steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
+        about: dict, the content of `study.json`.
+        path: folder it came from.
+    """
+
+    model: keras.Model
+    prior: keras.Model | None
+    steps: list
+    about: dict
+    path: Path
+
+    def sample(self, n, **options):
+        """Draws `n` new images.
+
+        Args:
+            n: int, how many.
+            **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed.
+
+        Returns:
+            (images, codes): float32 `(n, *image_shape)` in [0, 1] and int32 `(n, *grid)`.
+
+        Raises:
+            UserError: there is no prior.
+        """
+        if self.prior is None:
+            raise UserError(
+                f"{self.path}: has no prior.keras; expected a run whose prior is trained"
+            )
+        codes = self.prior.sample(n, **options)
+        return np.clip(self.model.decode(codes), 0.0, 1.0), codes
+
+
+def load(name):
+    """Loads a trained study.
+
+    ```
+    import brainvq
+    brains, codes = brainvq.load("oasis2d").sample(4)
+    ```
+
+    Args:
+        name: name of weights that come with brainvq (`shipped()` lists them), or the folder of a
+            run.
+
+    Returns:
+        A `Trained`.
+
+    Raises:
+        UserError: there is no such name or run, or it was made by another version.
+    """
+    folder = Path(name)
+    if str(name) in shipped():
+        folder = SHIPPED / str(name)
+    elif not folder.is_dir():
+        raise UserError(
+            f"{name}: found neither such a folder nor such shipped weights; expected the folder of "
+            f"a run or one of {', '.join(shipped())}"
+        )
+    run = RunFolder.open(folder)
+    about = run.study
+    if run.has("model.zip"):
+        model, prior = unpack(run.file("model.zip")), unpack(run.file("prior.zip"))
+    else:
+        model = load_model(
+            run.require("model.keras", "the run has not trained its autoencoder yet")
+        )
+        prior = load_model(run.file("prior.keras")) if run.has("prior.keras") else None
+    return Trained(model, prior, about["steps"], about, folder)
+
+
+def shipped():
+    """Names of the weights that come with brainvq."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/study.json"))
+
+
+def load_model(path):
+    """`keras.saving.load_model`, with a damaged file as a `UserError`."""
+    try:
+        return keras.saving.load_model(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: cannot be loaded ({error}); expected a model that brainvq wrote"
+        ) from None
+
+
+def pack(model, path):
+    """Writes a model as configuration and float16 weights: a quarter of a `.keras` file with Adam.
+
+    Args:
+        model: a `keras.Model` of registered layers.
+        path: the `.zip` file.
+    """
+    config = json.dumps(keras.saving.serialize_keras_object(model))
+    # Seeds and counters are whole numbers that float16 cannot hold: they start anew instead.
+    arrays = {
+        f"{number:04d}": _half(to_numpy(weight)) for number, weight in enumerate(model.weights)
+    }
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in (("config.json", config.encode()), ("weights.npz", _npz(arrays))):
+            # A fixed date, so that the same weights give the same file.
+            archive.writestr(
+                zipfile.ZipInfo(name), content, compress_type=zipfile.ZIP_DEFLATED, compresslevel=9
+            )
+
+
+def unpack(path):
+    """Reads what `pack` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged, or its weights do not fit its configuration.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            with np.load(io.BytesIO(archive.read("weights.npz")), allow_pickle=False) as stored:
+                arrays = [stored[name] for name in sorted(stored.files)]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected shipped weights") from None
+    model = keras.saving.deserialize_keras_object(config)
+    weights = model.weights
+    if [tuple(w.shape) for w in weights] != [a.shape for a in arrays]:
+        raise UserError(
+            f"{path}: found {len(arrays)} arrays that do not fit the {len(weights)} weights of the "
+            "network; expected weights of the same shape"
+        )
+    for weight, array in zip(weights, arrays, strict=True):
+        weight.assign(array.astype(weight.dtype))
+    return model
+
+
+def _half(array):
+    return array.astype("float16") if array.dtype == np.float32 else array
+
+
+def _npz(arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,164 @@
+"""The folder of a run: what it holds, how it is found, and what marks a stage as done."""
+
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+import brainvq
+from brainvq.errors import UserError
+from brainvq.files import read_json, write_json
+
+FORMAT = 1
+
+logger = logging.getLogger("brainvq")
+
+
+class RunFolder:
+    """A run on disk.
+
+    ```
+    study.json        the study's settings, the preprocessing steps, versions
+    cohort.csv        every scan with its split
+    model.keras       the autoencoder             model.weights.h5   its weights alone
+    prior.keras       the prior over its codes    prior.weights.h5
+    history.csv       a row per epoch             prior_history.csv
+    metrics.json      every measure               subjects.csv       measures per test subject
+    figures/*.png  samples/  report.html  MODEL_CARD.md  log.txt  tensorboard/
+    checkpoints/      what a killed run goes on from
+    ```
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, runs, study, variant, content):
+        """Makes `runs/<study>-<variant>-<time>` and writes its `study.json`.
+
+        Args:
+            runs: str, the folder of all runs.
+            study: str, name of the study.
+            variant: str, name of the variant.
+            content: dict, written to `study.json` beside the format and the version.
+        """
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = Path(runs) / f"{study}-{variant}-{stamp}"
+        number = 1
+        while True:
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+                path = path.with_name(f"{study}-{variant}-{stamp}-{number}")
+            except OSError as error:
+                raise UserError(
+                    f"--runs {runs}: {error.strerror}; expected a writable folder"
+                ) from None
+        write_json(
+            path / "study.json", {"format": FORMAT, "brainvq": brainvq.__version__, **content}
+        )
+        return cls(path)
+
+    @classmethod
+    def open(cls, path):
+        """Opens a run.
+
+        Raises:
+            UserError: `path` is no run, or a run of another version of the format.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(
+                f"{path}: no such folder; expected a run, such as runs/oasis2d-best-..."
+            )
+        if not (path / "study.json").exists():
+            raise UserError(f"{path}: has no study.json; expected the folder of a run")
+        run = cls(path)
+        found = run.study.get("format")
+        if found != FORMAT:
+            raise UserError(
+                f"{path}/study.json: found format {found!r}; expected {FORMAT}, the format of "
+                f"brainvq {brainvq.__version__} (the run was made by brainvq "
+                f"{run.study.get('brainvq', 'of unknown version')})"
+            )
+        return run
+
+    @classmethod
+    def newest(cls, runs="runs", having="model.keras"):
+        """The newest run in `runs` that has the file `having`; None where there is none."""
+        candidates = [
+            path.parent
+            for path in Path(runs).glob("*/study.json")
+            if (path.parent / having).exists()
+        ]
+        if not candidates:
+            return None
+
+        def age(path):
+            stamp = re.search(r"(\d{8}-\d{6})(?:-(\d+))?$", path.name)
+            return (stamp.group(1), int(stamp.group(2) or 1)) if stamp else ("", 0)
+
+        return cls.open(max(candidates, key=age))
+
+    @property
+    def study(self):
+        """Content of `study.json` (dict)."""
+        return read_json(self.path / "study.json")
+
+    @property
+    def name(self):
+        """Name of the folder."""
+        return self.path.name
+
+    def file(self, *parts):
+        """Path of a file of the run."""
+        return self.path.joinpath(*parts)
+
+    def has(self, *parts):
+        """Whether a file of the run exists."""
+        return self.file(*parts).exists()
+
+    def require(self, name, hint):
+        """Path of a file that must exist; `UserError` with `hint` otherwise."""
+        if not self.has(name):
+            raise UserError(f"{self.path}: has no {name}; {hint}")
+        return self.file(name)
+
+    def metrics(self):
+        """Content of `metrics.json`, empty before there is one."""
+        return read_json(self.file("metrics.json")) if self.has("metrics.json") else {}
+
+    def add_metrics(self, **groups):
+        """Merges groups of measures into `metrics.json`."""
+        write_json(self.file("metrics.json"), {**self.metrics(), **groups})
+
+    def log_to_file(self):
+        """Sends the log to the screen and to `log.txt`; returns the logger."""
+        return start_log(self.file("log.txt"))
+
+
+def start_log(path=None):
+    """Sets up the program's log: plain lines on the screen, with times in `path` (appended).
+
+    Returns:
+        The `logging.Logger` of brainvq.
+    """
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(screen)
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
+    return logger

@@ -1,0 +1,445 @@
+"""Every number that a user may tune: the studies, their variants, and what each option means.
+
+A study is a `Study` dataclass; `STUDIES[study][variant]` is a preset. On the command line a preset
+is chosen by name and any field is changed by its dotted path:
+
+    python train.py oasis2d --variant paper --train.epochs 60 --data.source bids --data.root DIR
+
+`--help` prints every field with its unit and default, straight from the docstrings below.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import tyro
+
+from brainvq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which scans, and how they become arrays."""
+
+    source: Literal["simulated", "bids", "oasis1", "oasis2", "png"] = "simulated"
+    """Where the scans come from. `simulated`: the embedded cohort, brains simulated on a real
+    template; `bids`: any BIDS folder; `oasis1`, `oasis2`: the trees of those downloads; `png`:
+    folders keras_png_slices_{train,validate,test}."""
+    root: str | None = None
+    """Folder of the data set (all sources but `simulated` need it)."""
+    suffix: str = "T1w"
+    """BIDS suffix of the images to use, such as T1w or FLAIR."""
+    subjects: int = 60
+    """Number of simulated subjects (source `simulated` only)."""
+    simulated_spacing: float = 2.0
+    """Voxel size at which subjects are simulated, in mm (source `simulated` only)."""
+    download: bool = False
+    """Download the data set into `root` first (oasis1, oasis2): about 1.3 GB per OASIS-1 disc."""
+    accept_terms: bool = False
+    """Accept the data set's terms of use, which are printed before a download starts."""
+    parts: tuple[int, ...] = (1,)
+    """Which parts of a download to fetch: OASIS-1 discs 1 to 12, OASIS-2 parts 1 and 2."""
+    spacing: float = 1.5
+    """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain."""
+    size: int = 128
+    """Rows and columns of a slice, in pixels."""
+    slice_spacing: float = 2.0
+    """Distance between neighbouring slices, in mm."""
+    slice_margin: tuple[float, float] = (5.0, 5.0)
+    """How far inside the lowest and the highest point of the brain slices begin and end, in mm."""
+    clip_percentile: float = 99.9
+    """Intensities above this percentile of the foreground are clipped, then scaled to [0, 1]."""
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Share of the subjects used for training, validation and testing; split by subject."""
+    assignments: str | None = None
+    """File that says which subject is in which split (.csv with subject and split, or .json), in
+    place of drawing them."""
+    cache: str = "cache"
+    """Folder of prepared arrays; shared by runs that use the same scans and steps."""
+    workers: int | None = None
+    """Scans prepared at a time; by default one for each processor core."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network and its bottleneck."""
+
+    network: Literal["conv", "residual"] = "residual"
+    """`conv`: the strided convolutions of the source; `residual`: patches, residual blocks and
+    pixel shuffling (models/residual_networks.py)."""
+    filters: tuple[int, ...] = (64, 128)
+    """Filters of each stage of the encoder; the decoder mirrors them."""
+    blocks: tuple[int, ...] = (1, 3)
+    """Residual blocks of each stage (network `residual` only)."""
+    patch: int = 4
+    """Side of the patches that the first convolution takes, in pixels (network `residual` only)."""
+    hidden: float = 0.5
+    """Width of a residual branch as a share of its level's filters (network `residual` only)."""
+    refine_filters: int = 8
+    """Filters at full resolution, at the end of the decoder (network `residual` only)."""
+    bottleneck_filters: int = 128
+    """Filters of the last 3x3 convolution before the codes (network `conv` only)."""
+    bottleneck: Literal["identity", "gaussian", "vq", "ema"] = "ema"
+    """`identity`: a plain autoencoder; `gaussian`: a VAE; `vq`: straight-through codebook trained
+    by gradient; `ema`: codebook by moving averages, with a start from data and code revival."""
+    num_codes: int = 512
+    """Codes in the codebook, K: log2(K) bits for each code."""
+    embedding_dim: int = 32
+    """Length of a code vector, D."""
+    beta: float = 0.25
+    """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
+    decay: float = 0.99
+    """Decay of the moving averages, per step (`ema` only)."""
+    initialization: Literal["random", "data", "kmeans"] = "kmeans"
+    """Where an `ema` codebook starts: random numbers, encodings of the first batch, or the centres
+    of a k-means on them."""
+    revival_threshold: float = 0.5
+    """A code used less often than this, in moving-average counts per step, restarts at a random
+    encoding (`ema` only); 0 turns it off."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How the gradient passes the codebook: copied, or rotated (Fifty et al. 2024)."""
+    kl_weight: float = 1e-4
+    """Weight of the KL term (`gaussian` only)."""
+    data_variance: bool = False
+    """Divide the squared error by the variance of the training images (the Keras tutorial does)."""
+    ssim_weight: float = 0.0
+    """Weight of 1 - SSIM in the reconstruction loss."""
+    mse_weight: float = 1.0
+    """Weight of the mean squared error in the reconstruction loss."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the training slices; 0 turns each off."""
+
+    shift: int = 0
+    """Largest shift along each image axis, in pixels."""
+    flip: float = 0.0
+    """Probability of a left-right mirror image."""
+    gain: float = 0.0
+    """Largest relative change of brightness: the factor is within 1 +- gain."""
+    gamma: float = 0.0
+    """Largest change of contrast: the exponent is within exp(+- gamma)."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Training of the autoencoder."""
+
+    epochs: int = 30
+    """Passes over the training slices."""
+    batch_size: int = 32
+    """Slices in a step."""
+    learning_rate: float = 2e-3
+    """Largest learning rate."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate changes over the epochs; `cosine` falls to zero."""
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises linearly (`cosine` only)."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    augment: Augment = field(default_factory=Augment)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The PixelCNN over the codes, and its training."""
+
+    gated: bool = True
+    """Gated PixelCNN (van den Oord et al. 2016) rather than the plain one of the source."""
+    filters: int = 96
+    """Filters of each layer."""
+    blocks: int = 8
+    """Number of blocks."""
+    kernel_size: int = 3
+    """Kernel of the blocks, in codes."""
+    first_kernel_size: int = 7
+    """Kernel of the first layer, in codes."""
+    dropout: float = 0.2
+    """Share of activations dropped while training."""
+    position_embedding: bool = True
+    """Tell the network where on the grid it is: brains sit at a known place."""
+    epochs: int = 30
+    """Passes over the code maps."""
+    batch_size: int = 32
+    """Code maps in a step."""
+    learning_rate: float = 2e-3
+    """Largest learning rate; it falls to zero along a cosine."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay (AdamW)."""
+    copies: int = 4
+    """Encodings of each training slice: one as it is, the others augmented, so that few subjects
+    give many code maps."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """New brains, drawn from the prior."""
+
+    samples: int = 64
+    """Brains to draw."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 the samples are more typical and less varied."""
+    top_k: int | None = None
+    """Draw only from the k most probable codes."""
+    top_p: float | None = None
+    """Draw only from the most probable codes that together have this probability."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: data, model, training, prior and sampling."""
+
+    name: tyro.conf.Suppress[str] = "oasis2d"
+    """Name of the study (chosen by the first word of the command line)."""
+    variant: tyro.conf.Suppress[str] = "best"
+    """Name of the variant (chosen by `--variant`)."""
+    seed: int = 0
+    """Seed of the split, the start weights, the order of the batches and the samples."""
+    runs: str = "runs"
+    """Folder in which the run's folder is made."""
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    prior: Prior = field(default_factory=Prior)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+# --- oasis2d ---------------------------------------------------------------------------------
+# 2D VQ-VAE and PixelCNN on axial T1 slices, 128 x 128, values in [0, 1].
+# Source: Brzoskowski, "OASISVQ" (published mean SSIM 0.704 at 256 bits a slice).
+#
+#   python train.py                                              the demo, on simulated brains
+#   python train.py oasis2d --data.source bids --data.root DIR   `best` on your scans
+#   python train.py oasis2d --variant paper                      the network and sizes of the source
+
+_OASIS2D_BEST = Study(name="oasis2d", variant="best")
+
+_OASIS2D_PAPER = Study(
+    name="oasis2d",
+    variant="paper",
+    model=Model(
+        network="conv",
+        filters=(32, 32, 64, 64),  # four strided layers: 128 -> 8
+        bottleneck_filters=128,
+        bottleneck="ema",
+        num_codes=16,  # 8 x 8 codes of 4 bits: 256 bits a slice
+        embedding_dim=16,
+        beta=0.25,
+    ),
+    train=Train(epochs=30, learning_rate=1e-3, schedule="constant", weight_decay=0.0),
+    prior=Prior(
+        gated=False,
+        filters=128,
+        blocks=4,
+        dropout=0.0,
+        position_embedding=False,
+        weight_decay=0.0,
+        copies=1,
+    ),
+)
+
+_OASIS2D_TUTORIAL = replace(
+    _OASIS2D_PAPER,
+    variant="tutorial",
+    # What the source ran: codebook by gradient from a random start, error over data variance.
+    model=replace(
+        _OASIS2D_PAPER.model, bottleneck="vq", initialization="random", data_variance=True
+    ),
+    train=replace(_OASIS2D_PAPER.train, batch_size=128),
+)
+
+_OASIS2D_BEST_256BIT = replace(_OASIS2D_BEST, variant="best-256bit")
+
+STUDIES = {
+    "oasis2d": {
+        study.variant: study
+        for study in (_OASIS2D_BEST, _OASIS2D_PAPER, _OASIS2D_TUTORIAL, _OASIS2D_BEST_256BIT)
+    },
+}
+
+SUMMARIES = {
+    ("oasis2d", "best"): "residual network, 16x16 codes of 9 bits (2304 bits a slice)",
+    ("oasis2d", "paper"): "the source's network, 8x8 codes of 4 bits (256 bits), better codebook",
+    ("oasis2d", "tutorial"): "the source as it was: straight-through, random codebook (256 bits)",
+    ("oasis2d", "best-256bit"): "our network at the source's 256 bits a slice",
+}
+
+DEFAULT_STUDY = "oasis2d"
+DEFAULT_VARIANT = "best"
+
+
+def smoke(study):
+    """The seconds-long form of a study: same parts, small numbers; its results mean nothing."""
+    return replace(
+        study,
+        data=replace(
+            study.data, subjects=8, simulated_spacing=4.0, spacing=3.0, size=64, slice_spacing=8.0
+        ),
+        model=replace(
+            study.model,
+            filters=tuple(max(4, f // 8) for f in study.model.filters),
+            blocks=tuple(1 for _ in study.model.blocks),
+            bottleneck_filters=16,
+            num_codes=min(study.model.num_codes, 32),
+        ),
+        train=replace(study.train, epochs=2, batch_size=16),
+        prior=replace(
+            study.prior, epochs=2, filters=8, blocks=1, copies=min(2, study.prior.copies)
+        ),
+    )
+
+
+def check(study):
+    """Raises `UserError` for a number outside its range; returns the study."""
+    positive = {
+        "data.spacing": study.data.spacing,
+        "data.size": study.data.size,
+        "data.slice_spacing": study.data.slice_spacing,
+        "data.simulated_spacing": study.data.simulated_spacing,
+        "data.subjects": study.data.subjects,
+        "model.embedding_dim": study.model.embedding_dim,
+        "train.epochs": study.train.epochs,
+        "train.batch_size": study.train.batch_size,
+        "train.learning_rate": study.train.learning_rate,
+        "prior.epochs": study.prior.epochs,
+        "prior.batch_size": study.prior.batch_size,
+        "prior.learning_rate": study.prior.learning_rate,
+        "prior.filters": study.prior.filters,
+        "prior.copies": study.prior.copies,
+        "sampling.samples": study.sampling.samples,
+    }
+    for option, value in positive.items():
+        if value <= 0:
+            raise UserError(f"--{option}: found {value}; expected a number above 0")
+    shares = {
+        "model.decay": study.model.decay,
+        "prior.dropout": study.prior.dropout,
+        "train.warmup": study.train.warmup,
+        "train.augment.flip": study.train.augment.flip,
+    }
+    for option, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"--{option}: found {value}; expected a number from 0 to 1")
+    if study.model.num_codes < 2:
+        raise UserError(f"--model.num-codes: found {study.model.num_codes}; expected at least 2")
+    fractions = study.data.fractions
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(f"--data.fractions: found {fractions}; expected three shares that sum to 1")
+    if study.data.source != "simulated" and study.data.root is None:
+        raise UserError(
+            f"--data.root: not given; --data.source {study.data.source} needs the folder of scans"
+        )
+    return study
+
+
+def parse(arguments, prog, description):
+    """Reads `[STUDY] [--variant NAME] [--smoke] [--field value ...]`.
+
+    Args:
+        arguments: list of str, the command line without the program's name.
+        prog: name of the program, for the help.
+        description: first lines of the help.
+
+    Returns:
+        The chosen `Study` with the options applied.
+
+    Raises:
+        UserError: for an unknown study, variant or option, or a value of the wrong kind or range.
+    """
+    rest = list(arguments)
+    name = DEFAULT_STUDY
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    if name not in STUDIES:
+        raise UserError(f"study: found {name!r}; expected one of {', '.join(STUDIES)}")
+    variant, rest = take_option(rest, "--variant", DEFAULT_VARIANT)
+    if variant not in STUDIES[name]:
+        raise UserError(f"--variant: found {variant!r}; expected one of {', '.join(STUDIES[name])}")
+    is_smoke = "--smoke" in rest
+    rest = [word for word in rest if word != "--smoke"]
+    study = STUDIES[name][variant]
+    if is_smoke:
+        study = smoke(study)
+    studies = "\n".join(
+        f"  {key} --variant {kind}: {SUMMARIES[key, kind]}"
+        for key in STUDIES
+        for kind in STUDIES[key]
+    )
+    text = (
+        f"{description}\n\nStudies and their variants (default: {DEFAULT_STUDY} --variant "
+        f"{DEFAULT_VARIANT}):\n{studies}\n\n  --smoke: seconds instead of minutes; checks that "
+        f"everything runs, the results mean nothing."
+    )
+    return check(_parse_fields(study, rest, prog, text))
+
+
+def take_option(arguments, option, default=None):
+    """Takes `option VALUE` or `option=VALUE` out of a list; returns (value, the other words)."""
+    rest = list(arguments)
+    for place, word in enumerate(rest):
+        if word == option:
+            if place + 1 == len(rest) or rest[place + 1].startswith("--"):
+                raise UserError(f"{option}: no value found; expected {option} VALUE")
+            return rest[place + 1], rest[:place] + rest[place + 2 :]
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1], rest[:place] + rest[place + 1 :]
+    return default, rest
+
+
+def to_dict(study):
+    """The study as a plain dict for `study.json`."""
+    return dataclasses.asdict(study)
+
+
+def from_dict(content):
+    """The study that `to_dict` wrote; unknown or missing fields are a `UserError`."""
+    return _build(Study, content, "study.json")
+
+
+def _build(kind, content, where):
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown, missing = set(content) - set(known), set(known) - set(content)
+    if unknown or missing:
+        raise UserError(
+            f"{where}: found unknown fields {sorted(unknown)} and missing fields {sorted(missing)}; "
+            "expected a run of this version of brainvq"
+        )
+    values = {}
+    for name, value in content.items():
+        if dataclasses.is_dataclass(known[name].type):
+            value = _build(known[name].type, value, f"{where}: {name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)
+
+
+def _parse_fields(study, arguments, prog, description):
+    """`tyro.cli`, with its framed messages turned into one line."""
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                Study, args=arguments, default=study, prog=prog, description=description
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [
+            re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in messages.getvalue().split("\n")
+        ]
+        told = " ".join(line for line in lines[1:] if line).split(" Argument helptext:")[0]
+        told = re.sub(r"Perhaps you meant: (--[\w.-]+).*", r"perhaps you meant \1", told)
+        told = told.split(" For full helptext")[0]
+        raise UserError(f"{told} (see {prog} --help)") from None
+
+
+if __name__ == "__main__":
+    parse(sys.argv[1:] or ["--help"], "python hyperparameters.py", __doc__)

@@ -1,0 +1,131 @@
+"""From a study to its model: the door to the layers and models of brainvq.
+
+    from modules import *
+
+gives every layer and model, `build_autoencoder`, `build_prior`, and `vqvae_trainer`: the default
+study's model, ready for `vqvae_trainer.load_weights("runs/.../model.weights.h5")`. For the weights
+of another study or variant: `build_autoencoder(STUDIES["oasis2d"]["paper"])`.
+"""
+
+import brainvq  # first: it keeps the start-up lines of TensorFlow off the screen
+
+# isort: split
+import keras
+import numpy as np
+
+from brainvq.layers import *
+from brainvq.models import *
+from hyperparameters import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES
+
+__all__ = [
+    *brainvq.layers.__all__,
+    *brainvq.models.__all__,
+    "STUDIES",
+    "build_autoencoder",
+    "build_bottleneck",
+    "build_prior",
+    "vqvae_trainer",
+]
+
+
+def build_autoencoder(study, input_shape=None, variance=1.0):
+    """The autoencoder of a study, with its weights made.
+
+    Args:
+        study: a `hyperparameters.Study`.
+        input_shape: shape of a sample; `(size, size, 1)` of the study by default.
+        variance: variance of the training images, which divides the squared error where the study
+            says so (`model.data_variance`).
+
+    Returns:
+        A `VQVAETrainer`, or an `Autoencoder` where the bottleneck has no codes.
+    """
+    options = study.model
+    shape = tuple(input_shape or (study.data.size, study.data.size, 1))
+    if options.network == "conv":
+        sizes = {
+            "filters": options.filters,
+            "bottleneck_filters": options.bottleneck_filters,
+        }
+        encoder = conv_encoder(shape, embedding_dim=options.embedding_dim, **sizes)
+        decoder = conv_decoder(encoder.output_shape[1:], **sizes)
+    else:
+        sizes = {
+            "filters": options.filters,
+            "blocks": options.blocks,
+            "patch": options.patch,
+            "hidden": options.hidden,
+        }
+        encoder = residual_encoder(shape, embedding_dim=options.embedding_dim, **sizes)
+        decoder = residual_decoder(
+            encoder.output_shape[1:], refine_filters=options.refine_filters, **sizes
+        )
+    bottleneck = build_bottleneck(options)
+    kind = VQVAETrainer if bottleneck.num_codes else Autoencoder
+    weight = 1.0 / variance if options.data_variance else 1.0
+    loss = ReconstructionLoss(
+        mse_weight=options.mse_weight * weight, ssim_weight=options.ssim_weight
+    )
+    model = kind(encoder, bottleneck, decoder, reconstruction_loss=loss)
+    model(np.zeros((1, *shape), "float32"))  # makes the weights, so that they can be loaded
+    return model
+
+
+def build_bottleneck(options):
+    """The bottleneck that `hyperparameters.Model` options describe."""
+    if options.bottleneck == "identity":
+        return Identity()
+    if options.bottleneck == "gaussian":
+        return GaussianSampling(kl_weight=options.kl_weight)
+    shared = {
+        "num_codes": options.num_codes,
+        "beta": options.beta,
+        "distance": options.distance,
+        "gradient": options.gradient,
+    }
+    if options.bottleneck == "vq":
+        return VectorQuantizer(**shared)
+    return EMAVectorQuantizer(
+        **shared,
+        decay=options.decay,
+        initialization=options.initialization,
+        revival_threshold=options.revival_threshold,
+    )
+
+
+def build_prior(study, grid_shape, num_codes, num_classes=None):
+    """The prior of a study over code maps.
+
+    Args:
+        study: a `hyperparameters.Study`.
+        grid_shape: shape of a code map, such as `(16, 16)`.
+        num_codes: size of the codebook.
+        num_classes: number of classes that the prior is conditional on, or None.
+
+    Returns:
+        A `PixelCNN` with its weights made.
+    """
+    options = study.prior
+    prior = PixelCNN(
+        grid_shape=tuple(grid_shape),
+        num_codes=num_codes,
+        filters=options.filters,
+        num_blocks=options.blocks,
+        kernel_size=options.kernel_size,
+        first_kernel_size=options.first_kernel_size,
+        gated=options.gated,
+        dropout=options.dropout,
+        position_embedding=options.position_embedding,
+        num_classes=num_classes,
+    )
+    codes = np.zeros((1, *grid_shape), "int32")
+    prior({"codes": codes, "labels": np.zeros(1, "int32")} if num_classes else codes)
+    return prior
+
+
+def __getattr__(name):
+    # Made when asked for: `import modules` itself should cost nothing.
+    if name == "vqvae_trainer":
+        globals()[name] = build_autoencoder(STUDIES[DEFAULT_STUDY][DEFAULT_VARIANT])
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

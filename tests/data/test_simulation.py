@@ -1,0 +1,319 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from brainvq.data import simulation
+from brainvq.data.scans import load_scan
+from brainvq.data.simulation import GROUPS, LABELS, SITES, simulate, simulated_cohort
+from brainvq.errors import UserError
+
+SPACING = 3.0
+
+
+def volume_ml(mask, spacing=SPACING):
+    return mask.sum() * spacing**3 / 1000
+
+
+def ventricle_ml(scan):
+    """Fluid deep inside the brain, in mL."""
+    inside = ndimage.binary_fill_holes(scan.labels > 0)
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1] * SPACING
+    parts, _ = ndimage.label((scan.labels == LABELS["csf"]) & (depth > 21))
+    sizes = np.bincount(parts.ravel())[1:]
+    return volume_ml(sizes[sizes * SPACING**3 > 500])
+
+
+def ring_ratio(scan):
+    """Mean of the lesions over the mean of the white matter around them."""
+    ring = ndimage.binary_dilation(scan.lesion_mask, iterations=3)
+    ring &= ~ndimage.binary_dilation(scan.lesion_mask) & (scan.labels == LABELS["wm"])
+    core = ndimage.binary_erosion(scan.lesion_mask)
+    core = core if core.sum() > 20 else scan.lesion_mask
+    return scan.image[core].mean() / scan.image[ring].mean()
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return simulate({"spacing": SPACING, "seed": 3})
+
+
+def test_a_scan_looks_like_one(healthy):
+    assert healthy.image.dtype == np.float32
+    assert healthy.image.shape == healthy.labels.shape == healthy.lesion_mask.shape
+    brain = healthy.labels > 0
+    assert (healthy.image[~brain] == 0).all()
+    assert (healthy.image[brain] > 0).mean() > 0.999
+    assert not healthy.lesion_mask.any()
+    assert 1100 < volume_ml(brain) < 2000
+    # Nothing is cut off at the border of the volume.
+    inner = np.zeros_like(brain)
+    inner[1:-1, 1:-1, 1:-1] = True
+    assert not (brain & ~inner).any()
+    csf, gm, wm = (np.median(healthy.image[healthy.labels == k]) for k in (1, 2, 3))
+    assert csf < gm < wm
+    assert 0.55 < gm / wm < 0.85
+    assert np.diag(healthy.affine).tolist() == [SPACING, SPACING, SPACING, 1]
+    middle = np.argwhere(brain).mean(axis=0)
+    assert np.linalg.norm(apply_affine(healthy.affine, middle) - [0, -20, 10]) < 20
+
+
+def test_flair_has_dark_fluid_and_brighter_grey_matter():
+    scan = simulate({"spacing": SPACING, "modality": "FLAIR"})
+    csf, gm, wm = (np.median(scan.image[scan.labels == k]) for k in (1, 2, 3))
+    assert csf < 0.6 * wm
+    assert gm > wm
+
+
+def test_the_same_parameters_give_the_same_bits(healthy):
+    again = simulate({"spacing": SPACING, "seed": 3})
+    for found, expected in zip(again, healthy, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_subject_is_the_same_alone_in_a_cohort_and_in_another_process(tmp_path):
+    long = simulated_cohort(6, spacing=4, seed=5).table
+    short = simulated_cohort(3, spacing=4, seed=5).table
+    assert long["paths"].tolist()[:3] == short["paths"].tolist()
+    (path,) = long["paths"][2]
+    image, affine = load_scan((path,))
+    scan = simulate(path)
+    np.testing.assert_array_equal(image, scan.image)
+    np.testing.assert_array_equal(affine, scan.affine)
+    code = (
+        "import sys, numpy as np; from brainvq.data.scans import load_scan;"
+        "np.save(sys.argv[2], load_scan((sys.argv[1],))[0])"
+    )
+    environment = os.environ | {
+        "BRAINVQ_NO_KERAS": "1",
+        "PYTHONPATH": str(Path(simulation.__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    other = tmp_path / "other.npy"
+    subprocess.run([sys.executable, "-c", code, path, str(other)], env=environment, check=True)
+    np.testing.assert_array_equal(np.load(other), image)
+
+
+def test_subjects_differ(healthy):
+    other = simulate({"spacing": SPACING, "seed": 4})
+    a, b = (scan.labels == LABELS["gm"] for scan in (healthy, other))
+    dice = 2 * (a & b).sum() / (a.sum() + b.sum())
+    assert 0.3 < dice < 0.8  # gyri lie elsewhere
+    scans = [simulate({"spacing": SPACING, "seed": s}) for s in range(5)]
+    brains = [volume_ml(scan.labels > 0) for scan in scans]
+    assert np.std(brains) / np.mean(brains) > 0.03
+    ventricles = [ventricle_ml(scan) for scan in scans]
+    assert np.std(ventricles) / np.mean(ventricles) > 0.05
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_age_widens_ventricles_and_sulci(number):
+    scans = [simulate({"spacing": SPACING, "number": number, "age": a}) for a in (20, 55, 85)]
+    ventricles = [ventricle_ml(scan) for scan in scans]
+    assert ventricles[0] < ventricles[1] < ventricles[2]
+    assert ventricles[2] > 1.4 * ventricles[0]
+    fluid = [(scan.labels == LABELS["csf"]).sum() / (scan.labels > 0).sum() for scan in scans]
+    assert fluid[0] < fluid[1] < fluid[2]
+
+
+def test_anatomy_does_not_depend_on_the_modality_or_the_scanner():
+    params = {"spacing": 4.0, "group": "MS", "number": 7}
+    scans = [
+        simulate(params | extra)
+        for extra in ({}, {"modality": "FLAIR"}, {"site": "site-C", "modality": "FLAIR"})
+    ]
+    for scan in scans[1:]:
+        np.testing.assert_array_equal(scan.labels, scans[0].labels)
+        np.testing.assert_array_equal(scan.lesion_mask, scans[0].lesion_mask)
+    assert not np.array_equal(scans[1].image, scans[2].image)
+
+
+def test_lesion_loads_lie_in_their_ranges():
+    loads = []
+    for number in range(6):
+        scan = simulate({"spacing": SPACING, "group": "MS", "number": number})
+        assert (scan.labels[scan.lesion_mask] == LABELS["wm"]).all()
+        loads.append(volume_ml(scan.lesion_mask))
+    assert min(loads) >= 1
+    assert max(loads) <= 50
+    assert max(loads) > 3 * min(loads)
+    shares = []
+    for group in ("leuko1", "leuko2", "leuko3"):
+        scans = [simulate({"spacing": SPACING, "group": group, "number": n}) for n in range(2)]
+        shares += [s.lesion_mask.sum() / (s.labels == LABELS["wm"]).sum() for s in scans]
+    assert min(shares) > 0.04
+    assert max(shares) < 0.62
+    assert max(shares[:2]) < min(shares[2:4])
+    assert max(shares[2:4]) < min(shares[4:])
+
+
+@pytest.mark.parametrize(("modality", "low", "high"), [("FLAIR", 1.3, 1.5), ("T1w", 0.75, 0.9)])
+@pytest.mark.parametrize("group", ["MS", "leuko2"])
+def test_lesion_contrast_is_that_of_patients(modality, low, high, group):
+    ratios = []
+    for number in range(2):
+        params = {"spacing": 2.0, "group": group, "number": number, "modality": modality}
+        ratios.append(ring_ratio(simulate(params)))
+    assert low <= np.mean(ratios) <= high, ratios
+    assert low - 0.08 <= min(ratios)
+    assert max(ratios) <= high + 0.08
+
+
+def test_leukoencephalopathy_is_symmetric_and_starts_at_the_ventricles():
+    template = simulation._template()
+    rng = np.random.default_rng(0)
+    lesions = simulation._confluent(template, rng, "leuko2") > 0.5
+    center = (template.center - template.affine[:3, 3])[0]
+    mirrored = np.round(2 * center - np.arange(lesions.shape[0])).astype(int)
+    inside = (mirrored >= 0) & (mirrored < lesions.shape[0])
+    mirror = lesions[mirrored[inside]]
+    overlap = 2 * (mirror & lesions[inside]).sum() / (mirror.sum() + lesions[inside].sum())
+    assert overlap > 0.7
+    distance = template.ventricle_mm.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    white = (template.wm > 0.5) & ~lesions
+    assert distance[lesions].mean() < 0.5 * distance[white].mean()
+
+
+def test_plaques_point_away_from_the_ventricles():
+    distance = np.broadcast_to(np.arange(21.0)[:, None, None], (21, 21, 21)).astype(np.float32)
+    direction = simulation._outwards(distance, np.array([10, 10, 10]))
+    np.testing.assert_allclose(direction, [1, 0, 0], atol=1e-4)
+    total = np.zeros((41, 41, 41), np.float32)
+    simulation._add_ellipsoid(total, np.array([20, 20, 20]), direction, 4.1, 9.1)
+    extent = [np.ptp(np.flatnonzero((total > 0.5).any(axis=o))) for o in ((1, 2), (0, 2), (0, 1))]
+    assert extent == [18, 8, 8]
+    assert (total > 0.5).sum() == pytest.approx(4 / 3 * np.pi * 4.1 * 4.1 * 9.1, rel=0.05)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_deformation_folds_nowhere(number):
+    template = simulation._template()
+    params = simulation._checked({"number": number, "age": 30.0 * number})
+    deformation = simulation._Deformation(template, params, np.random.default_rng(number))
+    gradients = np.stack(
+        [np.stack(np.gradient(d, simulation._COARSE_MM)) for d in deformation.displacement]
+    )  # (component, axis, x, y, z)
+    jacobian = np.linalg.det(np.moveaxis(gradients, (0, 1), (-2, -1)) + np.eye(3))
+    assert jacobian.min() > 0.05
+    assert jacobian.max() < 8
+    assert np.abs(deformation.displacement).max() > 3
+    scales = np.linalg.svd(np.linalg.inv(deformation.matrix), compute_uv=False)
+    assert 0.88 < scales.min() <= scales.max() < 1.12
+
+
+def test_the_exponential_of_opposite_fields_is_the_inverse():
+    rng = np.random.default_rng(0)
+    world = [4.0 * np.arange(24)] * 3
+    velocity = np.stack([simulation._field(rng, world, 26.0, 2.0) for _ in range(3)])
+    forward = simulation._exponential(velocity, 4.0)
+    backward = simulation._exponential(-velocity, 4.0)
+    grid = np.stack(np.indices(velocity.shape[1:])).astype(np.float32)
+    composed = forward + np.stack([simulation._sample(d, grid + forward / 4) for d in backward])
+    inner = (slice(None), *[slice(4, -4)] * 3)
+    assert np.abs(forward[inner]).max() > 3
+    assert np.abs(composed[inner]).max() < 0.15
+
+
+def test_random_fields_have_their_deviation():
+    rng = np.random.default_rng(0)
+    world = [2.0 * np.arange(90)] * 3
+    field = simulation._field(rng, world, 8.0, 0.7)
+    assert field.std() == pytest.approx(0.7, rel=0.06)
+    neighbours = np.corrcoef(field[1:].ravel(), field[:-1].ravel())[0, 1]
+    assert neighbours > 0.9
+
+
+def test_cohort_table():
+    groups = {"healthy": 2, "MS": 1, "leuko1": 1, "leuko3": 1}
+    cohort = simulated_cohort(20, "FLAIR", groups=groups, seed=1)
+    table = cohort.table
+    assert cohort.simulated is True
+    assert "simulated" in cohort.note
+    assert table["group"].value_counts().to_dict() == {
+        "healthy": 8,
+        "MS": 4,
+        "leuko1": 4,
+        "leuko3": 4,
+    }
+    assert table["scan_id"].is_unique
+    assert set(table["sex"]) == {"M", "F"}
+    assert table["age"].between(18, 90).all()
+    assert set(table["site"]) <= set(SITES)
+    assert (table["manufacturer"] == [SITES[s].manufacturer for s in table["site"]]).all()
+    assert table[["tr", "te", "pixel_bandwidth"]].gt(0).all(axis=None)
+    for row in table.itertuples():
+        params = json.loads(row.paths[0].removeprefix("simulated:"))
+        assert (params["group"], params["age"], params["site"]) == (row.group, row.age, row.site)
+    assert simulated_cohort(20, "FLAIR", groups=groups, seed=2).table["age"].ne(table["age"]).any()
+
+
+def dependence(table):
+    """Share by which knowing the site improves on guessing the commonest kind of subject."""
+    patient = table["group"] != "healthy"
+    base = max(patient.mean(), 1 - patient.mean())
+    by_site = patient.groupby(table["site"]).agg(lambda p: max(p.mean(), 1 - p.mean()) * len(p))
+    return by_site.sum() / len(table) - base
+
+
+def test_the_confound_is_there_only_when_asked_for():
+    groups = {"healthy": 1, "MS": 1}
+    honest = simulated_cohort(400, groups=groups).table
+    planted = simulated_cohort(400, groups=groups, confound=True).table
+    assert dependence(honest) < 0.07
+    assert dependence(planted) > 0.35
+    bandwidth = planted.groupby(planted["group"])["pixel_bandwidth"].mean()
+    assert abs(bandwidth["MS"] - bandwidth["healthy"]) > 30
+
+
+def test_numbers_of_subjects_are_exact():
+    parts = simulation._whole_parts(np.array([1.0, 1.0, 1.0]), 10)
+    assert sorted(parts) == [3, 3, 4]
+    assert simulation._whole_parts(np.array([0.5, 0.0, 0.5]), 3).tolist()[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("{", "expected a JSON object"),
+        ("[1]", "expected a JSON object"),
+        ({"colour": 1}, "'colour' is not known"),
+        ({"modality": "T2"}, "modality is 'T2'; expected one of T1w, FLAIR"),
+        ({"group": "ms"}, "group is 'ms'"),
+        ({"sex": "X"}, "sex is 'X'"),
+        ({"site": "moon"}, "site is 'moon'"),
+        ({"spacing": 0.2}, "spacing is 0.2; expected 1 to 8"),
+        ({"age": "old"}, "age is 'old'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"number": 1.5}, "number is 1.5"),
+    ],
+)
+def test_wrong_parameters(params, message):
+    with pytest.raises(UserError, match=message):
+        simulate(params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_subjects": 0}, "n_subjects is 0"),
+        ({"n_subjects": 2, "groups": {"cats": 1}}, "group 'cats' is not known"),
+        ({"n_subjects": 2, "groups": {"MS": -1}}, "expected numbers from 0"),
+        ({"n_subjects": 2, "modality": "CT"}, "modality is 'CT'"),
+        ({"n_subjects": 2, "spacing": 100}, "spacing is 100"),
+        ({"n_subjects": 2, "seed": -3}, "seed is -3"),
+    ],
+)
+def test_wrong_cohorts(options, message):
+    with pytest.raises(UserError, match=message):
+        simulated_cohort(**options)
+
+
+def test_every_group_has_ages():
+    assert set(GROUPS) == set(simulation._AGES)

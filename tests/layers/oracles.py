@@ -1,0 +1,38 @@
+"""NumPy answers to compare the quantisers with."""
+
+import keras
+import numpy as np
+
+
+def array(x):
+    """A tensor or Keras variable as NumPy.
+
+    By way of a tensor: of a variable itself, Keras on TensorFlow lets NumPy 2 warn.
+    """
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(x))
+
+
+def nearest(vectors, codebook):
+    """Index of the nearest code by explicit differences, in float64."""
+    differences = vectors[..., None, :].astype("float64") - codebook.astype("float64")
+    return np.argmin(np.sum(differences**2, axis=-1), axis=-1)
+
+
+def unit(x):
+    """`x` with its last axis scaled to length 1."""
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def gradient(function, x):
+    """Gradient of a scalar function of one tensor, on either backend, as NumPy."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(function)(keras.ops.convert_to_tensor(x)))
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x).numpy()

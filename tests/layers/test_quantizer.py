@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from brainvq.layers.quantizer import lloyd, nearest_codes, rotate, spread_rows, straight_through
+from tests.layers.oracles import array, gradient, nearest, unit
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 7), st.integers(1, 5))
+def test_nearest_codes_agree_with_explicit_distances(seed, n, num_codes, dim):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, dim)).astype("float32")
+    codebook = rng.normal(size=(num_codes, dim)).astype("float32")
+    codes = array(nearest_codes(vectors, codebook))
+    # Rounding may swap codes at equal distance; the distance reached must be the smallest.
+    reached = np.linalg.norm(vectors - codebook[codes], axis=-1)
+    least = np.linalg.norm(vectors - codebook[nearest(vectors, codebook)], axis=-1)
+    np.testing.assert_allclose(reached, least, rtol=1e-4, atol=1e-4)
+    assert codes.dtype == np.int32
+
+
+def test_straight_through_passes_the_gradient_unchanged():
+    rng = np.random.default_rng(1)
+    z, q, g = rng.normal(size=(3, 5, 4)).astype("float32")
+    np.testing.assert_allclose(array(straight_through(z, q)), q, atol=1e-6)
+    result = gradient(lambda t: ops.sum(straight_through(t, q) * g), z)
+    np.testing.assert_allclose(result, g, rtol=1e-6)
+
+
+def rotation_matrix(z, q):
+    """λR of the rotation trick, built by hand in float64: λR z = q."""
+    z_hat, q_hat = unit(z.astype("float64")), unit(q.astype("float64"))
+    r = unit(z_hat + q_hat)
+    rotation = np.eye(len(z)) - 2 * np.outer(r, r) + 2 * np.outer(q_hat, z_hat)
+    return np.linalg.norm(q) / np.linalg.norm(z) * rotation
+
+
+def test_rotation_turns_the_gradient_as_it_turns_the_vector():
+    rng = np.random.default_rng(2)
+    z, q, g = rng.normal(size=(3, 6, 4)).astype("float32")
+    np.testing.assert_array_equal(array(rotate(z, q)), q)
+    result = gradient(lambda t: ops.sum(rotate(t, q) * g), z)
+    for i in range(len(z)):
+        matrix = rotation_matrix(z[i], q[i])
+        np.testing.assert_allclose(matrix @ z[i], q[i], rtol=1e-5, atol=1e-6)
+        scale = np.linalg.norm(q[i]) / np.linalg.norm(z[i])
+        np.testing.assert_allclose(matrix @ matrix.T, scale**2 * np.eye(4), atol=1e-5 * scale**2)
+        np.testing.assert_allclose(result[i], matrix.T @ g[i], rtol=1e-3, atol=1e-4)
+
+
+def test_rotation_keeps_the_angle_between_gradient_and_vector():
+    rng = np.random.default_rng(3)
+    z, q = rng.normal(size=(2, 8, 5)).astype("float32")
+    # A gradient along q at the output lies along z at the input.
+    result = gradient(lambda t: ops.sum(rotate(t, q) * q), z)
+    np.testing.assert_allclose(np.sum(unit(result) * unit(z), axis=-1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["zero_input", "zero_code", "opposite"])
+def test_rotation_falls_back_where_it_is_not_defined(case):
+    z = np.array([[1.0, 2.0, -1.0]], "float32")
+    q = {"zero_input": z, "zero_code": 0 * z, "opposite": -2 * z}[case]
+    z = 0 * z if case == "zero_input" else z
+    g = np.array([[0.3, -0.2, 0.7]], "float32")
+    np.testing.assert_array_equal(array(rotate(z, q)), q)
+    np.testing.assert_allclose(gradient(lambda t: ops.sum(rotate(t, q) * g), z), g, rtol=1e-6)
+
+
+def test_spread_rows_take_a_vector_from_every_far_cluster():
+    rng = np.random.default_rng(4)
+    places = np.array([[0, 0], [100, 0], [0, 100], [100, 100], [50, 300]], "float32")
+    # The first cluster holds nine in ten of the vectors, as background does in images.
+    which = np.concatenate([np.zeros(180, int), np.repeat([1, 2, 3, 4], 5)])
+    vectors = (places[which] + rng.normal(size=(200, 2)) * 0.1).astype("float32")
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(200).astype("int32")
+        rows = array(spread_rows(vectors, order, rng.random(5, "float32"), 5))
+        assert sorted(nearest(rows, places)) == [0, 1, 2, 3, 4]
+
+
+def test_lloyd_reaches_the_means_and_leaves_empty_centres_in_place():
+    vectors = np.array([[0, 0], [0, 2], [10, 0], [10, 2]], "float32")
+    start = np.array([[1, 1], [8, 1], [500, 500]], "float32")
+    centres = array(lloyd(vectors, start, 3))
+    np.testing.assert_allclose(centres, [[0, 1], [10, 1], [500, 500]], atol=1e-5)

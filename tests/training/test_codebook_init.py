@@ -1,0 +1,116 @@
+import keras
+import numpy as np
+import pytest
+
+from brainvq import (
+    Autoencoder,
+    EMAVectorQuantizer,
+    GaussianSampling,
+    Identity,
+    VectorQuantizer,
+    VQVAETrainer,
+)
+from brainvq.training.codebook_init import _keep, kmeans_initialize
+
+PLACES = np.array([[5, 0], [0, 5], [-5, 0], [0, -5]], "float32")
+RNG = np.random.default_rng(0)
+WHICH = RNG.permutation(np.repeat([0, 1, 2, 3], [10, 20, 30, 60]))
+X = (PLACES[WHICH] + RNG.normal(size=(120, 2)) * 0.01).reshape(12, 10, 2).astype("float32")
+
+
+def dense():
+    """A layer that is the identity map, so that encoded vectors are known."""
+    layer = keras.Sequential([keras.Input((10, 2)), keras.layers.Dense(2, use_bias=False)])
+    layer.set_weights([np.eye(2)])
+    return layer
+
+
+def make(bottleneck, cls=VQVAETrainer):
+    model = cls(dense(), bottleneck, dense())
+    model.build((None, 10, 2))
+    return model
+
+
+def value(variable):
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+
+
+def nearest_place(vectors):
+    return np.argmin(np.linalg.norm(vectors[:, None] - PLACES, axis=-1), axis=1)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_the_codebook_becomes_the_centroids(distance):
+    model = make(VectorQuantizer(4, distance=distance))
+    centroids = kmeans_initialize(model, [X[:6], X[6:]])
+    scale = 5 if distance == "cosine" else 1
+    order = nearest_place(scale * centroids)
+    assert sorted(order) == [0, 1, 2, 3]
+    np.testing.assert_allclose(scale * centroids, PLACES[order], atol=0.02)
+    np.testing.assert_allclose(value(model.bottleneck.codebook), centroids, rtol=1e-5)
+
+
+def test_ema_counts_and_sums_fit_and_training_does_not_start_again():
+    model = make(EMAVectorQuantizer(4, initialization="data", decay=0.99))
+    centroids = kmeans_initialize(model, [(X[:6],), (X[6:],)])
+    layer = model.bottleneck
+    counts, sums = value(layer.code_counts), value(layer.code_sums)
+    # 60 vectors a batch, shared as the data is: 10, 20, 30 and 60 of 120.
+    expected = np.array([5, 10, 15, 30])[nearest_place(centroids)]
+    np.testing.assert_allclose(counts, expected, rtol=1e-4)
+    np.testing.assert_allclose(sums, centroids * counts[:, None], rtol=1e-5)
+    layer(X, training=True)
+    np.testing.assert_allclose(value(layer.codebook), centroids, atol=0.01)
+
+
+def test_a_chain_is_clustered_where_its_quantiser_reads():
+    model = make([GaussianSampling(), VectorQuantizer(4)])
+    sampling = model.bottleneck.bottlenecks[0]
+    sampling.statistics.set_weights([np.eye(2, 4) * 2, np.zeros(4)])  # the mean is 2 z
+    centroids = kmeans_initialize(model, [X])
+    assert sorted(nearest_place(centroids / 2)) == [0, 1, 2, 3]
+    np.testing.assert_allclose(centroids, 2 * PLACES[nearest_place(centroids / 2)], atol=0.04)
+
+
+class Batches(keras.utils.PyDataset):
+    @property
+    def num_batches(self):
+        return 3
+
+    def __getitem__(self, index):
+        return (X[4 * index : 4 * index + 4],)
+
+
+def test_data_sets_and_few_vectors():
+    model = make(VectorQuantizer(4))
+    assert sorted(nearest_place(kmeans_initialize(model, Batches(), max_vectors=50))) == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    model = make(EMAVectorQuantizer(30))
+    centroids = kmeans_initialize(model, [X[:1]])
+    assert np.all(np.isfinite(centroids))
+    assert np.all(value(model.bottleneck.code_counts) > 0)
+
+
+def test_what_cannot_be_clustered_is_named():
+    with pytest.raises(ValueError, match="must be VectorQuantizer"):
+        kmeans_initialize(make(Identity(), Autoencoder), [X])
+    with pytest.raises(ValueError, match="nothing to cluster"):
+        kmeans_initialize(make(VectorQuantizer(4)), [])
+
+
+def test_the_reservoir_keeps_each_vector_equally_often():
+    kept = np.zeros(30)
+    for seed in range(2000):
+        rng = np.random.default_rng(seed)
+        sample = np.zeros((0, 1))
+        for start in range(0, 30, 7):
+            vectors = np.arange(start, min(start + 7, 30))[:, None]
+            sample = _keep(sample, vectors, start, 10, rng)
+        assert len(np.unique(sample)) == 10
+        kept[sample.astype(int).ravel()] += 1
+    # A third each; 2000 draws have a standard error of 0.0105.
+    np.testing.assert_allclose(kept / 2000, 1 / 3, atol=0.05)
