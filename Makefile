@@ -17,11 +17,11 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same layers, models and programs where TensorFlow cannot even be imported.
 jax: $(VENV)/.installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow" \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile -m "not tensorflow" \
 		tests/layers tests/models tests/training
 
 $(VENV)/.installed: requirements.txt pyproject.toml

@@ -9,6 +9,8 @@ from pathlib import Path
 import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
 
 # isort: split
+import numpy as np
+
 import hyperparameters
 from brainvq import data
 from brainvq.errors import UserError
@@ -41,7 +43,11 @@ def cohort(study):
                 f"--data.download: found --data.source {options.source}; expected oasis1 or oasis2"
             )
         data.fetch(
-            options.source, options.root, parts=options.parts, accept_terms=options.accept_terms
+            options.source,
+            options.root,
+            parts=options.parts,
+            accept_terms=options.accept_terms,
+            base_url=options.mirror,
         )
     if options.source == "simulated":
         found = data.open_cohort(
@@ -130,11 +136,11 @@ def split_rows(scans, store):
     rows = {}
     for split in SPLITS:
         subjects = scans.table.loc[scans.table["split"] == split, "subject"].unique()
-        rows[split] = store.indices(subjects)
+        rows[split] = np.flatnonzero(store.table["subject"].isin(subjects))
         if len(rows[split]) == 0:
             raise UserError(
-                f"--data.root {store.path}: no readable scan is left for the {split} split; "
-                "expected at least one"
+                f"cohort {scans.name}: no readable scan is left for the {split} split; expected at "
+                "least one"
             )
     return rows
 

@@ -41,6 +41,8 @@ class Data:
     """Download the data set into `root` first (oasis1, oasis2): about 1.3 GB per OASIS-1 disc."""
     accept_terms: bool = False
     """Accept the data set's terms of use, which are printed before a download starts."""
+    mirror: str | None = None
+    """Address to download from in place of the publisher's, such as an institute's own copy."""
     parts: tuple[int, ...] = (1,)
     """Which parts of a download to fetch: OASIS-1 discs 1 to 12, OASIS-2 parts 1 and 2."""
     spacing: float = 1.5

@@ -11,9 +11,11 @@ same store at once end with the same files.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import threading
 import time
 import traceback
 import zlib
@@ -356,10 +358,7 @@ def _run(tasks, config, layout, dtype, workers, progress):
     failures = {}
     if not tasks:
         return failures
-    jobs = (
-        joblib.delayed(_prepare_scan)(folder, scan_id, paths, config, layout, dtype)
-        for folder, scan_id, paths in tasks
-    )
+    jobs = [(folder, scan_id, paths, config, layout, dtype) for folder, scan_id, paths in tasks]
     bar = tqdm(total=len(tasks), desc="preparing scans", unit="scan", disable=not progress)
     with bar, contextlib.ExitStack() as stack:
         if workers > 1:
@@ -367,10 +366,12 @@ def _run(tasks, config, layout, dtype, workers, progress):
             # the environment; each gets one thread, or they would fight over the cores.
             stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
             stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
-            results = joblib.Parallel(workers, return_as="generator_unordered")(jobs)
+            results = joblib.Parallel(workers, return_as="generator_unordered")(
+                joblib.delayed(_prepare_in_worker)(os.getpid(), *job) for job in jobs
+            )
             stack.callback(results.close)
         else:
-            results = (job[0](*job[1]) for job in jobs)
+            results = (_prepare_scan(*job) for job in jobs)
         try:
             for scan_id, kind, message, error in results:
                 bar.update()
@@ -387,6 +388,26 @@ def _run(tasks, config, layout, dtype, workers, progress):
                 "memory; expected room for that many scans at once (set fewer workers)"
             ) from None
     return failures
+
+
+def _prepare_in_worker(parent, *job):
+    _watch(parent)
+    return _prepare_scan(*job)
+
+
+@functools.cache
+def _watch(parent):
+    """Ends this worker process soon after the one that started it was killed."""
+
+    if os.getppid() != parent:  # started through a launcher: nothing to watch
+        return
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_scan(folder, scan_id, paths, config, layout, dtype):

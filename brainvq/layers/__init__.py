@@ -4,16 +4,26 @@ from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.layers.ema_vector_quantizer import EMAVectorQuantizer
 from brainvq.layers.gaussian_sampling import GaussianSampling
 from brainvq.layers.identity import Identity
+from brainvq.layers.masked_convolution import (
+    CausalConv,
+    MaskedConv1D,
+    MaskedConv2D,
+    MaskedConv3D,
+)
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.layers.vector_quantizer import VectorQuantizer
 
 __all__ = [
     "Bottleneck",
     "BottleneckChain",
+    "CausalConv",
     "DepthToSpace",
     "EMAVectorQuantizer",
     "GaussianSampling",
     "Identity",
+    "MaskedConv1D",
+    "MaskedConv2D",
+    "MaskedConv3D",
     "SpaceToDepth",
     "VectorQuantizer",
 ]

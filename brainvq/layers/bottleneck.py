@@ -61,8 +61,9 @@ class Bottleneck(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` saved."""
-        super().load_own_variables({key: store[key] for key in store.keys() if key != "seed_state"})
-        if hasattr(self, "seed_generator") and "seed_state" in store.keys():
+        names = list(store.keys())  # not every store of Keras can be iterated over
+        super().load_own_variables({name: store[name] for name in names if name != "seed_state"})
+        if hasattr(self, "seed_generator") and "seed_state" in names:
             self.seed_generator.state.assign(store["seed_state"])
 
     def _outputs(self, quantized, losses, codes=None):

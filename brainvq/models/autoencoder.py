@@ -24,10 +24,12 @@ class Autoencoder(keras.Model):
 
     `fit(x)` reconstructs `x`; `fit(x, y)` reconstructs `y` from `x`. The loss is the
     reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former;
-    give it with a target, as `fit(x, x, sample_weight=w)`, for Keras drops it without one. The history has `loss`, `reconstruction_loss`, each loss term of the bottleneck
-    and, where there are codes, `codes_used` and `perplexity` counted over the epoch; with
-    validation data also each as `val_…`. Metrics given to `compile` compare the reconstruction
-    with the target. The loss is an argument of the model, not of `compile`:
+    give it with a target, as `fit(x, x, sample_weight=w)`, for Keras drops it without one.
+
+    The history has `loss`, `reconstruction_loss`, each loss term of the bottleneck and, where there
+    are codes, `codes_used` and `perplexity` counted over the epoch; with validation data also each
+    as `val_…`. Metrics given to `compile` compare the reconstruction with the target. The loss is
+    an argument of the model, not of `compile`:
 
         >>> model = Autoencoder(conv_encoder((128, 128, 1)), Identity(), conv_decoder((8, 8, 16)))
         >>> model.compile("adam")

@@ -8,9 +8,11 @@ from brainvq.layers.quantizer import lloyd, nearest_codes, rotate, spread_rows, 
 from tests.layers.oracles import array, gradient, nearest, unit
 
 
+# Few shapes: JAX compiles each one.
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 7), st.integers(1, 5))
-def test_nearest_codes_agree_with_explicit_distances(seed, n, num_codes, dim):
+@given(st.integers(0, 10_000), st.sampled_from([(1, 2, 1), (9, 5, 3)]))
+def test_nearest_codes_agree_with_explicit_distances(seed, sizes):
+    n, num_codes, dim = sizes
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, dim)).astype("float32")
     codebook = rng.normal(size=(num_codes, dim)).astype("float32")

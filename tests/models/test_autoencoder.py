@@ -18,6 +18,10 @@ from brainvq import (
     conv_encoder,
 )
 
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="slow to compile on JAX, where the layer tests cover what depends on the backend",
+)
 RNG = np.random.default_rng(0)
 X = RNG.random((6, 8, 8, 1), dtype="float32")
 
@@ -99,7 +103,7 @@ def test_a_saved_model_comes_back_with_weights_optimiser_and_codes(trained, tmp_
     np.testing.assert_allclose(loaded.reconstruct(X), model.reconstruct(X), rtol=1e-5, atol=1e-6)
     assert int(loaded.optimizer.iterations) == 4
     model.save_weights(tmp_path / "model.weights.h5")
-    fresh = make(EMAVectorQuantizer(5))
+    fresh = VQVAETrainer(parts()[0], EMAVectorQuantizer(5), parts()[1])
     fresh.build((None, 8, 8, 1))
     assert not np.array_equal(fresh.reconstruct(X), model.reconstruct(X))
     fresh.load_weights(tmp_path / "model.weights.h5")
@@ -111,7 +115,7 @@ def test_a_saved_model_comes_back_with_weights_optimiser_and_codes(trained, tmp_
     ("cls", "bottleneck", "loss"),
     [
         (Autoencoder, lambda: Identity(), "mae"),
-        (Autoencoder, lambda: GaussianSampling(1e-3, seed=2), keras.losses.Huber(delta=0.1)),
+        (Autoencoder, lambda: GaussianSampling(1e-3, seed=2), keras.losses.LogCosh()),
         (VQVAETrainer, lambda: [GaussianSampling(1e-3), VectorQuantizer(4)], "mse"),
     ],
 )
@@ -133,9 +137,8 @@ def test_the_config_makes_the_same_model(cls, bottleneck, loss):
     elif loss == "mse":
         np.testing.assert_allclose(scores["reconstruction_loss"], np.mean(error**2), rtol=1e-4)
     else:
-        size = np.abs(error)
-        huber = np.where(size <= 0.1, 0.5 * size**2, 0.1 * size - 0.005)
-        np.testing.assert_allclose(scores["reconstruction_loss"], np.mean(huber), rtol=1e-4)
+        log_cosh = np.log(np.cosh(error))
+        np.testing.assert_allclose(scores["reconstruction_loss"], np.mean(log_cosh), rtol=1e-3)
 
 
 def test_weights_of_the_layers_penalties_and_metrics_count():
@@ -171,6 +174,7 @@ class Batches(keras.utils.PyDataset):
         return (X[3 * index : 3 * index + 3],)
 
 
+@on_tensorflow
 def test_every_kind_of_input_trains_alike():
     def first_loss(data, **options):
         model = make(VectorQuantizer(4, initializer=keras.initializers.RandomNormal(seed=1)))
@@ -179,11 +183,10 @@ def test_every_kind_of_input_trains_alike():
 
     expected = first_loss(X, batch_size=3)
     np.testing.assert_allclose(first_loss(Batches()), expected, rtol=1e-5)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    import tensorflow as tf
 
-        data = tf.data.Dataset.from_tensor_slices(X).batch(3)
-        np.testing.assert_allclose(first_loss(data), expected, rtol=1e-5)
+    data = tf.data.Dataset.from_tensor_slices(X).batch(3)
+    np.testing.assert_allclose(first_loss(data), expected, rtol=1e-5)
 
 
 def test_training_after_the_first_call_is_seen_by_encode_and_reconstruct():
@@ -211,6 +214,7 @@ def test_any_size_that_the_stride_divides():
         model.code_shape((6, 8, 1))
 
 
+@on_tensorflow
 def test_volumes_run_the_same_way():
     encoder, decoder = conv_encoder((4, 4, 4, 1), (2,), 2, 3), conv_decoder((2, 2, 2, 3), (2,), 2)
     model = VQVAETrainer(encoder, EMAVectorQuantizer(4, initialization="kmeans"), decoder)
@@ -221,6 +225,7 @@ def test_volumes_run_the_same_way():
     assert model.reconstruct(x).shape == x.shape
 
 
+@on_tensorflow
 def test_mixed_precision_gives_float32_images_and_codes_of_float32_distances():
     old = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

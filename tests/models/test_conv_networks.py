@@ -1,5 +1,4 @@
 import keras
-import numpy as np
 import pytest
 
 from brainvq.models import conv_decoder, conv_encoder
@@ -44,8 +43,7 @@ def test_every_rank_comes_back_to_its_size(shape, known):
     encoder = conv_encoder((*sizes, 2), (2, 3), 4, 5)
     decoder = conv_decoder((*grid, 5), (2, 3), 4, channels=2)
     assert encoder.output_shape == (None, *grid, 5)
-    x = np.zeros((1, *shape, 2), "float32")
-    assert tuple(decoder(encoder(x)).shape) == x.shape
+    assert decoder(encoder(keras.Input((*shape, 2)))).shape == (None, *shape, 2)
 
 
 def test_the_output_is_float32_under_mixed_precision():

@@ -1,0 +1,48 @@
+"""Runs the programs as a user does: as processes of their own, in a folder of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Small enough for a second of training: what `--smoke` gives, with fewer slices still.
+SMOKE = ("--smoke", "--data.subjects", "6", "--data.slice-spacing", "12", "--sampling.samples", "8")
+
+
+def start(folder, script, *words, **environment):
+    """Starts `python SCRIPT WORDS...` in `folder`; returns the `subprocess.Popen`."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONWARNINGS": "default", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, script, *words, status=0, **environment):
+    """Runs a program to its end and checks its exit status; returns (output, errors)."""
+    process = start(folder, script, *words, **environment)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == status, f"{script} {words}\n{output}\n{errors}"
+    assert "Traceback" not in errors
+    return output, errors
+
+
+def only_run(folder):
+    """The one run in `folder`/runs."""
+    (found,) = (Path(folder) / "runs").iterdir()
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder in which `train.py --smoke` has run."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(folder, "train.py", *SMOKE)
+    return folder

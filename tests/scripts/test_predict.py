@@ -1,0 +1,119 @@
+"""predict.py on a trained run and on generated scans."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import predict
+from brainvq.errors import UserError
+from tests.scripts.conftest import only_run, run
+
+
+def brain(seed=0, shape=(40, 48, 40)):
+    """A head-like image, 4 mm, with structure inside and exact zeros outside."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = (x / 0.75) ** 2 + (y / 0.9) ** 2 + (z / 0.75) ** 2 < 1
+    image = 400 + 150 * np.sin(6 * x) * np.cos(5 * y) + 80 * z + rng.normal(0, 5, shape)
+    return np.where(inside, image, 0).astype("float32")
+
+
+@pytest.fixture
+def scan(tmp_path):
+    affine = np.diag([-4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = [80, -96, -80]
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(brain(), affine), path)
+    return path
+
+
+def test_sample_is_the_default_and_the_seed_decides(trained, tmp_path):
+    made = only_run(trained)
+    run(tmp_path, "predict.py", made, "-n", "5", "--seed", "3", "--out", "a")
+    run(tmp_path, "predict.py", made, "sample", "-n", "5", "--seed", "3", "--out", "b")
+    first, second = (np.load(tmp_path / name / "samples.npy") for name in "ab")
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (5, 64, 64, 1)
+    assert np.load(tmp_path / "a" / "codes.npy").shape == (5, 8, 8)
+    assert (tmp_path / "a" / "samples.png").stat().st_size > 0
+
+
+def test_reconstruct_gives_the_grid_of_the_scan(trained, tmp_path, scan):
+    run(tmp_path, "predict.py", only_run(trained), "reconstruct", scan, "--out", "out")
+    found = nib.load(tmp_path / "out" / "scan_desc-reconstruction.nii.gz")
+    original = nib.load(scan)
+    assert found.shape == original.shape
+    np.testing.assert_allclose(found.affine, original.affine)
+    table = pd.read_csv(tmp_path / "out" / "similarity.csv")
+    assert list(table["file"]) == [str(scan)]
+    assert (tmp_path / "out" / "scan_reconstruction.png").exists()
+
+
+def test_encode_then_decode_equals_reconstruct(trained, tmp_path, scan):
+    made = only_run(trained)
+    run(tmp_path, "predict.py", made, "encode", scan, "--out", "codes")
+    run(tmp_path, "predict.py", made, "decode", "codes/scan_codes.npy", "--out", "decoded")
+    run(tmp_path, "predict.py", made, "reconstruct", scan, "--out", "whole")
+    codes = np.load(tmp_path / "codes" / "scan_codes.npy")
+    assert codes.shape[1:] == (8, 8)
+    assert json.loads((tmp_path / "codes" / "scan_codes.json").read_text())["shape"] == [40, 48, 40]
+    one = nib.load(tmp_path / "decoded" / "scan_codes_decoded.nii.gz")
+    other = nib.load(tmp_path / "whole" / "scan_desc-reconstruction.nii.gz")
+    np.testing.assert_allclose(one.get_fdata(), other.get_fdata(), atol=1e-3)
+    np.testing.assert_allclose(one.affine, other.affine)
+
+
+def test_a_bad_scan_among_good_ones_is_skipped_and_counted(trained, tmp_path, scan):
+    (tmp_path / "bad.nii.gz").write_bytes(scan.read_bytes()[:2000])
+    output, _ = run(
+        tmp_path, "predict.py", only_run(trained), "encode", scan, tmp_path / "bad.nii.gz"
+    )
+    assert "skipped" in output
+    assert "bad.nii.gz" in output
+    assert "1 of 2 scans were skipped" in output
+    assert (tmp_path / "predictions" / "encode" / "scan_codes.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere", "sample"], "nowhere: found neither"),
+        (["RUN", "dance"], "verb: found 'dance'"),
+        (["RUN", "sample", "-n", "0"], "-n: found 0"),
+        (["RUN", "sample", "--top-p", "2"], "top_p"),
+        (["RUN", "sample", "--temperature", "-1"], "temperature"),
+        (["RUN", "encode", "absent.nii.gz"], "absent.nii.gz"),
+        (["RUN", "encode", "text.nii"], "text.nii"),
+        (["RUN", "decode", "text.npy"], "text.npy: cannot be read"),
+        (["RUN", "decode", "floats.npy"], "floats.npy: found float64"),
+        (["RUN", "decode", "large.npy"], "large.npy: found 0 to 99; expected codes from 0 to 31"),
+    ],
+)
+def test_a_mistake_is_named(trained, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.nii").write_text("no image")
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "floats.npy", np.zeros((1, 8, 8)))
+    np.save(tmp_path / "large.npy", np.arange(100).reshape(1, 10, 10))
+    words = [str(only_run(trained)) if word == "RUN" else word for word in words]
+    with pytest.raises(UserError) as caught:
+        predict.main(words)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_a_run_without_prior_cannot_be_sampled(trained, tmp_path):
+    made = only_run(trained)
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("study.json", "model.keras"):
+        (copy / name).write_bytes((made / name).read_bytes())
+    with pytest.raises(UserError, match="has no prior.keras"):
+        predict.main([str(copy), "sample"])
+    (copy / "model.keras").write_bytes((made / "model.keras").read_bytes()[:3000])
+    _, errors = run(tmp_path, "predict.py", copy, "sample", status=2)
+    assert "model.keras: cannot be loaded" in errors

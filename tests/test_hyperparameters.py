@@ -1,0 +1,166 @@
+"""Presets, help and README against each other: what can drift apart is compared."""
+
+import ast
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hyperparameters
+import modules
+import predict
+from brainvq.data import steps_from_config, steps_to_config
+from brainvq.errors import UserError
+from hyperparameters import STUDIES, SUMMARIES, Study
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = [(study, variant) for study in STUDIES for variant in STUDIES[study]]
+
+
+def parse(*words):
+    return hyperparameters.parse(list(words), "train.py", "")
+
+
+def fields(kind=Study, path=""):
+    for entry in dataclasses.fields(kind):
+        name = f"{path}.{entry.name}" if path else entry.name
+        if dataclasses.is_dataclass(entry.type):
+            yield from fields(entry.type, name)
+        else:
+            yield name
+
+
+@pytest.mark.parametrize(("study", "variant"), PRESETS)
+def test_every_preset_is_named_checked_and_survives_json(study, variant):
+    preset = parse(study, "--variant", variant)
+    assert (preset.name, preset.variant) == (study, variant)
+    assert (study, variant) in SUMMARIES
+    content = json.loads(json.dumps(hyperparameters.to_dict(preset)))
+    assert hyperparameters.from_dict(content) == preset
+    small = parse(study, "--variant", variant, "--smoke")
+    assert small.train.epochs < preset.train.epochs
+
+
+@pytest.mark.parametrize(("study", "variant"), PRESETS)
+def test_every_preset_builds_a_model_of_the_bits_it_promises(study, variant):
+    preset = STUDIES[study][variant]
+    model = modules.build_autoencoder(preset)
+    grid = model.code_shape((preset.data.size, preset.data.size, 1))
+    bits = np.prod(grid) * model.bits_per_code
+    (promised,) = re.findall(r"\((\d+) bits", SUMMARIES[study, variant]) or [bits]
+    assert bits == float(promised)
+    prior = modules.build_prior(preset, grid, model.num_codes)
+    assert prior.count_params() > 0
+
+
+def test_paper_preset_is_the_network_of_the_source():
+    model = modules.build_autoencoder(STUDIES["oasis2d"]["paper"])
+    assert model.code_shape((128, 128, 1)) == (8, 8)
+    assert model.num_codes == 16
+    assert model.bottleneck.codebook.shape == (16, 16)
+    kernels = [w.shape for w in model.encoder.weights if len(w.shape) == 4]
+    assert [shape[-1] for shape in kernels] == [32, 32, 64, 64, 128, 16]
+    assert STUDIES["oasis2d"]["paper"].train.epochs == 30
+    assert STUDIES["oasis2d"]["paper"].model.beta == 0.25
+
+
+def test_every_field_is_explained():
+    tree = ast.parse((ROOT / "hyperparameters.py").read_text())
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        body = node.body
+        for place, statement in enumerate(body):
+            if isinstance(statement, ast.AnnAssign) and statement.target.id not in (
+                ["data", "model", "train", "prior", "sampling", "augment"]
+            ):
+                told = body[place + 1]
+                assert isinstance(told, ast.Expr), statement.target.id
+                assert len(told.value.value) > 15, statement.target.id
+
+
+def test_unknown_or_missing_fields_of_an_old_run():
+    content = hyperparameters.to_dict(Study())
+    with pytest.raises(UserError, match="unknown fields .*old"):
+        hyperparameters.from_dict({**content, "old": 1})
+    del content["data"]["spacing"]
+    with pytest.raises(UserError, match="data: found .*missing fields .*spacing"):
+        hyperparameters.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--variant"], "--variant: no value found"),
+        (["--model.decay", "2"], "--model.decay: found 2"),
+        (["--model.num-codes", "1"], "--model.num-codes: found 1"),
+        (["--data.fractions", "0.5", "0.1", "0.1"], "--data.fractions: found"),
+        (["--data.sourc", "bids"], "perhaps you meant --data.source"),
+        (["--model.bottleneck", "magic"], "invalid choice 'magic'"),
+    ],
+)
+def test_bad_options(words, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse(*words)
+
+
+def test_options_reach_their_fields():
+    study = parse(
+        "oasis2d", "--variant=paper", "--train.epochs", "7", "--data.slice-margin", "1", "2"
+    )
+    assert study.train.epochs == 7
+    assert study.data.slice_margin == (1.0, 2.0)
+    assert study.model == STUDIES["oasis2d"]["paper"].model
+
+
+def test_steps_survive_json():
+    import dataset
+
+    for source in ("simulated", "png"):
+        study = parse("--data.source", source, "--data.root", "x")
+        steps = dataset.steps(study)
+        config = json.loads(json.dumps(steps_to_config(steps)))
+        assert list(steps_from_config(config)) == list(steps)
+
+
+def commands():
+    text = (ROOT / "README.md").read_text()
+    return sorted(
+        set(re.findall(r"^\| `python ((?:train|predict|similarity)\.py.*?)`", text, re.M))
+    )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_of_the_readme_are_understood(command):
+    script, *words = shlex.split(command)
+    if script == "train.py" and "--help" not in words and "--resume" not in words:
+        parse(*words)
+    elif script == "predict.py":
+        predict.parse(words)
+    else:
+        assert words[0] in ("--help", "--resume", "RUN")
+
+
+def snippets():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize("number", range(len(snippets())))
+def test_snippets_of_the_readme_run(number):
+    space = {}
+    exec(compile(snippets()[number], f"README snippet {number}", "exec"), space)
+    if "brains" in space:
+        assert space["brains"].shape == (4, 128, 128, 1)
+
+
+def test_modules_gives_a_model_that_loads_weights(tmp_path):
+    space = {}
+    exec("from modules import *", space)
+    trainer = space["vqvae_trainer"]
+    trainer.save_weights(tmp_path / "model.weights.h5")
+    trainer.load_weights(tmp_path / "model.weights.h5")
+    assert {"EMAVectorQuantizer", "PixelCNN", "build_autoencoder"} <= set(space)
