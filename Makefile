@@ -21,7 +21,7 @@ unit: $(VENV)/.installed
 
 # The same layers, models and programs where TensorFlow cannot even be imported.
 jax: $(VENV)/.installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile -m "not tensorflow" \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile \
 		tests/layers tests/models tests/training
 
 $(VENV)/.installed: requirements.txt pyproject.toml

@@ -53,13 +53,13 @@ def test_rearranging_layers_refuse_what_does_not_fit():
 
 
 def test_default_shapes_of_the_study():
-    encoder, decoder = residual_encoder((128, 128, 1)), residual_decoder((16, 16, 16))
+    encoder = residual_encoder((128, 128, 1), filters=(4, 4), blocks=(0, 0))
+    decoder = residual_decoder((16, 16, 16), filters=(4, 4), blocks=(0, 0), refine_filters=1)
     assert encoder.output_shape == (None, 16, 16, 16)
     assert decoder.output_shape == (None, 128, 128, 1)
 
 
-@pytest.mark.parametrize("groups", [0, 2])
-@pytest.mark.parametrize("size", [(8,), (8, 12), (4, 8, 4)])
+@pytest.mark.parametrize(("size", "groups"), [((8,), 0), ((8, 12), 2), ((4, 8, 4), 0)])
 def test_any_number_of_dimensions(size, groups):
     encoder = residual_encoder((*size, 2), embedding_dim=3, groups=groups, **SMALL)
     decoder = residual_decoder(
@@ -78,10 +78,10 @@ def test_any_size_and_no_dependence_on_what_is_far_away():
     encoder = residual_encoder((None, None, 1), embedding_dim=3, **SMALL)
     decoder = residual_decoder((None, None, 3), refine_filters=2, **SMALL)
     rng = np.random.default_rng(0)
-    x = rng.random((1, 64, 8, 1), dtype="float32")
-    longer = np.concatenate([x, rng.random((1, 64, 8, 1), dtype="float32")], axis=1)
+    x = rng.random((1, 64, 4, 1), dtype="float32")
+    longer = np.concatenate([x, rng.random((1, 64, 4, 1), dtype="float32")], axis=1)
     y, z = decoder(encoder(x)), decoder(encoder(longer))
-    assert tuple(z.shape) == (1, 128, 8, 1)
+    assert tuple(z.shape) == (1, 128, 4, 1)
     y, z = ops.convert_to_numpy(y), ops.convert_to_numpy(z)
     np.testing.assert_allclose(z[:, :16], y[:, :16], atol=1e-5)
 

@@ -1,0 +1,123 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import brainvq
+from brainvq.errors import UserError
+from brainvq.training import pretrained
+from brainvq.training.codebook import encode_to_file
+from brainvq.training.runs import RunFolder
+
+
+def model(seed=0):
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((8, 8, 1))
+    z = keras.Input((2, 2, 4))
+    made = brainvq.VQVAETrainer(
+        keras.Model(x, keras.layers.Conv2D(4, 4, strides=4)(x)),
+        brainvq.EMAVectorQuantizer(num_codes=8, initialization="random"),
+        keras.Model(z, keras.layers.Conv2DTranspose(1, 4, strides=4)(z)),
+    )
+    made(np.zeros((1, 8, 8, 1), "float32"))
+    return made
+
+
+def prior():
+    made = brainvq.PixelCNN((2, 2), 8, filters=4, num_blocks=1, first_kernel_size=3)
+    made(np.zeros((1, 2, 2), "int32"))
+    return made
+
+
+def images(count=7):
+    return np.random.default_rng(0).random((count, 8, 8, 1), "float32")
+
+
+def test_packed_weights_come_back_to_half_precision(tmp_path):
+    for original in (model(), prior()):
+        pretrained.pack(original, tmp_path / "model.zip")
+        found = pretrained.unpack(tmp_path / "model.zip")
+        assert type(found) is type(original)
+        for one, other in zip(original.weights, found.weights, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6, err_msg=one.path)
+
+
+def test_packing_twice_gives_the_same_bytes(tmp_path):
+    original = model()
+    pretrained.pack(original, tmp_path / "a.zip")
+    pretrained.pack(original, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_damaged_or_wrong_weights(tmp_path):
+    path = tmp_path / "model.zip"
+    with pytest.raises(UserError, match="model.zip: cannot be read"):
+        pretrained.unpack(path)
+    pretrained.pack(model(), path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="model.zip: cannot be read"):
+        pretrained.unpack(path)
+
+
+def test_load_a_run(tmp_path):
+    content = {"study": {"name": "s"}, "steps": [{"name": "Canonical", "axcodes": "LPS"}]}
+    run = RunFolder.create(tmp_path, "s", "v", content)
+    with pytest.raises(UserError, match=r"has no model\.keras"):
+        brainvq.load(run.path)
+    original = model()
+    original.save(run.file("model.keras"))
+    trained = brainvq.load(run.path)
+    np.testing.assert_array_equal(trained.model.encode(images()), original.encode(images()))
+    assert trained.steps == content["steps"]
+    with pytest.raises(UserError, match=r"has no prior\.keras"):
+        trained.sample(2)
+    prior().save(run.file("prior.keras"))
+    brains, codes = brainvq.load(run.path).sample(3, seed=0)
+    assert brains.shape == (3, 8, 8, 1)
+    assert codes.shape == (3, 2, 2)
+
+
+def test_weights_of_another_shape(tmp_path):
+    original = model()
+    pretrained.pack(original, tmp_path / "model.zip")
+    other = brainvq.VQVAETrainer(
+        original.encoder, brainvq.EMAVectorQuantizer(num_codes=16), original.decoder
+    )
+    other(np.zeros((1, 8, 8, 1), "float32"))
+    original.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match="shape"):
+        other.load_weights(tmp_path / "m.weights.h5")
+
+
+def test_no_such_name():
+    with pytest.raises(UserError, match="nonsense: found neither"):
+        brainvq.load("nonsense")
+
+
+def test_what_ships_is_small_and_says_where_it_comes_from():
+    assert "oasis2d" in brainvq.shipped()
+    folder = pretrained.SHIPPED / "oasis2d"
+    weights = [folder / "model.zip", folder / "prior.zip"]
+    assert sum(path.stat().st_size for path in weights) <= 5_000_000
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "ds002748" in card
+    assert "CC0" in card
+    study = json.loads((folder / "study.json").read_text())
+    assert study["study"]["data"]["root"] is None
+
+
+def test_codes_on_disk_are_those_of_the_model(tmp_path):
+    original, data = model(), images(10)
+    rows = np.array([4, 1, 7])
+    augment = lambda batch, rng: batch[:, ::-1]  # noqa: E731
+    path = tmp_path / "codes.npy"
+    codes = encode_to_file(
+        path, original, lambda r: data[r], rows, copies=2, augment=augment, batch_size=2
+    )
+    assert codes.dtype == np.int16
+    np.testing.assert_array_equal(codes[:3], original.encode(data[rows]))
+    np.testing.assert_array_equal(codes[3:], original.encode(data[rows][:, ::-1]))
+    again = encode_to_file(path, None, None, rows)
+    np.testing.assert_array_equal(again, codes)
+    assert [p.name for p in tmp_path.iterdir()] == ["codes.npy"]
