@@ -418,7 +418,7 @@ def _build(kind, content, where):
     unknown, missing = set(content) - set(known), set(known) - set(content)
     if unknown or missing:
         raise UserError(
-            f"{where}: found unknown fields {sorted(unknown)} and missing fields {sorted(missing)}; "
+            f"{where}: found unknown fields {sorted(unknown)}, missing fields {sorted(missing)}; "
             "expected a run of this version of brainvq"
         )
     values = {}

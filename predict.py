@@ -3,9 +3,11 @@
     python predict.py [RUN] [sample] [-n 64]        new brains from the prior
     python predict.py [RUN] reconstruct SCANS...    NIfTI on each scan's own grid, SSIM, picture
     python predict.py [RUN] encode SCANS...         NAME_codes.npy, one code map a slice
-    python predict.py [RUN] decode CODES.npy        back to slices, and NIfTI where the scan is known
+    python predict.py [RUN] decode CODES.npy        back to slices, and to NIfTI
+                                                    where the scan is known
 
-RUN is the folder of a run; without it the newest run in runs/, or the weights that come with brainvq. SCANS are NIfTI files or folders of them.
+RUN is the folder of a run; without it the newest run in runs/, or the weights that come
+with brainvq. SCANS are NIfTI files or folders of them.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def main(arguments):
         if newest is None:
             raise UserError("runs: holds no trained run; expected one (python train.py makes it)")
         runs = [newest]
-    tables, bits = {}, {}
+    tables, extra = {}, {}
     for run in runs:
         study = hyperparameters.from_dict(run.study["study"])
         scans = dataset.cohort_of_run(study, run)
@@ -54,7 +54,10 @@ def main(arguments):
         rows = dataset.split_rows(scans, store)
         model = load_model(run.require("model.keras", "it has not finished training"))
         tables[run.name] = similarity_of(model.reconstruct, store, rows["test"]).table()
-        bits[run.name] = bits_per_slice(model, store)
+        extra[run.name] = {
+            "bits_per_slice": bits_per_slice(model, store),
+            **used(model, store, rows),
+        }
         write_csv(run.file("subjects.csv"), tables[run.name])
         if run.has("history.csv"):
             figures.ssim_curve(
@@ -63,7 +66,7 @@ def main(arguments):
                 path=run.file("figures", "ssim.png"),
             )
     table = evaluation.compare(tables)
-    table.insert(1, "bits_per_slice", [bits[name] for name in table["run"]])
+    table = table.join(pd.DataFrame.from_dict(extra, orient="index"), on="run")
     place = runs[0].path.parent
     write_csv(place / "similarity.csv", table)
     figures.comparison_bars(
@@ -88,9 +91,21 @@ def watch(images, reconstructions):
 
 def bits_per_slice(model, store):
     """Codes of a slice times bits of a code; None without codes."""
-    if not model.num_codes:
+    if not model.bottleneck.num_codes:
         return None
     return float(np.prod(model.code_shape(store.sample_shape)) * model.bits_per_code)
+
+
+def used(model, store, rows):
+    """Codes used by test subjects, and their perplexity; empty without codes."""
+    if not model.bottleneck.num_codes:
+        return {}
+    counter = evaluation.CodeCounter(model.num_codes)
+    stream = BatchStream(store.read, rows["test"], BATCH)
+    for number in range(len(stream)):
+        counter.add(model.encode(*stream[number]))
+    usage = counter.usage()
+    return {name: usage[name] for name in ("used", "num_codes", "perplexity")}
 
 
 def similarity_of(reconstruct, store, rows):
@@ -120,7 +135,7 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
         "bits_per_slice": bits_per_slice(model, store),
         "parameters": {"autoencoder": model.count_params()},
     }
-    if model.num_codes:
+    if model.bottleneck.num_codes:
         metrics["grid"] = list(model.code_shape(store.sample_shape))
         metrics["stride"] = store.sample_shape[0] // metrics["grid"][0]
         metrics["patch_kmeans"] = measure_baseline(store, rows, model, codes)
@@ -248,7 +263,7 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
             pd.read_csv(run.file("subjects.csv")), simulated=simulated, path=at("subjects")
         ),
     }
-    if model.num_codes:
+    if model.bottleneck.num_codes:
         counts = evaluation.code_usage(codes["test"], model.num_codes)["counts"]
         codebook = keras.ops.convert_to_numpy(model.bottleneck.codebook)
         drawn["codes"] = figures.code_map_grid(

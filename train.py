@@ -52,7 +52,7 @@ def main(arguments):
     with clock("autoencoder"):
         model = train_autoencoder(study, run, store, rows)
     codes = prior = None
-    if model.num_codes:
+    if model.bottleneck.num_codes:
         with clock("codes"):
             codes = {split: encode_split(study, run, model, store, rows, split) for split in rows}
         with clock("prior"):

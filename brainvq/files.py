@@ -45,7 +45,7 @@ def write_text(path, text):
 
 
 def write_json(path, content):
-    """Writes `content` to `path` as indented JSON, atomically; NumPy numbers and arrays are allowed."""
+    """Writes `content` to `path` as indented JSON, atomically; NumPy values are allowed."""
     write_text(path, json.dumps(content, indent=2, default=_plain, allow_nan=True) + "\n")
 
 
@@ -56,7 +56,7 @@ def read_json(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected JSON") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); expected a file as brainvq wrote it") from None
+        raise UserError(f"{path}: not JSON ({error}); expected a file of brainvq") from None
 
 
 def write_csv(path, table):

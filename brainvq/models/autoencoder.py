@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from brainvq.backend import compile_function, num_replicas
+from brainvq.errors import UserError
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.models.code_usage import CodeUsage
 
@@ -102,6 +103,25 @@ class Autoencoder(keras.Model):
         if "codes" in outputs:
             results["codes"] = outputs["codes"]
         return results
+
+    def load_weights(self, filepath, **kwargs):
+        """Loads weights as `keras.Model.load_weights` does.
+
+        Args:
+            filepath: the `.weights.h5` file.
+            **kwargs: as in `keras.Model.load_weights`.
+
+        Raises:
+            UserError: the file is missing or damaged, or holds the weights of another network.
+        """
+        try:
+            super().load_weights(filepath, **kwargs)
+        except (ValueError, OSError, KeyError) as error:
+            known = f", {self.num_codes} codes" if self.bottleneck.num_codes else ""
+            raise UserError(
+                f"{filepath}: cannot be loaded ({str(error).splitlines()[0]}); expected weights of "
+                f"the same network: {self.count_params()} parameters{known}"
+            ) from error
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns reconstruction loss plus added losses, and logs each term on its own."""
