@@ -6,6 +6,9 @@ Prints a table, a row for each run, and writes similarity.csv and similarity.png
 The same measures and figures make the report at the end of `train.py`.
 """
 
+import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
+
+# isort: split
 import keras
 import numpy as np
 import pandas as pd

@@ -12,6 +12,8 @@ Ctrl-C, or pull the plug: `--resume` goes on from the last whole epoch.
 import shlex
 import sys
 
+import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
+
 # isort: split
 import keras
 import numpy as np
