@@ -6,6 +6,8 @@ Prints a table, a row for each run, and writes similarity.csv and similarity.png
 The same measures and figures make the report at the end of `train.py`.
 """
 
+import sys
+
 import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
 
 # isort: split
@@ -24,6 +26,7 @@ from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 from brainvq.reports.slices import slices_card, slices_report
 from brainvq.training.pretrained import load_model
+from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from brainvq.training.stream import BatchStream
 
@@ -313,3 +316,7 @@ def spread(rows, count):
 def plain(table):
     """A summary table as {measure: {mean, sd, n}}."""
     return {row["measure"]: {k: row[k] for k in ("mean", "sd", "n")} for _, row in table.iterrows()}
+
+
+if __name__ == "__main__":
+    run_program(main, sys.argv[1:])
