@@ -33,7 +33,7 @@ class Data:
     """Folder of the data set (all sources but `simulated` need it)."""
     suffix: str = "T1w"
     """BIDS suffix of the images to use, such as T1w or FLAIR."""
-    subjects: int = 60
+    subjects: int = 20
     """Number of simulated subjects (source `simulated` only)."""
     simulated_spacing: float = 2.0
     """Voxel size at which subjects are simulated, in mm (source `simulated` only)."""
@@ -157,19 +157,19 @@ class Prior:
 
     gated: bool = True
     """Gated PixelCNN (van den Oord et al. 2016) rather than the plain one of the source."""
-    filters: int = 96
+    filters: int = 64
     """Filters of each layer."""
-    blocks: int = 8
+    blocks: int = 6
     """Number of blocks."""
     kernel_size: int = 3
     """Kernel of the blocks, in codes."""
-    first_kernel_size: int = 7
+    first_kernel_size: int = 5
     """Kernel of the first layer, in codes."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     """Share of activations dropped while training."""
     position_embedding: bool = True
     """Tell the network where on the grid it is: brains sit at a known place."""
-    epochs: int = 30
+    epochs: int = 8
     """Passes over the code maps."""
     batch_size: int = 32
     """Code maps in a step."""
@@ -177,6 +177,8 @@ class Prior:
     """Largest learning rate; it falls to zero along a cosine."""
     weight_decay: float = 1e-2
     """Decoupled weight decay (AdamW)."""
+    clip_norm: float = 1.0
+    """Gradients longer than this are shortened to it; 0 turns it off."""
     copies: int = 4
     """Encodings of each training slice: one as it is, the others augmented, so that few subjects
     give many code maps."""
@@ -251,8 +253,11 @@ _OASIS2D_PAPER = Study(
         gated=False,
         filters=128,
         blocks=4,
+        first_kernel_size=7,
         dropout=0.0,
         position_embedding=False,
+        epochs=30,
+        learning_rate=1e-3,
         weight_decay=0.0,
         copies=1,
     ),

@@ -170,6 +170,7 @@ def train_prior(study, run, model, codes):
             schedule="cosine",
             warmup=0.02,
             weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
         )
     )
     fit(

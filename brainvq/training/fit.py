@@ -230,7 +230,9 @@ class UnseenLoss(keras.callbacks.Callback):
         logs.update({f"val_{key}": value for key, value in results.items()})
 
 
-def optimizer(learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_decay=0.0):
+def optimizer(
+    learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_decay=0.0, clip_norm=0.0
+):
     """Adam or AdamW with a constant or cosine learning rate.
 
     Args:
@@ -239,6 +241,7 @@ def optimizer(learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_dec
         schedule: "constant" or "cosine" (falls to zero at the last step).
         warmup: float in [0, 1], share of the steps with a linear rise (`cosine` only).
         weight_decay: float; above 0 the optimiser is AdamW, and codebooks and biases do not decay.
+        clip_norm: float; above 0 the whole gradient is shortened to this length at most.
 
     Returns:
         A `keras.optimizers.Optimizer`.
@@ -251,9 +254,10 @@ def optimizer(learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_dec
             warmup_target=learning_rate if rising else None,
             warmup_steps=rising,
         )
+    clip = {"global_clipnorm": clip_norm} if clip_norm else {}
     if not weight_decay:
-        return keras.optimizers.Adam(learning_rate)
-    chosen = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+        return keras.optimizers.Adam(learning_rate, **clip)
+    chosen = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, **clip)
     chosen.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "codebook", "embeddings"])
     return chosen
 
