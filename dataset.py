@@ -14,7 +14,7 @@ import numpy as np
 import hyperparameters
 from brainvq import data
 from brainvq.errors import UserError
-from brainvq.files import read_json
+from brainvq.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 SOURCE_NAMES = {
@@ -66,16 +66,19 @@ def cohort(study):
     return found.split(options.fractions, seed=study.seed, assignments=options.assignments)
 
 
+def keep_cohort(scans, run):
+    """Writes the cohort and its split into the run's folder."""
+    scans.to_csv(run.file("cohort.csv"))
+    write_json(run.file("cohort.json"), {"name": scans.name, "note": scans.note})
+
+
 def cohort_of_run(study, run):
-    """The cohort with the split that a run began with; made and written down the first time."""
-    kept = run.file("cohort.csv")
-    if kept.exists():
-        return data.Cohort.from_csv(
-            kept, name=study.data.source, simulated=study.data.source == "simulated"
-        )
-    scans = cohort(study)
-    scans.to_csv(kept)
-    return scans
+    """The cohort with the split that a run began with."""
+    return data.Cohort.from_csv(
+        run.require("cohort.csv", "it stopped before it had read its scans: begin it anew"),
+        simulated=study.data.source == "simulated",
+        **read_json(run.file("cohort.json")),
+    )
 
 
 def facts(study, scans):

@@ -311,6 +311,12 @@ def smoke(study):
     )
 
 
+def stride(model):
+    """Pixels for each code along an axis, of a `Model`."""
+    halvings = len(model.filters)
+    return 2**halvings if model.network == "conv" else model.patch * 2 ** (halvings - 1)
+
+
 def check(study):
     """Raises `UserError` for a number outside its range; returns the study."""
     positive = {
@@ -342,6 +348,25 @@ def check(study):
     for option, value in shares.items():
         if not 0 <= value <= 1:
             raise UserError(f"--{option}: found {value}; expected a number from 0 to 1")
+    sampling = study.sampling
+    if sampling.temperature < 0:
+        raise UserError(f"--sampling.temperature: found {sampling.temperature}; expected 0 or more")
+    if sampling.top_k is not None and not 1 <= sampling.top_k <= study.model.num_codes:
+        raise UserError(
+            f"--sampling.top-k: found {sampling.top_k}; expected 1 to {study.model.num_codes}"
+        )
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        raise UserError(f"--sampling.top-p: found {sampling.top_p}; expected above 0, at most 1")
+    if study.model.network == "residual" and len(study.model.blocks) != len(study.model.filters):
+        raise UserError(
+            f"--model.blocks: found {len(study.model.blocks)} numbers; expected as many as "
+            f"--model.filters has, {len(study.model.filters)}"
+        )
+    if study.data.size % stride(study.model):
+        raise UserError(
+            f"--data.size: found {study.data.size}; expected a multiple of {stride(study.model)}, "
+            "the stride of the network"
+        )
     if study.model.num_codes < 2:
         raise UserError(f"--model.num-codes: found {study.model.num_codes}; expected at least 2")
     fractions = study.data.fractions

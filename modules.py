@@ -10,9 +10,12 @@ of another study or variant: `build_autoencoder(STUDIES["oasis2d"]["paper"])`.
 import brainvq  # first: it keeps the start-up lines of TensorFlow off the screen
 
 # isort: split
+import contextlib
+
 import keras
 import numpy as np
 
+from brainvq.errors import UserError
 from brainvq.layers import *
 from brainvq.models import *
 from hyperparameters import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES
@@ -40,6 +43,11 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
     Returns:
         A `VQVAETrainer`, or an `Autoencoder` where the bottleneck has no codes.
     """
+    with _options("--model"):
+        return _autoencoder(study, input_shape, variance)
+
+
+def _autoencoder(study, input_shape, variance):
     options = study.model
     shape = tuple(input_shape or (study.data.size, study.data.size, 1))
     if options.network == "conv":
@@ -106,21 +114,28 @@ def build_prior(study, grid_shape, num_codes, num_classes=None):
         A `PixelCNN` with its weights made.
     """
     options = study.prior
-    prior = PixelCNN(
-        grid_shape=tuple(grid_shape),
-        num_codes=num_codes,
-        filters=options.filters,
-        num_blocks=options.blocks,
-        kernel_size=options.kernel_size,
-        first_kernel_size=options.first_kernel_size,
-        gated=options.gated,
-        dropout=options.dropout,
-        position_embedding=options.position_embedding,
-        num_classes=num_classes,
-    )
-    codes = np.zeros((1, *grid_shape), "int32")
-    prior({"codes": codes, "labels": np.zeros(1, "int32")} if num_classes else codes)
-    return prior
+    with _options("--prior"):
+        return PixelCNN(
+            grid_shape=tuple(grid_shape),
+            num_codes=num_codes,
+            filters=options.filters,
+            num_blocks=options.blocks,
+            kernel_size=options.kernel_size,
+            first_kernel_size=options.first_kernel_size,
+            gated=options.gated,
+            dropout=options.dropout,
+            position_embedding=options.position_embedding,
+            num_classes=num_classes,
+        )
+
+
+@contextlib.contextmanager
+def _options(group):
+    """A layer that refuses an argument is here an option that the user got wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{group}: {' '.join(str(error).split())}") from error
 
 
 def __getattr__(name):

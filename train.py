@@ -79,6 +79,8 @@ def open_run(arguments):
         run = RunFolder.open(resume)
         return run, hyperparameters.from_dict(run.study["study"])
     study = hyperparameters.parse(arguments, "python train.py", __doc__)
+    try_networks(study)
+    scans = dataset.cohort(study)
     content = {
         "study": hyperparameters.to_dict(study),
         "steps": steps_to_config(dataset.steps(study)),
@@ -86,7 +88,19 @@ def open_run(arguments):
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
     }
-    return RunFolder.create(study.runs, study.name, study.variant, content), study
+    # Nothing is on disk until here: a mistake leaves it as it was.
+    run = RunFolder.create(study.runs, study.name, study.variant, content)
+    dataset.keep_cohort(scans, run)
+    return run, study
+
+
+def try_networks(study):
+    """Builds both networks once: a wrong number should stop a run before hours of work."""
+    model = modules.build_autoencoder(study)
+    Augment(**vars(study.train.augment))
+    if model.bottleneck.num_codes:
+        grid = model.code_shape((study.data.size, study.data.size, 1))
+        modules.build_prior(study, grid, model.num_codes)
 
 
 def train_autoencoder(study, run, store, rows):

@@ -194,8 +194,13 @@ def test_without_codes_there_is_no_prior(tmp_path):
         (["--data.source", "bids", "--data.root", "nowhere"], "nowhere"),
         (["--resume", "nowhere"], "nowhere: no such folder"),
         (["--resume", "x", "--seed", "1"], "--resume: found other options"),
-        (["--smoke", "--data.subjects", "2"], "subjects"),
+        (["--smoke", "--data.subjects", "2"], "2 subject(s) cannot fill 3 splits"),
         (["--data.spacing", "wide"], "--data.spacing"),
+        (["--data.size", "100"], "--data.size: found 100; expected a multiple of 8"),
+        (["--model.blocks", "1"], "--model.blocks: found 1 numbers"),
+        (["--model.beta", "-1"], "--model: "),
+        (["--prior.kernel-size", "4"], "--prior: "),
+        (["--sampling.top-p", "2"], "--sampling.top-p: found 2"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, monkeypatch, words, told):
@@ -204,6 +209,7 @@ def test_a_mistake_is_named(tmp_path, monkeypatch, words, told):
         train.main(words)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir()), "the disk is not as it was"
 
 
 def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
