@@ -148,6 +148,21 @@ def split_rows(scans, store):
     return rows
 
 
+def levels(store, count):
+    """How high in its brain each slice lies: 0 for the lowest `1 / count` of it, up to count - 1.
+
+    Args:
+        store: an `ArrayStore` of slices.
+        count: int, number of levels.
+
+    Returns:
+        int array, one for each sample of the store.
+    """
+    index = store.table["index"]
+    last = index.groupby(store.table["scan_id"]).transform("max").clip(lower=1)
+    return np.minimum(index / last * count, count - 1).to_numpy().astype(int)
+
+
 def main(arguments):
     """Prepares the arrays of a study and says what there is."""
     study = hyperparameters.parse(arguments, "python dataset.py", __doc__)

@@ -101,14 +101,13 @@ def build_bottleneck(options):
     )
 
 
-def build_prior(study, grid_shape, num_codes, num_classes=None):
+def build_prior(study, grid_shape, num_codes):
     """The prior of a study over code maps.
 
     Args:
         study: a `hyperparameters.Study`.
         grid_shape: shape of a code map, such as `(16, 16)`.
         num_codes: size of the codebook.
-        num_classes: number of classes that the prior is conditional on, or None.
 
     Returns:
         A `PixelCNN` with its weights made.
@@ -125,7 +124,7 @@ def build_prior(study, grid_shape, num_codes, num_classes=None):
             gated=options.gated,
             dropout=options.dropout,
             position_embedding=options.position_embedding,
-            num_classes=num_classes,
+            num_classes=options.levels or None,
         )
 
 

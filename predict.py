@@ -71,9 +71,20 @@ def parse(arguments):
         default=defaults.temperature,
         help="below 1: more typical, less varied; above 0 (default: %(default)s)",
     )
-    verb.add_argument("--top-k", type=int, help="draw from the k most probable codes only")
     verb.add_argument(
-        "--top-p", type=float, help="draw from the most probable codes of this total probability"
+        "--top-k",
+        type=int,
+        default=defaults.top_k,
+        help="draw from the k most probable codes only (default: all)",
+    )
+    verb.add_argument(
+        "--top-p",
+        type=float,
+        default=defaults.top_p,
+        help="draw from the most probable codes of this total probability (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--level", type=float, help="how high in the brain: 0 lowest, 1 highest (default: all)"
     )
     verb.add_argument("--seed", type=int, help="the same seed gives the same brains")
 
@@ -126,6 +137,7 @@ def sample(trained, options, log):
         raise UserError(f"-n: found {options.samples}; expected 1 or more")
     images, codes = trained.sample(
         options.samples,
+        level=options.level,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,

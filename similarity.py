@@ -25,7 +25,7 @@ from brainvq.reports import figures
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 from brainvq.reports.slices import slices_card, slices_report
-from brainvq.training.pretrained import load_model
+from brainvq.training.pretrained import Trained, load_model
 from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from brainvq.training.stream import BatchStream
@@ -178,9 +178,13 @@ def measure_prior(study, store, rows, model, prior, codes):
     train, test = np.asarray(codes["train"]), np.asarray(codes["test"])
     tables = evaluation.NeighbourModel(seed=study.seed)
     tables.fit(train, model.num_codes, groups=np.tile(subjects, len(train) // len(subjects)))
-    ours, mix = prior.bits_per_code(test), tables.bits_per_code(test)
+    labels = labels_of(study, store, rows, codes, "test")
+    # What the prior is told beside the codes must be paid for: log2(levels) bits a slice.
+    told = np.log2(study.prior.levels or 1) / np.prod(test.shape[1:])
+    ours, mix = prior.bits_per_code(test, labels) + told, tables.bits_per_code(test)
     return {
         "bits_per_code": ours,
+        "of_which_level": told,
         "neighbour_tables": mix,
         "marginal": evaluation.marginal_bits(train, test, model.num_codes),
         "uniform": float(np.log2(model.num_codes)),
@@ -189,17 +193,24 @@ def measure_prior(study, store, rows, model, prior, codes):
     }
 
 
+def labels_of(study, store, rows, codes, split):
+    """The level of each code map of a split, or None where the prior is not told levels."""
+    if not study.prior.levels:
+        return None
+    found = dataset.levels(store, study.prior.levels)[rows[split]]
+    return np.tile(found, len(codes[split]) // len(found))
+
+
 def draw_samples(run, study, store, rows, model, prior):
     """Draws new brains into `samples/` and asks how near they are to training slices."""
     options = study.sampling
-    codes = prior.sample(
+    images, codes = Trained(model, prior, [], {}, run.path).sample(
         options.samples,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
         seed=study.seed,
     )
-    images = np.clip(model.decode(codes), 0, 1)
     for name, array in (("codes", codes), ("samples", images)):
         with atomic_path(run.file("samples", f"{name}.npy")) as temporary:
             np.save(temporary, array)

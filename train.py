@@ -58,7 +58,7 @@ def main(arguments):
         with clock("codes"):
             codes = {split: encode_split(study, run, model, store, rows, split) for split in rows}
         with clock("prior"):
-            prior = train_prior(study, run, model, codes)
+            prior = train_prior(study, run, model, store, rows, codes)
     with clock("measures"):
         similarity.measure_run(run, study, scans, store, rows, model, prior, codes)
     with clock("report"):
@@ -162,7 +162,7 @@ def encode_split(study, run, model, store, rows, split):
     )
 
 
-def train_prior(study, run, model, codes):
+def train_prior(study, run, model, store, rows, codes):
     """The PixelCNN over the codes; trained once, loaded after that."""
     if run.has("prior.keras"):
         return keras.saving.load_model(run.file("prior.keras"))
@@ -174,8 +174,14 @@ def train_prior(study, run, model, codes):
         options.batch_size,
         shuffle=True,
         seed=study.seed + 1,
+        labels=similarity.labels_of(study, store, rows, codes, "train"),
     )
-    unseen = BatchStream(codes["validation"], np.arange(len(codes["validation"])), 64)
+    unseen = BatchStream(
+        codes["validation"],
+        np.arange(len(codes["validation"])),
+        64,
+        labels=similarity.labels_of(study, store, rows, codes, "validation"),
+    )
     prior = modules.build_prior(study, codes["train"].shape[1:], model.num_codes)
     prior.compile(
         optimizer(

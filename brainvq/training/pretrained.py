@@ -35,25 +35,39 @@ class Trained:
     about: dict
     path: Path
 
-    def sample(self, n, **options):
+    def sample(self, n, level=None, **options):
         """Draws `n` new images.
 
         Args:
             n: int, how many.
+            level: for a prior that knows levels, how high in the brain the slices lie: a number
+                from 0 (the lowest slice) to 1 (the highest); by default spread over the brain,
+                from the lowest on.
             **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed.
 
         Returns:
             (images, codes): float32 `(n, *image_shape)` in [0, 1] and int32 `(n, *grid)`.
 
         Raises:
-            UserError: there is no prior.
+            UserError: there is no prior, or `level` is out of range or not known to the prior.
         """
         if self.prior is None:
             raise UserError(
                 f"{self.path}: has no prior.keras; expected a run whose prior is trained"
             )
-        codes = self.prior.sample(n, **options)
+        codes = self.prior.sample(n, labels=self._labels(n, level), **options)
         return np.clip(self.model.decode(codes), 0.0, 1.0), codes
+
+    def _labels(self, n, level):
+        count = self.prior.num_classes
+        if level is not None and (count is None or not 0 <= level <= 1):
+            known = "from 0 to 1" if count else "none, because this prior knows no levels"
+            raise UserError(f"level: found {level}; expected {known}")
+        if count is None:
+            return None
+        if level is None:
+            return np.arange(n) * count // n
+        return np.full(n, min(int(level * count), count - 1))
 
 
 def load(name):
