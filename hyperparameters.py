@@ -192,7 +192,7 @@ class Sampling:
     """New brains, drawn from the prior."""
 
     samples: int = 64
-    """Brains to draw."""
+    """How many brains to draw."""
     temperature: float = 0.9
     """Divides the logits: below 1 the samples are more typical and less varied."""
     top_k: int | None = None

@@ -1,4 +1,4 @@
-"""Measures on plain arrays: how alike two images are, how a code book is used. No Keras here."""
+"""Measures on plain arrays: how alike two images are, how a codebook is used. No Keras here."""
 
 from brainvq.evaluation.codes import CodeCounter, NeighbourModel, code_usage, marginal_bits
 from brainvq.evaluation.similarity import (

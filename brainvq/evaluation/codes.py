@@ -1,4 +1,4 @@
-"""How a code book is used, and how many bits its codes cost without a neural network.
+"""How a codebook is used, and how many bits its codes cost without a neural network.
 
 A code map is `(n, *grid)`, integers in `[0, num_codes)`. Bits are per code, to base 2.
 
@@ -22,7 +22,7 @@ class CodeCounter:
     a whole epoch or test set do not.
 
     Args:
-        num_codes: size of the code book.
+        num_codes: size of the codebook.
 
     Attributes:
         counts: int64 `(num_codes,)`.
@@ -72,11 +72,11 @@ class CodeCounter:
 
 
 def code_usage(codes, num_codes):
-    """Usage of a code book by `codes`; see `CodeCounter.usage`.
+    """Usage of a codebook by `codes`; see `CodeCounter.usage`.
 
     Args:
         codes: integers in `[0, num_codes)`, any shape.
-        num_codes: size of the code book.
+        num_codes: size of the codebook.
 
     Returns:
         The dict of `CodeCounter.usage`.
@@ -93,7 +93,7 @@ def marginal_bits(train_codes, test_codes, num_codes, *, smoothing=MARGINAL_SMOO
     Args:
         train_codes: integers in `[0, num_codes)`, any shape.
         test_codes: integers in `[0, num_codes)`, any shape.
-        num_codes: size of the code book.
+        num_codes: size of the codebook.
         smoothing: added to every count. Default 1.
 
     Returns:
@@ -142,7 +142,7 @@ class NeighbourModel:
 
         Args:
             codes: integers `(n, *grid)` with a grid of 1 to 3 axes, n at least 2.
-            num_codes: size of the code book.
+            num_codes: size of the codebook.
             groups: n names, the subject of each map: a subject is held out whole, so that the
                 fit is for unseen subjects. Default, and with a single group: each map is its own.
 

@@ -98,7 +98,7 @@ def reconstruction_grid(
         titles: n column titles, such as subject names.
         ssim: n figures of SSIM written below the reconstructions.
         code_maps: integers `(n, h, w)`: adds a row of coloured codes.
-        num_codes: size of the code book; needed with `code_maps`.
+        num_codes: size of the codebook; needed with `code_maps`.
         codebook: `(num_codes, dim)`: similar codes then look alike, see `code_colours`.
         title: figure title.
         plane: "axial", "coronal" or "sagittal".
@@ -170,7 +170,7 @@ def code_map_grid(
     Args:
         images: `(n, rows, cols[, 1])`, ready to show.
         code_maps: integers `(n, h, w)`.
-        num_codes: size of the code book.
+        num_codes: size of the codebook.
         path: the PNG to write; None returns the Figure.
         codebook: `(num_codes, dim)`: similar codes then look alike, see `code_colours`.
         titles: n column titles.
@@ -471,7 +471,7 @@ def ssim_curve(history, path, *, references=None, title="SSIM on unseen subjects
 
 
 @_style()
-def code_usage_bars(counts, path, *, title="Use of the code book", simulated=False):
+def code_usage_bars(counts, path, *, title="Use of the codebook", simulated=False):
     """Share of each code, from the most to the least used.
 
     Args:
@@ -631,7 +631,7 @@ def comparison_bars(
 
 
 @_style()
-def codebook_projection(codebook, counts, path, *, title="Code book", simulated=False):
+def codebook_projection(codebook, counts, path, *, title="Codebook", simulated=False):
     """Code vectors on their first two principal components, sized by use.
 
     Args:
@@ -685,7 +685,7 @@ def code_colours(num_codes, codebook=None):
     """A colour for each code.
 
     Args:
-        num_codes: size of the code book.
+        num_codes: size of the codebook.
         codebook: `(num_codes, dim)`. With it the hue follows the rank of the code on the first
             principal component, so that similar codes look alike; without, the code's number.
 
@@ -705,7 +705,7 @@ def _principal(vectors, count):
     centred = vectors - vectors.mean(axis=0)
     _, spread, axes = np.linalg.svd(centred, full_matrices=False)
     # The sign of a component is arbitrary: the largest weight is made positive, so that two
-    # figures of one code book agree.
+    # figures of one codebook agree.
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     scores = np.zeros((len(vectors), count))
     explained = np.zeros(count)

@@ -213,11 +213,12 @@ def _prior(metrics, figures):
             )
         ]
     )
+    below = 100 * bits["below_neighbour_tables"]
+    compared = f"{abs(below):.0f} % {'fewer' if below >= 0 else 'more'}"
     return Section(
         "Prior",
-        f"Bits per code on test subjects; fewer is better. The prior needs "
-        f"{100 * bits['below_neighbour_tables']:.0f} % fewer than the mixed tables, "
-        f"{bits['bits_per_slice']:.0f} bits a slice. If the prior is told how high in the brain a "
+        f"Bits per code on test subjects; fewer is better. The prior needs {compared} than the "
+        f"mixed tables, {bits['bits_per_slice']:.0f} bits a slice. If the prior is told how high in the brain a "
         f"slice lies, those bits are in its figure ({bits['of_which_level']:.3f} a code).",
         tables=[("Held-out bits per code", table)],
         figures=_pictures(figures, prior="Bits per code while training."),

@@ -1,0 +1,102 @@
+import pandas as pd
+
+from brainvq.reports.html import write_report
+from brainvq.reports.model_card import write_model_card
+from brainvq.reports.slices import slices_card, slices_report
+
+MEASURE = {"mean": 0.9, "sd": 0.01, "n": 4}
+FOUND = {name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")}
+ABOUT = {
+    "brainvq": "0.1",
+    "keras": "3",
+    "backend": "tensorflow",
+    "command": "python train.py",
+    "steps": [{"name": "Canonical", "axcodes": "LPS"}],
+    "study": {
+        "name": "oasis2d",
+        "variant": "best",
+        "seed": 3,
+        "data": {"source": "bids", "size": 128, "slice_margin": [5.0, 5.0]},
+        "model": {"num_codes": 512},
+    },
+}
+SUBJECTS = pd.DataFrame({"subject": ["01"], "ssim": [0.9]})
+
+
+def metrics(**changes):
+    usage = {"num_codes": 512, "used": 500, "fraction": 500 / 512, "perplexity": 170.0}
+    return {
+        "test_subjects": 4,
+        "test_slices": 250,
+        "simulated": False,
+        "ssim_settings": {"window": "uniform"},
+        "reconstruction": FOUND,
+        "patch_kmeans": FOUND,
+        "bits_per_slice": 2304.0,
+        "grid": [16, 16],
+        "stride": 8,
+        "codes": {"validation": usage, "test": usage},
+        "prior": {
+            "bits_per_code": 3.3,
+            "neighbour_tables": 4.4,
+            "marginal": 7.0,
+            "uniform": 9.0,
+            "below_neighbour_tables": 0.25,
+            "bits_per_slice": 845.0,
+            "of_which_level": 0.016,
+        },
+        "samples": {"distance_to_training": 0.1, "distance_of_unseen_to_training": 0.1},
+        **changes,
+    }
+
+
+def text_of(tmp_path, found, **options):
+    report = slices_report(ABOUT, found, SUBJECTS, {}, **options)
+    return write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
+
+
+def test_what_a_reader_looks_for_is_there(tmp_path):
+    text = text_of(tmp_path, metrics(), timings={"data": 2.0})
+    for words in (
+        "0.900 ± 0.010",
+        "500 of 512",
+        "3.30 bits",
+        "25 % fewer than the mixed tables",
+        "--data.slice-margin",
+        "Canonical(axcodes=LPS)",
+        "patch k-means",
+        "4 test subjects that",
+    ):
+        assert words in text
+    assert "simulated" not in text
+
+
+def test_a_prior_that_is_worse_is_said_to_be_worse(tmp_path):
+    prior = {**metrics()["prior"], "below_neighbour_tables": -0.5}
+    assert "50 % more than the mixed tables" in text_of(tmp_path, metrics(prior=prior))
+
+
+def test_simulated_and_left_out_scans_are_warned_of(tmp_path):
+    text = text_of(tmp_path, metrics(simulated=True), failures=["sub-3: <broken>"], note="A note.")
+    assert "simulated on a template" in text
+    assert "1 scans were left out: sub-3: &lt;broken&gt;" in text
+    assert "A note." in text
+
+
+def test_without_codes_and_prior(tmp_path):
+    found = metrics(bits_per_slice=None)
+    for name in ("codes", "prior", "samples", "patch_kmeans", "grid", "stride"):
+        del found[name]
+    text = text_of(tmp_path, found)
+    assert "Use of the codebook" not in text
+    assert "Held-out bits" not in text
+    card = slices_card(ABOUT, found, split={"train": 1}, data_facts={})
+    assert card.codes == ""
+
+
+def test_card(tmp_path):
+    facts = {"data_name": "ds002748", "data_licence": "CC0"}
+    card = slices_card(ABOUT, metrics(), split={"train": 14, "test": 4}, data_facts=facts)
+    text = write_model_card(tmp_path / "card.md", card).read_text(encoding="utf-8")
+    for words in ("CC0", "18 (14 train, 4 test)", "seed 3", "16 x 16 codes out of 512", "2304"):
+        assert words in text
