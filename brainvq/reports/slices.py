@@ -218,8 +218,9 @@ def _prior(metrics, figures):
     return Section(
         "Prior",
         f"Bits per code on test subjects; fewer is better. The prior needs {compared} than the "
-        f"mixed tables, {bits['bits_per_slice']:.0f} bits a slice. If the prior is told how high in the brain a "
-        f"slice lies, those bits are in its figure ({bits['of_which_level']:.3f} a code).",
+        f"mixed tables, {bits['bits_per_slice']:.0f} bits a slice. If the prior is told how high "
+        f"in the brain a slice lies, those bits are in its figure "
+        f"({bits['of_which_level']:.3f} a code).",
         tables=[("Held-out bits per code", table)],
         figures=_pictures(figures, prior="Bits per code while training."),
     )
