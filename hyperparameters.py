@@ -193,11 +193,11 @@ class Sampling:
 
     samples: int = 64
     """How many brains to draw."""
-    temperature: float = 0.9
+    temperature: float = 0.8
     """Divides the logits: below 1 the samples are more typical and less varied."""
     top_k: int | None = None
     """Draw only from the k most probable codes."""
-    top_p: float | None = 0.95
+    top_p: float | None = 0.9
     """Draw only from the most probable codes that together have this probability."""
 
 

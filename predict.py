@@ -5,6 +5,7 @@
     python predict.py [RUN] encode SCANS...         NAME_codes.npy, one code map a slice
     python predict.py [RUN] decode CODES.npy        back to slices, and to NIfTI
                                                     where the scan is known
+    python predict.py [RUN] export                  a small folder of weights to hand on
 
 RUN is the folder of a run; without it the newest run in runs/, or the weights that come
 with brainvq. SCANS are NIfTI files or folders of them.
@@ -27,11 +28,12 @@ from brainvq.evaluation import ssim
 from brainvq.evaluation.similarity import foreground
 from brainvq.files import atomic_path, read_json, write_csv, write_json
 from brainvq.reports import figures
+from brainvq.training import pretrained
 from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Sampling
 
-VERBS = ("sample", "reconstruct", "encode", "decode")
+VERBS = ("sample", "reconstruct", "encode", "decode", "export")
 
 
 def main(arguments):
@@ -40,9 +42,14 @@ def main(arguments):
     trained = load(options.run)
     log = start_log()
     log.info("using %s (%s)", trained.path, describe(trained.about))
-    {"sample": sample, "reconstruct": reconstruct, "encode": encode, "decode": decode}[
-        options.verb
-    ](trained, options, log)
+    actions = {
+        "sample": sample,
+        "reconstruct": reconstruct,
+        "encode": encode,
+        "decode": decode,
+        "export": export,
+    }
+    actions[options.verb](trained, options, log)
 
 
 def parse(arguments):
@@ -96,6 +103,7 @@ def parse(arguments):
 
     verb = verbs.add_parser("decode", help="codes to slices or scans")
     verb.add_argument("files", nargs="+", metavar="CODES.npy")
+    verbs.add_parser("export", help="weights in half precision, to hand on")
     for verb in verbs.choices.values():
         verb.add_argument("--out", help="folder for the results (default: predictions/VERB)")
         verb.add_argument("--batch-size", type=int, default=32, help="slices at a time")
@@ -210,6 +218,13 @@ def decode(trained, options, log):
             scan = PreparedScan.from_place(read_json(place))
             data.save_nifti(options.out / f"{name}_decoded.nii.gz", *scan.to_scan(images))
         log.info("%s: %d slices in %s", path, len(images), options.out)
+
+
+def export(trained, options, log):
+    """Writes the run as a small folder that `brainvq.load` takes."""
+    pretrained.export(trained, options.out)
+    size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
+    log.info("%s: %.1f MB, brainvq.load(%r) reads it", options.out, size, str(options.out))
 
 
 class PreparedScan:

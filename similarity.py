@@ -244,7 +244,7 @@ def report_run(run, study, scans, store, rows, model, prior, codes):
     card = slices_card(
         about,
         metrics,
-        split=first["split"].value_counts().to_dict(),
+        split={split: int((first["split"] == split).sum()) for split in dataset.SPLITS},
         data_facts=dataset.facts(study, scans),
     )
     write_model_card(run.file("MODEL_CARD.md"), card)
@@ -307,8 +307,11 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
             simulated=simulated,
             path=at("prior"),
         )
+        real = spread(rows["test"], 64)
+        if study.prior.levels:  # from the lowest slice to the highest, like the samples
+            real = real[np.argsort(dataset.levels(store, 64)[real], kind="stable")]
         drawn["samples"] = figures.sample_grid(
-            samples, store.read(spread(rows["test"], 64)), path=at("samples"), **options
+            samples, store.read(real), path=at("samples"), **options
         )
         drawn["nearest"] = figures.nearest_neighbours(
             samples[:COLUMNS],

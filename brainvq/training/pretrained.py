@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from brainvq.errors import UserError
-from brainvq.files import atomic_path
+from brainvq.files import atomic_path, write_json, write_text
 from brainvq.training.fit import to_numpy
 from brainvq.training.runs import RunFolder
 
@@ -106,6 +106,42 @@ def load(name):
         )
         prior = load_model(run.file("prior.keras")) if run.has("prior.keras") else None
     return Trained(model, prior, about["steps"], about, folder)
+
+
+def export(trained, folder):
+    """Writes a trained study as a small folder to hand on: half-precision weights, card, measures.
+
+    Paths of the machine that it was trained on are left out. `load` takes the folder.
+
+    Args:
+        trained: a `Trained` that `load` gave.
+        folder: the folder to write.
+
+    Raises:
+        UserError: there is no prior, or `folder` holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; expected a new folder")
+    if trained.prior is None:
+        raise UserError(
+            f"{trained.path}: has no prior.keras; expected a run whose prior is trained"
+        )
+    study = trained.about["study"]
+    root = study["data"]["root"]
+    places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
+    about = {
+        **trained.about,
+        "study": {**study, "runs": "runs", "data": {**study["data"], **places}},
+    }
+    text = json.dumps(about)
+    write_json(folder / "study.json", json.loads(text.replace(root, "DIR") if root else text))
+    for name in ("MODEL_CARD.md", "metrics.json"):
+        if (trained.path / name).exists():
+            text = (trained.path / name).read_text(encoding="utf-8")
+            write_text(folder / name, text.replace(root, "DIR") if root else text)
+    pack(trained.model, folder / "model.zip")
+    pack(trained.prior, folder / "prior.zip")
 
 
 def shipped():

@@ -121,3 +121,33 @@ def test_codes_on_disk_are_those_of_the_model(tmp_path):
     again = encode_to_file(path, None, None, rows)
     np.testing.assert_array_equal(again, codes)
     assert [p.name for p in tmp_path.iterdir()] == ["codes.npy"]
+
+
+def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
+    data = {
+        "root": "/home/someone/scans",
+        "cache": "/big/cache",
+        "assignments": "/x",
+        "mirror": None,
+    }
+    study = {"name": "s", "variant": "v", "runs": "/home/runs", "data": data}
+    content = {"study": study, "steps": [], "command": "train.py --data.root /home/someone/scans"}
+    run = RunFolder.create(tmp_path / "runs", "s", "v", content)
+    model().save(run.file("model.keras"))
+    with pytest.raises(UserError, match=r"has no prior\.keras"):
+        pretrained.export(brainvq.load(run.path), tmp_path / "small")
+    prior().save(run.file("prior.keras"))
+    run.file("MODEL_CARD.md").write_text("made from /home/someone/scans")
+    original = brainvq.load(run.path)
+    pretrained.export(original, tmp_path / "small")
+    for path in (tmp_path / "small").glob("*.[jm][sd]*"):
+        assert "/home" not in path.read_text()
+        assert "/big" not in path.read_text()
+    found = brainvq.load(tmp_path / "small")
+    restored, expected = (m.reconstruct(images()) for m in (found.model, original.model))
+    np.testing.assert_allclose(restored, expected, atol=5e-3)
+    np.testing.assert_array_equal(
+        found.sample(2, seed=1)[1].shape, original.sample(2, seed=1)[1].shape
+    )
+    with pytest.raises(UserError, match="small: is not empty"):
+        pretrained.export(original, tmp_path / "small")
