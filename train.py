@@ -28,6 +28,7 @@ from brainvq.files import atomic_path, write_json, write_text
 from brainvq.training.augment import Augment
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.fit import UnseenLoss, UnseenSimilarity, duration, fit, optimizer
+from brainvq.training.pretrained import load_model
 from brainvq.training.programs import Clock, run_program
 from brainvq.training.runs import RunFolder
 from brainvq.training.stream import BatchStream
@@ -106,7 +107,7 @@ def try_networks(study):
 def train_autoencoder(study, run, store, rows):
     """Encoder, codebook and decoder; trained once, loaded after that."""
     if run.has("model.keras"):
-        return keras.saving.load_model(run.file("model.keras"))
+        return load_model(run.file("model.keras"))
     options = study.train
     keras.utils.set_random_seed(study.seed)
     stream = BatchStream(
@@ -165,7 +166,7 @@ def encode_split(study, run, model, store, rows, split):
 def train_prior(study, run, model, store, rows, codes):
     """The PixelCNN over the codes; trained once, loaded after that."""
     if run.has("prior.keras"):
-        return keras.saving.load_model(run.file("prior.keras"))
+        return load_model(run.file("prior.keras"))
     options = study.prior
     keras.utils.set_random_seed(study.seed + 1)
     stream = BatchStream(

@@ -44,6 +44,7 @@ PICTURE_FIGURES = {
     "image_grid": (PICTURES,),
     "nearest_neighbours": (PICTURES, OTHERS),
 }
+PANELS = {"image_grid": 1}  # the others show two things side by side
 PLOTS = {
     "loss_curves": (HISTORY,),
     "prior_curve": (HISTORY,),
@@ -112,7 +113,7 @@ class TestPictures:
             assert ax.get_window_extent().x0 - 1 <= x[left].x0
             assert x[right].x1 <= ax.get_window_extent().x1 + 1
             marked += 1
-        assert marked >= 2
+        assert marked >= PANELS.get(name, 2)
         assert any(f"{plane} plane" in text for text in words(figure))
 
     def test_aspect_and_row_order(self, name):
@@ -125,7 +126,7 @@ class TestPictures:
 
     def test_one_intensity_scale(self, name):
         grey = [i for ax in draw(name).axes for i in ax.images if i.get_cmap().name == "gray"]
-        assert len(grey) >= 2
+        assert len(grey) >= PANELS.get(name, 2)
         assert len({i.get_clim() for i in grey}) == 1
         assert grey[0].get_clim()[0] == 0
         fixed = [
