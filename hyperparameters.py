@@ -178,6 +178,8 @@ class Prior:
     """Code maps in a step."""
     learning_rate: float = 2e-3
     """Largest learning rate; it falls to zero along a cosine."""
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises linearly."""
     weight_decay: float = 1e-2
     """Decoupled weight decay (AdamW)."""
     clip_norm: float = 1.0
@@ -361,6 +363,7 @@ def check(study):
         "model.decay": study.model.decay,
         "prior.dropout": study.prior.dropout,
         "train.warmup": study.train.warmup,
+        "prior.warmup": study.prior.warmup,
         "train.augment.flip": study.train.augment.flip,
     }
     for option, value in shares.items():

@@ -140,11 +140,8 @@ def train_autoencoder(study, run, store, rows):
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
-    with atomic_path(run.file("model.weights.h5")) as temporary:
-        model.save_weights(temporary)
-    with atomic_path(run.file("model.keras")) as temporary:
-        model.save(temporary)
     write_text(run.file("model.txt"), network_text(model))
+    save(run, "model", model)
     return model
 
 
@@ -189,7 +186,7 @@ def train_prior(study, run, model, store, rows, codes):
             options.learning_rate,
             options.epochs * len(stream),
             schedule="cosine",
-            warmup=0.02,
+            warmup=options.warmup,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
         )
@@ -204,11 +201,16 @@ def train_prior(study, run, model, store, rows, codes):
         tensorboard=run.file("tensorboard", "prior"),
         title=f"{study.name} {study.variant} prior",
     )
-    with atomic_path(run.file("prior.weights.h5")) as temporary:
-        prior.save_weights(temporary)
-    with atomic_path(run.file("prior.keras")) as temporary:
-        prior.save(temporary)
+    save(run, "prior", prior)
     return prior
+
+
+def save(run, name, model):
+    """Writes `<name>.weights.h5`, then `<name>.keras`, which marks the stage as done."""
+    with atomic_path(run.file(f"{name}.weights.h5")) as temporary:
+        model.save_weights(temporary)
+    with atomic_path(run.file(f"{name}.keras")) as temporary:
+        model.save(temporary)
 
 
 def network_text(model):
