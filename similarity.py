@@ -233,7 +233,7 @@ def report_run(run, study, scans, store, rows, model, prior, codes):
     report = slices_report(
         about,
         metrics,
-        pd.read_csv(run.file("subjects.csv"), dtype={"subject": str}),
+        read_subjects(run),
         draw_figures(run, study, scans, store, rows, model, prior, codes, metrics),
         note=scans.note,
         failures=[f"{scan}: {why}" for scan, why in store.failures.itertuples(index=False)],
@@ -248,6 +248,11 @@ def report_run(run, study, scans, store, rows, model, prior, codes):
         data_facts=dataset.facts(study, scans),
     )
     write_model_card(run.file("MODEL_CARD.md"), card)
+
+
+def read_subjects(run):
+    """Measures per test subject; a subject called 02 stays 02."""
+    return pd.read_csv(run.file("subjects.csv"), dtype={"subject": str})
 
 
 def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
@@ -277,7 +282,7 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
         "losses": figures.loss_curves(history, simulated=simulated, path=at("losses")),
         "ssim": figures.ssim_curve(history, simulated=simulated, path=at("ssim")),
         "subjects": figures.subject_scores(
-            pd.read_csv(run.file("subjects.csv")), simulated=simulated, path=at("subjects")
+            read_subjects(run), simulated=simulated, path=at("subjects")
         ),
     }
     if model.bottleneck.num_codes:

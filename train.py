@@ -129,14 +129,15 @@ def train_autoencoder(study, run, store, rows):
             weight_decay=options.weight_decay,
         )
     )
-    watched = store.read(similarity.spread(rows["validation"], WATCHED))
+    watched = similarity.spread(rows["validation"], WATCHED)
+    unseen = BatchStream(store.read, watched, options.batch_size)
     fit(
         model,
         stream,
         epochs=options.epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
-        callbacks=[UnseenSimilarity(watched, similarity.watch)],
+        callbacks=[UnseenLoss(unseen), UnseenSimilarity(store.read(watched), similarity.watch)],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )

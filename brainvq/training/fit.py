@@ -17,6 +17,9 @@ from brainvq.files import atomic_path, write_csv
 
 logger = logging.getLogger("brainvq")
 
+# What an epoch's line on the screen says; history.csv has everything.
+SHOWN = ("loss", "val_loss", "codes_used", "val_ssim", "val_ssim_foreground", "val_bits_per_code")
+
 
 class TrainingState:
     """Everything that a training run must remember between epochs, in one file.
@@ -176,9 +179,7 @@ class _Keeper(keras.callbacks.Callback):
             _log_scalars(self.tensorboard, row)
         done = epoch + 1 - self.first
         left = (time.monotonic() - self.training_began) / done * (self.epochs - epoch - 1)
-        shown = "  ".join(
-            f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "seconds")
-        )
+        shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
         tqdm.write("", end="", file=sys.stderr)
         logger.info(
             "%s: epoch %d/%d  %s  (%.1f s, about %s left)",
