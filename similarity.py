@@ -52,7 +52,7 @@ def main(arguments):
         if newest is None:
             raise UserError("runs: holds no trained run; expected one (python train.py makes it)")
         runs = [newest]
-    tables, extra = {}, {}
+    tables, extra, simulated = {}, {}, []
     for run in runs:
         study = hyperparameters.from_dict(run.study["study"])
         scans = dataset.cohort_of_run(study, run)
@@ -60,6 +60,7 @@ def main(arguments):
         rows = dataset.split_rows(scans, store)
         model = load_model(run.require("model.keras", "it has not finished training"))
         tables[run.name] = similarity_of(model.reconstruct, store, rows["test"]).table()
+        simulated.append(scans.simulated)
         extra[run.name] = {
             "bits_per_slice": bits_per_slice(model, store),
             **used(model, store, rows),
@@ -75,8 +76,15 @@ def main(arguments):
     table = table.join(pd.DataFrame.from_dict(extra, orient="index"), on="run")
     place = runs[0].path.parent
     write_csv(place / "similarity.csv", table)
+    labels = [
+        f"{row.run}\n{row.bits_per_slice:.0f} bits a slice" if row.bits_per_slice else row.run
+        for row in table.itertuples()
+    ]
     figures.comparison_bars(
-        table, title="SSIM and PSNR on unseen subjects", path=place / "similarity.png"
+        table.assign(run=labels),
+        title="SSIM and PSNR on unseen subjects",
+        simulated=all(simulated),
+        path=place / "similarity.png",
     )
     log.info("%s", table.round(4).to_string(index=False))
     log.info("SSIM: 2D slices, 7x7 window, data range 1; mean and sd over test subjects")
