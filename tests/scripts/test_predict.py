@@ -117,3 +117,24 @@ def test_a_run_without_prior_cannot_be_sampled(trained, tmp_path):
     (copy / "model.keras").write_bytes((made / "model.keras").read_bytes()[:3000])
     _, errors = run(tmp_path, "predict.py", copy, "sample", status=2)
     assert "model.keras: cannot be loaded" in errors
+
+
+def test_without_any_run_the_shipped_weights_give_brains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predict.main(["-n", "4", "--seed", "0"])
+    brains = np.load("predictions/sample/samples.npy")
+    assert brains.shape == (4, 128, 128, 1)
+    # From the lowest slice to the highest; those in the middle are the largest.
+    filled = (brains > 0.1).mean(axis=(1, 2, 3))
+    assert filled[1:3].min() > 0.15
+    predict.main(["--level", "0.6", "-n", "2", "--seed", "0", "--out", "middle"])
+    assert (np.load("middle/samples.npy") > 0.1).mean() > 0.2
+    with pytest.raises(UserError, match="level: found 2"):
+        predict.main(["--level", "2"])
+
+
+def test_export_and_use_of_what_was_exported(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predict.main([str(only_run(trained)), "export", "--out", "small"])
+    predict.main(["small", "sample", "-n", "2", "--seed", "1"])
+    assert np.load("predictions/sample/samples.npy").shape == (2, 64, 64, 1)
