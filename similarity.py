@@ -77,7 +77,9 @@ def main(arguments):
     place = runs[0].path.parent
     write_csv(place / "similarity.csv", table)
     labels = [
-        f"{row.run}\n{row.bits_per_slice:.0f} bits a slice" if row.bits_per_slice else row.run
+        f"{row.run}\n{row.bits_per_slice:.0f} bits a slice"
+        if pd.notna(row.bits_per_slice)
+        else row.run
         for row in table.itertuples()
     ]
     figures.comparison_bars(
