@@ -33,7 +33,7 @@ class Data:
     """Folder of the data set (all sources but `simulated` need it)."""
     suffix: str = "T1w"
     """BIDS suffix of the images to use, such as T1w or FLAIR."""
-    subjects: int = 20
+    subjects: int = 16
     """Number of simulated subjects (source `simulated` only)."""
     simulated_spacing: float = 2.0
     """Voxel size at which subjects are simulated, in mm (source `simulated` only)."""
