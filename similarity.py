@@ -326,7 +326,11 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
         if study.prior.levels:  # from the lowest slice to the highest, like the samples
             real = real[np.argsort(dataset.levels(store, 64)[real], kind="stable")]
         drawn["samples"] = figures.sample_grid(
-            samples, store.read(real), path=at("samples"), **options
+            samples,
+            store.read(real),
+            title=f"Generated brains beside {'simulated' if simulated else 'real'} ones",
+            path=at("samples"),
+            **options,
         )
         drawn["nearest"] = figures.nearest_neighbours(
             samples[:COLUMNS],

@@ -238,7 +238,7 @@ def _samples(metrics, figures):
         f"{found['distance_of_unseen_to_training']:.4f} for slices of unseen subjects.",
         figures=_pictures(
             figures,
-            samples="Samples beside real slices of test subjects.",
+            samples="Samples beside slices of test subjects.",
             nearest="Samples and the training slice nearest to each.",
         ),
     )
