@@ -1,6 +1,7 @@
 """Runs the programs as a user does: as processes of their own, in a folder of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ def start(folder, script, *words, **environment):
         cwd=folder,
         env={**os.environ, "PYTHONWARNINGS": "default", **environment},
         stdin=subprocess.DEVNULL,
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -159,13 +159,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(trained
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = start(tmp_path, "train.py", *SMOKE, "--train.epochs", "500")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/*/checkpoints/model.npz")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/checkpoints/model.npz")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert f"python train.py --resume {only_run(tmp_path).relative_to(tmp_path)}" in errors
     assert "Traceback" not in errors
