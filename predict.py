@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from brainvq import data
-from brainvq.data import scans as scan_files
 from brainvq.errors import UserError
 from brainvq.evaluation import ssim
 from brainvq.evaluation.similarity import foreground
@@ -165,11 +164,10 @@ def sample(trained, options, log):
 def reconstruct(trained, options, log):
     """Writes each scan's reconstruction on the scan's own grid, and how alike the two are."""
     rows = []
-    for path, scan in prepared_scans(trained, options.files, log):
+    for path, name, scan in prepared_scans(trained, options.files, log):
         restored = np.clip(
             trained.model.reconstruct(scan.slices, batch_size=options.batch_size), 0, 1
         )
-        name = stem(path)
         data.save_nifti(options.out / f"{name}_desc-reconstruction.nii.gz", *scan.to_scan(restored))
         show = np.linspace(0, len(restored) - 1, min(8, len(restored)) + 2).astype(int)[1:-1]
         figures.reconstruction_grid(
@@ -191,9 +189,8 @@ def reconstruct(trained, options, log):
 
 def encode(trained, options, log):
     """Writes each scan's codes, and what decoding needs to know about the scan."""
-    for path, scan in prepared_scans(trained, options.files, log):
+    for path, name, scan in prepared_scans(trained, options.files, log):
         codes = trained.model.encode(scan.slices, batch_size=options.batch_size)
-        name = stem(path)
         save_array(options.out / f"{name}_codes.npy", codes)
         write_json(options.out / f"{name}_codes.json", {"scan": path.name, **scan.place()})
         log.info("%s: %d code maps of %s", path, len(codes), "x".join(map(str, codes.shape[1:])))
@@ -282,10 +279,10 @@ class PreparedScan:
 
 
 def prepared_scans(trained, names, log):
-    """Yields (path, `PreparedScan`) of each scan; a bad one is reported, skipped and counted."""
-    paths = scan_files.scan_files(names)
+    """Yields (path, name, `PreparedScan`) of each scan; bad ones are reported and counted."""
+    paths = scan_paths(names)
     bad = 0
-    for path in paths:
+    for path, name in paths.items():
         try:
             scan = PreparedScan.read(path, trained.steps)
         except UserError as error:
@@ -294,13 +291,36 @@ def prepared_scans(trained, names, log):
             bad += 1
             log.warning("skipped: %s", error)
             continue
-        yield path, scan
+        yield path, name, scan
     if bad == len(paths):
         raise UserError(
             f"{names[0]}: none of {len(paths)} scans could be read; expected NIfTI scans"
         )
     if bad:
         log.warning("%d of %d scans were skipped", bad, len(paths))
+
+
+def scan_paths(names):
+    """The NIfTI files that `names` are or hold, each with the name that its results get.
+
+    Args:
+        names: paths of files, or of folders that are searched to any depth.
+
+    Returns:
+        dict of `pathlib.Path` to str: the file's name without endings; where two files share it,
+        the folder's name stands before it.
+    """
+    paths = []
+    for name in map(Path, names):
+        found = sorted(name.rglob("*.nii*")) if name.is_dir() else [name]
+        if not found:
+            raise UserError(f"{name}: holds no .nii or .nii.gz; expected scans")
+        paths += found
+    stems = [path.name.split(".")[0] for path in paths]
+    return {
+        path: stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}_{stem}"
+        for path, stem in zip(paths, stems, strict=True)
+    }
 
 
 def read_codes(path, model):
@@ -328,11 +348,6 @@ def save_array(path, array):
     """`numpy.save`, atomically."""
     with atomic_path(path) as temporary:
         np.save(temporary, array)
-
-
-def stem(path):
-    """File name without .nii, .nii.gz and the like."""
-    return path.name.split(".")[0]
 
 
 def is_simulated(trained):

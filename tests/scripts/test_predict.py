@@ -133,6 +133,19 @@ def test_without_any_run_the_shipped_weights_give_brains(tmp_path, monkeypatch):
         predict.main(["--level", "2"])
 
 
+def test_folders_of_scans_and_files_of_one_name(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+        (tmp_path / "scans" / folder / "T1.nii.gz").touch()
+    (tmp_path / "scans" / "b" / "other.nii").touch()
+    (tmp_path / "scans" / "notes.txt").touch()
+    found = predict.scan_paths([tmp_path / "scans"])
+    assert sorted(found.values()) == ["a_T1", "b_T1", "other"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: holds no .nii"):
+        predict.scan_paths([tmp_path / "empty"])
+
+
 def test_export_and_use_of_what_was_exported(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     predict.main([str(only_run(trained)), "export", "--out", "small"])
