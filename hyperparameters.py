@@ -301,7 +301,7 @@ STUDIES = {
 
 SUMMARIES = {
     ("oasis2d", "best"): "residual network, 16x16 codes of 9 bits (2304 bits a slice)",
-    ("oasis2d", "paper"): "the source's network, 8x8 codes of 4 bits (256 bits), better codebook",
+    ("oasis2d", "paper"): "the source's network, 8x8 codes of 4 bits (256 bits), codebook by EMA",
     ("oasis2d", "tutorial"): "the source as it was: straight-through, random codebook (256 bits)",
     ("oasis2d", "best-256bit"): "our network at the source's size (256 bits a slice)",
 }
