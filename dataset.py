@@ -68,14 +68,16 @@ def cohort(study):
 
 def keep_cohort(scans, run):
     """Writes the cohort and its split into the run's folder."""
-    scans.to_csv(run.file("cohort.csv"))
     write_json(run.file("cohort.json"), {"name": scans.name, "note": scans.note})
+    scans.to_csv(run.file("cohort.csv"))  # last: where it is, all is there
 
 
 def cohort_of_run(study, run):
-    """The cohort with the split that a run began with."""
+    """The cohort with the split that a run began with; drawn anew if a kill came before it."""
+    if not run.has("cohort.csv"):
+        keep_cohort(cohort(study), run)
     return data.Cohort.from_csv(
-        run.require("cohort.csv", "it stopped before it had read its scans: begin it anew"),
+        run.file("cohort.csv"),
         simulated=study.data.source == "simulated",
         **read_json(run.file("cohort.json")),
     )

@@ -35,11 +35,14 @@ from brainvq.training.stream import BatchStream
 
 # Slices of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
 WATCHED = 256
+# The run of this process, for what is said after Ctrl-C.
+OPENED = []
 
 
 def main(arguments):
     """Runs every stage that the run's folder does not hold yet."""
     run, study = open_run(arguments)
+    OPENED.append(run)
     log = run.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())
     clock = Clock(run.file("timings.json"))
@@ -229,7 +232,6 @@ if __name__ == "__main__":
 
     def hint():
         """What to type after Ctrl-C."""
-        run = RunFolder.newest("runs", having="study.json")
-        return f"Go on with: python train.py --resume {run.path}" if run else ""
+        return f"Go on with: python train.py --resume {OPENED[0].path}" if OPENED else ""
 
     run_program(main, sys.argv[1:], on_interrupt=hint)

@@ -128,18 +128,26 @@ def export(trained, folder):
             f"{trained.path}: has no prior.keras; expected a run whose prior is trained"
         )
     study = trained.about["study"]
-    root = study["data"]["root"]
+    data = study["data"]
+    named = [study["runs"], *(data[key] for key in ("root", "cache", "assignments", "mirror"))]
+
+    def without_places(text):
+        for place in named:
+            if place and "/" in place:
+                text = text.replace(place, "DIR")
+        return text
+
     places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
     about = {
         **trained.about,
-        "study": {**study, "runs": "runs", "data": {**study["data"], **places}},
+        "command": without_places(trained.about["command"]),
+        "study": {**study, "runs": "runs", "data": {**data, **places}},
     }
-    text = json.dumps(about)
-    write_json(folder / "study.json", json.loads(text.replace(root, "DIR") if root else text))
+    write_json(folder / "study.json", about)
     for name in ("MODEL_CARD.md", "metrics.json"):
         if (trained.path / name).exists():
             text = (trained.path / name).read_text(encoding="utf-8")
-            write_text(folder / name, text.replace(root, "DIR") if root else text)
+            write_text(folder / name, without_places(text))
     pack(trained.model, folder / "model.zip")
     pack(trained.prior, folder / "prior.zip")
 

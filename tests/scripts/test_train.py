@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 import brainvq
+import dataset
 import hyperparameters
 import train
 from brainvq.errors import UserError
+from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import ROOT, SMOKE, only_run, run, start
 
 FILES = (
@@ -155,6 +157,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(trained
         for folder in (tmp_path, trained)
     )
     assert found["bits_per_code"] == pytest.approx(expected["bits_per_code"], rel=1e-3)
+
+
+def test_a_run_killed_before_its_cohort_was_written_draws_the_same_one(trained, tmp_path):
+    made = only_run_folder(trained)
+    run_folder = RunFolder(tmp_path)
+    (tmp_path / "study.json").write_bytes((made / "study.json").read_bytes())
+    study = hyperparameters.from_dict(run_folder.study["study"])
+    found = dataset.cohort_of_run(study, run_folder).table
+    expected = pd.read_csv(made / "cohort.csv")
+    assert list(found["split"]) == list(expected["split"])
+    assert (tmp_path / "cohort.csv").read_bytes() == (made / "cohort.csv").read_bytes()
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):

@@ -131,7 +131,11 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
         "mirror": None,
     }
     study = {"name": "s", "variant": "v", "runs": "/home/runs", "data": data}
-    content = {"study": study, "steps": [], "command": "train.py --data.root /home/someone/scans"}
+    content = {
+        "study": study,
+        "steps": [],
+        "command": "train.py --data.root /home/someone/scans --data.cache /big/cache",
+    }
     run = RunFolder.create(tmp_path / "runs", "s", "v", content)
     model().save(run.file("model.keras"))
     with pytest.raises(UserError, match=r"has no prior\.keras"):
