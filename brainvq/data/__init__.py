@@ -16,7 +16,10 @@ _EXPORTS = {
     "to_original_grid": "scans",
     "SOURCES": "readers",
     "open_cohort": "readers",
+    "is_simulated": "readers.bids",
     "read_bids": "readers.bids",
+    "read_images": "readers.images",
+    "read_ixi": "readers.ixi",
     "read_oasis1": "readers.oasis1",
     "read_oasis2": "readers.oasis2",
     "read_png_slices": "readers.png",
@@ -27,6 +30,7 @@ _EXPORTS = {
     "Canonical": "steps",
     "ClipIntensity": "steps",
     "CropOrPad": "steps",
+    "FitInside": "steps",
     "Resample": "steps",
     "ScaleIntensity": "steps",
     "SelectSlices": "steps",
@@ -37,9 +41,11 @@ _EXPORTS = {
     "steps_to_config": "steps",
     "ArrayStore": "store",
     "prepare": "store",
+    "PreparedScan": "prepared",
     "SimulatedScan": "simulation",
     "simulate": "simulation",
     "simulated_cohort": "simulation",
+    "write_simulated_bids": "simulation_bids",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -139,6 +139,52 @@ class Cohort:
         table = self.table.assign(split=[placed[subject] for subject in self.table["subject"]])
         return replace(self, table=table)
 
+    def joined(self, other, name=None):
+        """Returns one cohort of the scans of two, such as a real one and a simulated one.
+
+        Args:
+            other: `Cohort`; it has no subject and no scan id in common with this one.
+            name: name of the result; both names with "+" between them if None.
+
+        Returns:
+            `Cohort` with the columns of both, "" or NaN where one has none. It counts as simulated
+            only if both are; the note says how many scans of which kind it holds. A column `split`
+            stays if both have it.
+
+        Raises:
+            UserError: if a subject or a scan id is in both.
+        """
+        name = name or f"{self.name}+{other.name}"
+        for column, what in (("subject", "subjects"), ("scan_id", "scan ids")):
+            shared = sorted(set(self.table[column]) & set(other.table[column]))
+            if shared:
+                raise UserError(
+                    f"cohorts {self.name} and {other.name}: {what} {_some(shared)} in both; "
+                    "expected different ones, since one name is one person"
+                )
+        tables = [self.table, other.table]
+        if not all("split" in table for table in tables):
+            tables = [table.drop(columns="split", errors="ignore") for table in tables]
+        texts = {
+            column: ""
+            for table in tables
+            for column in table
+            if not pd.api.types.is_numeric_dtype(table[column])
+        }
+        columns = dict.fromkeys(column for table in tables for column in table)
+        rows = [
+            {column: row.get(column, texts.get(column, math.nan)) for column in columns}
+            for table in tables
+            for row in table.to_dict("records")
+        ]
+        notes = [
+            f"{len(cohort)} {'simulated' if cohort.simulated else 'real'} scans of {cohort.name}"
+            + (f" ({cohort.note})" if cohort.note else "")
+            for cohort in (self, other)
+        ]
+        simulated = self.simulated and other.simulated
+        return Cohort(name, pd.DataFrame(rows), simulated=simulated, note="; ".join(notes))
+
     def _draw(self, fractions, seed, stratify):
         counts = _split_sizes(fractions, len(self.subjects), self.name)
         strata = {}

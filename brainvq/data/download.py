@@ -54,6 +54,9 @@ class RemoteDataset:
         keep: function from the name of an archive's member to bool: what the reader needs.
         keep_name: short name of that choice.
         size: rough size of all files, for people.
+        default: parts that are taken where none are named; None for all.
+        tables: file names that every download takes along, such as the table of people; they are
+            no archives and stay in the root.
     """
 
     title: str
@@ -65,6 +68,8 @@ class RemoteDataset:
     keep: Callable[[str], bool] | None = None
     keep_name: str = "all"
     size: str = ""
+    default: tuple | None = None
+    tables: tuple = ()
 
 
 _OASIS_TERMS = """\
@@ -81,6 +86,12 @@ _OASIS1_NEEDED = re.compile(
     r"|/OAS1_\d+_MR\d+\.txt)"
 )
 _OASIS2_NEEDED = re.compile(r".*/RAW/mpr-\d+\.nifti\.(hdr|img)")
+
+_IXI_TERMS = """\
+IXI is published under the Creative Commons licence CC BY-SA 3.0. In short:
+- name the IXI data set (brain-development.org) as the source in what you publish;
+- pass on what you make from the images only under the same or a compatible licence."""
+_IXI_IMAGE = re.compile(r"(.*/)?IXI[^/]*\.nii(\.gz)?")
 
 DATASETS = {
     "oasis1": RemoteDataset(
@@ -104,6 +115,23 @@ DATASETS = {
         keep_name="raw",
         size="2 parts of several GB",
     ),
+    "ixi": RemoteDataset(
+        title="IXI (MRI of 600 healthy people at three hospitals)",
+        base_url="https://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI",
+        parts={kind: f"IXI-{kind}.tar" for kind in ("T1", "T2", "PD")},
+        terms=_IXI_TERMS,
+        terms_url="https://brain-development.org/ixi-dataset/",
+        md5={
+            "IXI-T1.tar": "34901a0593b41dd19c1a1f746eac2d58",
+            "IXI-T2.tar": "e3140d78730ecdd32ba92da48c0a9aaa",
+            "IXI-PD.tar": "88ecd9d1fa33cb4a2278183b42ffd749",
+        },
+        keep=lambda name: _IXI_IMAGE.fullmatch(name) is not None,
+        keep_name="nifti",
+        size="4.8 GB for the T1 images (part T1)",
+        default=("T1",),
+        tables=("IXI.xls",),
+    ),
 }
 
 
@@ -122,11 +150,14 @@ def download(
 ):
     """Downloads the files of a data set; what is there already is not fetched again.
 
+    Tables that belong to the data set come along, unless a table of that name (`.csv`, `.xlsx`,
+    `.xls`) is there.
+
     Args:
         dataset: key of `DATASETS`, e.g. "oasis1".
         root: folder for the files; made if missing.
         accept_terms: the user has read and accepted the terms. They are printed in any case.
-        parts: names of the parts wanted, e.g. `["1", "2"]`; None for all.
+        parts: names of the parts wanted, e.g. `["1", "2"]`; None for all (IXI: the T1 images).
         base_url: address of a mirror instead of the publisher's.
         checksums: file name → md5, instead of the known ones.
         progress: show a progress bar per file.
@@ -135,7 +166,7 @@ def download(
         timeout: see `download_file`.
 
     Returns:
-        list of `pathlib.Path`, one per part.
+        list of `pathlib.Path`, one per part (none for the tables).
 
     Raises:
         UserError: if the terms are not accepted, a part is unknown, the disk is too small, or
@@ -145,7 +176,8 @@ def download(
     names = [known.parts[part] for part in _chosen(dataset, parts)]
     checksums = known.md5 if checksums is None else checksums
     root = Path(root)
-    missing = [name for name in names if not (root / name).exists()]
+    tables = _missing_tables(known, root)
+    missing = [*tables, *(name for name in names if not (root / name).exists())]
     if missing:
         _require_terms(dataset, accept_terms)
         with _disk_errors(root):
@@ -153,7 +185,7 @@ def download(
     base_url = (base_url or known.base_url).rstrip("/")
     with requests.Session() as session:
         _check_total(session, base_url, root, missing, timeout)
-        return [
+        paths = [
             download_file(
                 f"{base_url}/{name}",
                 root / name,
@@ -164,8 +196,9 @@ def download(
                 timeout=timeout,
                 session=session,
             )
-            for name in names
+            for name in (*tables, *names)
         ]
+    return paths[len(tables) :]
 
 
 def fetch(dataset, root, *, accept_terms=False, parts=None, keep_archives=True, **options):
@@ -178,7 +211,7 @@ def fetch(dataset, root, *, accept_terms=False, parts=None, keep_archives=True, 
         dataset: key of `DATASETS`.
         root: folder of the data set.
         accept_terms: the user has read and accepted the terms.
-        parts: names of the parts wanted; None for all.
+        parts: names of the parts wanted; None for all (IXI: the T1 images).
         keep_archives: keep the archives after unpacking; False removes each when it is done.
         **options: those of `download`.
 
@@ -436,7 +469,7 @@ def _known(dataset):
 def _chosen(dataset, parts):
     known = DATASETS[dataset].parts
     if parts is None:
-        return list(known)
+        return list(DATASETS[dataset].default or known)
     chosen = [str(part) for part in ([parts] if isinstance(parts, str | int) else parts)]
     unknown = [part for part in chosen if part not in known]
     if unknown or not chosen:
@@ -445,6 +478,16 @@ def _chosen(dataset, parts):
             f"parts are {', '.join(known)}"
         )
     return list(dict.fromkeys(chosen))
+
+
+def _missing_tables(known, root):
+    """The tables of a data set that the root has not, in whatever format users saved them."""
+    suffixes = (".xls", ".xlsx", ".csv")
+    return [
+        name
+        for name in known.tables
+        if not any((root / name).with_suffix(suffix).exists() for suffix in suffixes)
+    ]
 
 
 def _require_terms(dataset, accepted):

@@ -1,13 +1,14 @@
 """Loading and saving scans: everything that can be wrong with a file is found here."""
 
 import re
+import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.imageglobals import LoggingOutputSuppressor
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from brainvq.errors import UserError
@@ -20,7 +21,11 @@ _ORIENTED = re.compile(r"axcodes=([A-Z]{3}):(.+)", re.DOTALL)
 # left. The atlas-registered images of OASIS-1 follow it.
 ANALYZE_AXCODES = "LAS"
 
-# PNG slices carry neither a voxel size nor an orientation. They are taken as radiological axial
+# Formats of pictures, and the modes of Pillow whose pixels are a single number.
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")
+
+# Pictures carry neither a voxel size nor an orientation. They are taken as radiological axial
 # pictures (first row anterior, first column the patient's right), lowest slice first, 1 mm apart.
 PNG_VOXEL_SIZE = (1.0, 1.0, 1.0)
 
@@ -36,7 +41,9 @@ def load_scan(paths, axcodes=None):
         paths: a path or a sequence of paths:
             - one file in any format of nibabel (NIfTI, Analyze pair by either file, MGH);
             - several such files on the same grid: repeated acquisitions, averaged voxel by voxel;
-            - one or more `.png` files: the slices of a volume, lowest first;
+            - pictures (`.png`, `.jpg`, `.tif`, `.bmp`): the slices of a volume, lowest first, all
+              grey; or a single one, a volume of one slice, whose colours become grey (ITU-R BT.601
+              luma, over black where the picture is transparent);
             - `"simulated:<JSON parameters>"`: see `brainvq.data.simulation`.
             A path may start with `"axcodes=LAS:"` (any orientation code): the orientation of a file
             whose header holds none.
@@ -47,14 +54,15 @@ def load_scan(paths, axcodes=None):
     Returns:
         image: float32 (X, Y, Z), finite, in the units of the file (scaling of the header applied).
         affine: float64 (4, 4), voxel indices → mm, RAS+ world. For Analyze the origin is the centre
-            of the volume. For PNG slices the array is (columns, rows, slices), the orientation
+            of the volume. For pictures the array is (columns, rows, slices), the orientation
             is "LPS" and the voxels nominally 1×1×1 mm.
 
     Raises:
         ScanError: if a file is missing, unreadable or truncated; is complex or RGB, a series (more
             than three axes longer than 1), or smaller than three dimensions; has a voxel size of
             zero or a singular affine; holds NaN or infinite values, or the same value everywhere;
-            or if several files differ in their grid.
+            if several files differ in their grid; if a file holds several pictures; or if one of
+            several pictures has colours.
     """
     if isinstance(paths, str | Path):
         paths = (paths,)
@@ -66,8 +74,8 @@ def load_scan(paths, axcodes=None):
 
         image, affine = simulate(paths[0].removeprefix(SIMULATED))[:2]
         return image, affine
-    if all(path.lower().endswith(".png") for path in paths):
-        return _load_png(paths)
+    if all(path.lower().endswith(PICTURES) for path in paths):
+        return _load_pictures(paths)
     image, affine = _load_volume(paths[0], axcodes)
     if len(paths) > 1:
         total = image.astype(np.float64)
@@ -131,7 +139,8 @@ def save_nifti(path, image, affine, like=None):
         image = image.astype(np.float32)
     elif image.dtype.itemsize > 4:
         image = image.astype(np.int32)
-    header, codes = None, (1, 1)
+    affine = np.asarray(affine, np.float64)
+    header, codes, same_grid = None, (1, 1), False
     if like is not None:
         with LoggingOutputSuppressor():
             source = nib.load(_split_axcodes(str(like))[0]).header
@@ -140,11 +149,14 @@ def save_nifti(path, image, affine, like=None):
             codes = (int(source["sform_code"]) or 1, int(source["qform_code"]) or 1)
             header.set_slope_inter(1, 0)
             header["cal_min"] = header["cal_max"] = 0  # display window of other intensities
-    affine = np.asarray(affine, np.float64)
+            same_grid = np.allclose(source.get_best_affine(), affine, rtol=0, atol=1e-5)
     result = nib.Nifti1Image(image, affine, header, dtype=image.dtype)
-    result.set_sform(affine, code=codes[0])
-    # A qform has no shear, so it is only the nearest rotation where the affine is sheared.
-    result.set_qform(affine, code=codes[1], strip_shears=True)
+    if same_grid:  # to the last digit, whichever of the two forms the scan uses
+        result = nib.Nifti1Image(image, None, header, dtype=image.dtype)
+    else:
+        result.set_sform(affine, code=codes[0])
+        # A qform has no shear, so it is only the nearest rotation where the affine is sheared.
+        result.set_qform(affine, code=codes[1], strip_shears=True)
     result.header.set_xyzt_units("mm")
     with atomic_path(path) as temporary:
         nib.save(result, temporary)
@@ -309,27 +321,13 @@ def oriented_affine(shape, voxel_size, axcodes):
     return affine
 
 
-def _load_png(paths):
+def _load_pictures(paths):
     slices = []
     for path in paths:
-        file = Path(path)
-        if not file.is_file():
-            raise ScanError(f"{file}: no such file; a PNG slice is expected")
-        try:
-            with Image.open(file) as picture:
-                mode = picture.mode
-                pixels = np.asarray(picture.convert("L") if mode in ("RGB", "P") else picture)
-                colour = (
-                    mode in ("RGB", "P")
-                    and np.ptp(np.asarray(picture.convert("RGB"), np.int16), axis=-1).any()
-                )
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise ScanError(f"{file}: cannot be read as PNG: {_line(error)}") from error
-        if colour or pixels.ndim != 2:
-            raise ScanError(f"{file}: is a {mode} picture; a grey one is expected")
+        pixels = _load_picture(Path(path), colour=len(paths) == 1)
         if slices and pixels.shape != slices[0].shape:
             raise ScanError(
-                f"{file}: {pixels.shape[0]}×{pixels.shape[1]} pixels, but {paths[0]} has "
+                f"{path}: {pixels.shape[0]}×{pixels.shape[1]} pixels, but {paths[0]} has "
                 f"{slices[0].shape[0]}×{slices[0].shape[1]}; slices of one scan must agree"
             )
         slices.append(pixels)
@@ -337,6 +335,36 @@ def _load_png(paths):
     image = np.ascontiguousarray(image)
     _check_values(Path(paths[0]), image)
     return image, oriented_affine(image.shape, PNG_VOXEL_SIZE, "LPS")
+
+
+def _load_picture(file, colour):
+    """Returns the pixels (rows, columns) of a picture; colours become grey, or are refused."""
+    if not file.is_file():
+        raise ScanError(f"{file}: no such file; a picture is expected")
+    kind = {".jpg": "JPEG", ".tif": "TIFF"}.get(file.suffix.lower(), file.suffix[1:].upper())
+    try:
+        with warnings.catch_warnings(), Image.open(file) as picture:
+            warnings.simplefilter("ignore")  # what is wrong with it shows in its pixels
+            mode, count = picture.mode, getattr(picture, "n_frames", 1)
+            # A camera held upright writes lying pixels and a note to turn them.
+            picture = ImageOps.exif_transpose(picture)
+            if mode in _GREY_MODES:
+                pixels = np.asarray(picture)
+            else:
+                # Where nothing is drawn is background, black.
+                picture = picture.convert("RGBA")
+                black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+                colours = np.asarray(Image.alpha_composite(black, picture).convert("RGB"))
+                if not colour and np.ptp(colours.astype(np.int16), axis=-1).any():
+                    raise ScanError(f"{file}: is a {mode} picture; a grey one is expected")
+                pixels = np.asarray(Image.fromarray(colours).convert("L"))
+    except ScanError:
+        raise
+    except Exception as error:  # the parsers of several formats, given any bytes
+        raise ScanError(f"{file}: cannot be read as {kind}: {_line(error)}") from error
+    if count > 1:
+        raise ScanError(f"{file}: holds {count} pictures; one is expected")
+    return pixels
 
 
 def _check_values(file, image):

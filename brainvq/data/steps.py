@@ -112,6 +112,39 @@ class Resample:
 
 
 @dataclasses.dataclass(frozen=True)
+class FitInside:
+    """Resamples by one factor so that the longest axis has a certain number of voxels.
+
+    For pictures that have no size in mm. Follow it with `CropOrPad` for one shape.
+
+    Args:
+        size: voxels along the longest of `axes`.
+        axes: the axes that are resampled; default the first two, those of a slice.
+    """
+
+    size: int = 256
+    axes: tuple = (0, 1)
+
+    def __post_init__(self):
+        object.__setattr__(self, "axes", tuple(self.axes))
+        if int(self.size) != self.size or self.size < 1:
+            raise UserError(f"FitInside: size is {self.size!r}; expected a whole number from 1")
+        if (
+            not self.axes
+            or len(set(self.axes)) != len(self.axes)
+            or not set(self.axes) <= {0, 1, 2}
+        ):
+            raise UserError(f"FitInside: axes is {self.axes}; expected different ones of 0, 1, 2")
+
+    def __call__(self, image, affine):
+        """Returns the resampled image and its affine."""
+        factor = max(image.shape[axis] for axis in self.axes) / self.size
+        voxel = _voxel_sizes(affine)
+        spacing = [voxel[axis] * factor if axis in self.axes else None for axis in range(3)]
+        return Resample(spacing)(image, affine)
+
+
+@dataclasses.dataclass(frozen=True)
 class CropOrPad:
     """Cuts or fills each axis to a fixed number of voxels; no interpolation.
 
@@ -302,12 +335,15 @@ class ScaleIntensity:
             )
         _check_percentiles("ScaleIntensity", self.lower, self.upper)
 
+    def limits(self, image):
+        """The intensities (low, high) of `image` that become 0 and 1."""
+        if self.method == "percentile":
+            return _percentiles(image, self.lower, self.upper, "foreground")
+        return (image.min() if self.method == "minmax" else 0.0), image.max()
+
     def __call__(self, image, affine):
         """Returns the image in [0, 1] and the same affine."""
-        if self.method == "percentile":
-            low, high = _percentiles(image, self.lower, self.upper, "foreground")
-        else:
-            low, high = (image.min() if self.method == "minmax" else 0.0), image.max()
+        low, high = self.limits(image)
         if not high > low:
             raise ScanError(
                 f"intensities from {float(low):g} to {float(high):g}; expected more than one value "
@@ -343,6 +379,7 @@ STEPS = {
     for step in (
         Canonical,
         Resample,
+        FitInside,
         CropOrPad,
         SelectSlices,
         ClipIntensity,

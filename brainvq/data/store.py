@@ -10,25 +10,20 @@ same store at once end with the same files.
 """
 
 import contextlib
-import errno
-import functools
 import hashlib
 import json
 import os
-import threading
 import time
 import traceback
 import zlib
-from collections import OrderedDict
 from pathlib import Path
 
-import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
+from brainvq.data.jobs import DISK_FULL, disk_errors, run_jobs
 from brainvq.data.scans import load_scan, scan_files
 from brainvq.data.steps import apply_steps, steps_from_config, steps_to_config
 from brainvq.errors import UserError
@@ -38,10 +33,6 @@ FORMAT = 1
 LAYOUTS = ("slices", "volumes")
 DTYPES = ("float16", "float32")
 
-# Memory maps that are open at once. Opening one costs tens of microseconds, but its pages that
-# were read stay in the process's memory until it is closed.
-_OPEN_MAPS = 32
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Columns of a scan that are repeated for each of its samples.
 _SAMPLE_COLUMNS = ("scan_id", "subject", "session", "group", "age", "sex", "site", "split")
 
@@ -87,7 +78,6 @@ class ArrayStore:
         self.scans["n_samples"] = counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.table = _sample_table(self.scans, counts, self.layout)
-        self._maps = OrderedDict()
 
     @classmethod
     def open(cls, path):
@@ -152,6 +142,7 @@ class ArrayStore:
 
         Raises:
             IndexError: an index is out of range.
+            UserError: a shard was removed or cut since the store was opened.
         """
         if isinstance(indices, slice):
             indices = np.arange(*indices.indices(len(self)))
@@ -171,9 +162,7 @@ class ArrayStore:
         edges = np.flatnonzero(np.diff(shards)) + 1
         for rows, part in zip(np.split(order, edges), np.split(ordered, edges), strict=True):
             number = int(np.searchsorted(self._starts, part[0], side="right")) - 1
-            samples = self._map(number)
-            for row, local in zip(rows, part - self._starts[number], strict=True):
-                out[row] = samples[local]  # casts while it copies
+            self._read_shard(number, part - self._starts[number], rows, out)
         return out
 
     def indices(self, subjects):
@@ -202,25 +191,36 @@ class ArrayStore:
             raise UserError(f"{self.path}: no scan {scan_id!r}; expected one of `store.scans`")
         return self.scans.at[found[0], "affine"]
 
-    def _map(self, number):
-        samples = self._maps.pop(number, None)
-        if samples is None:
-            shard = self._shards[number]
-            # The header was checked when the store was opened: no need to parse it for each map.
-            samples = np.memmap(
-                self.path / shard["file"],
-                dtype=self.dtype,
-                mode="r",
-                offset=shard["offset"],
-                shape=(shard["n_samples"], *self.sample_shape),
-            ).view(np.ndarray)
-            if len(self._maps) >= _OPEN_MAPS:
-                self._maps.popitem(last=False)
-        self._maps[number] = samples
-        return samples
-
-    def __getstate__(self):
-        return self.__dict__ | {"_maps": OrderedDict()}  # maps do not travel between processes
+    def _read_shard(self, number, local, rows, out):
+        """Reads the samples `local` (ascending) of a shard into the places `rows` of `out`."""
+        shard = self._shards[number]
+        file = self.path / shard["file"]
+        # Plain reads rather than a memory map: each sample is one request to the disk, and pages
+        # that were read belong to the operating system, not to this process. Nothing stays open,
+        # so that any number of threads may read.
+        try:
+            with open(file, "rb", buffering=0) as handle:
+                for start, end in _runs(local):
+                    samples = np.empty(
+                        (local[end - 1] + 1 - local[start], *self.sample_shape), self.dtype
+                    )
+                    view = memoryview(samples).cast("B")
+                    sample_bytes = len(view) // len(samples)
+                    handle.seek(shard["offset"] + int(local[start]) * sample_bytes)
+                    while len(view):
+                        count = handle.readinto(view)
+                        if not count:
+                            raise UserError(
+                                f"{file}: ends early; expected a shard of the store (remove this "
+                                "file and prepare the store again)"
+                            )
+                        view = view[count:]
+                    # Casts while it copies; a sample that is asked for twice lies there once.
+                    out[rows[start:end]] = samples[local[start:end] - local[start]]
+        except OSError as error:
+            raise UserError(
+                f"{file}: missing or not readable ({error.strerror}); expected a shard of the store"
+            ) from None
 
 
 def prepare(
@@ -272,7 +272,7 @@ def prepare(
     config = steps_to_config(steps)
     key = store_key(table, config, layout, dtype)
     folder = Path(cache) / key
-    with _full_disk_is_a_user_error(folder):
+    with disk_errors(folder, "the array store"):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
         tasks = [
@@ -314,7 +314,7 @@ def prepare(
         "shards": shards,
     }
     index = json.loads(json.dumps(index, default=_plain))
-    with _full_disk_is_a_user_error(folder):
+    with disk_errors(folder, "the array store"):
         _write_if_changed(folder / "index.json", index)
     return ArrayStore(folder, index)
 
@@ -351,63 +351,21 @@ def _fingerprint(path):
 
 def _run(tasks, config, layout, dtype, workers, progress):
     """Prepares the shards of `tasks`; returns the failures, scan_id -> message."""
-    if workers is None:
-        # Starting a process costs a second or two: worth it for eight scans or more.
-        workers = max(1, min(joblib.cpu_count(), len(tasks) // 8))
-    workers = min(workers, len(tasks))
     failures = {}
-    if not tasks:
-        return failures
     jobs = [(folder, scan_id, paths, config, layout, dtype) for folder, scan_id, paths in tasks]
-    bar = tqdm(total=len(tasks), desc="preparing scans", unit="scan", disable=not progress)
-    with bar, contextlib.ExitStack() as stack:
-        if workers > 1:
-            # Processes rather than threads, which would share one interpreter's lock. They inherit
-            # the environment; each gets one thread, or they would fight over the cores.
-            stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
-            stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
-            results = joblib.Parallel(workers, return_as="generator_unordered")(
-                joblib.delayed(_prepare_in_worker)(os.getpid(), *job) for job in jobs
-            )
-            stack.callback(results.close)
-        else:
-            results = (_prepare_scan(*job) for job in jobs)
-        try:
-            for scan_id, kind, message, error in results:
-                bar.update()
-                if kind == "failed":
-                    failures[scan_id] = message
-                    bar.write(f"left out {scan_id}: {message}")
-                elif kind == "disk":
-                    raise error
-                elif kind == "unexpected":
-                    raise RuntimeError(f"scan {scan_id}: {message}") from error
-        except TerminatedWorkerError:
-            raise UserError(
-                f"prepare: one of {workers} worker processes was killed, most likely for lack of "
-                "memory; expected room for that many scans at once (set fewer workers)"
-            ) from None
+    results = run_jobs(
+        _prepare_scan, jobs, workers=workers, title="preparing scans", progress=progress
+    )
+    with contextlib.closing(results):
+        for scan_id, kind, message, error in results:
+            if kind == "failed":
+                failures[scan_id] = message
+                tqdm.write(f"left out {scan_id}: {message}")
+            elif kind == "disk":
+                raise error
+            elif kind == "unexpected":
+                raise RuntimeError(f"scan {scan_id}: {message}") from error
     return failures
-
-
-def _prepare_in_worker(parent, *job):
-    _watch(parent)
-    return _prepare_scan(*job)
-
-
-@functools.cache
-def _watch(parent):
-    """Ends this worker process soon after the one that started it was killed."""
-
-    if os.getppid() != parent:  # started through a launcher: nothing to watch
-        return
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
@@ -429,7 +387,7 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     except UserError as error:
         return scan_id, "failed", str(error), None
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return scan_id, "disk", "", OSError(error.errno, error.strerror)
         # The exception itself may not travel between processes; its traceback as text does.
         cause = RuntimeError(traceback.format_exc())
@@ -540,23 +498,6 @@ def _write_if_changed(file, index):
     write_json(file, index)
 
 
-@contextlib.contextmanager
-def _full_disk_is_a_user_error(folder):
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise UserError(
-                f"{folder}: the disk is full; expected room for the array store (free some space "
-                "and run again: finished scans are kept)"
-            ) from None
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise UserError(
-                f"{folder}: cannot write there ({error.strerror}); expected a folder to write to"
-            ) from None
-        raise
-
-
 def _plain(value):
     """A value of the cohort table as JSON knows it."""
     if value is pd.NA or value is pd.NaT:
@@ -564,18 +505,10 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-@contextlib.contextmanager
-def _environment(**values):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _runs(ascending):
+    """Yields (start, end) of the stretches of numbers without a gap; equal ones have none."""
+    edges = np.flatnonzero(np.diff(ascending) > 1) + 1
+    return zip([0, *edges], [*edges, len(ascending)], strict=True)
 
 
 def _sample_table(scans, counts, layout):

@@ -1,6 +1,7 @@
 """Small data sets in the layouts of the published ones, made on the spot."""
 
 import json
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -146,3 +147,93 @@ def bids(root, subjects=6, suffix="T1w", sessions=(), sidecar=True):
         )
     write_nifti(root / "derivatives" / "tool" / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz")
     return root
+
+
+IXI_HEADER = (
+    "IXI_ID", "SEX_ID (1=m, 2=f)", "HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID", "OCCUPATION_ID",
+    "QUALIFICATION_ID", "DOB", "DATE_AVAILABLE", "STUDY_DATE", "AGE",
+)  # fmt: skip
+IXI_PEOPLE = [
+    # Twice the same, once with a blank; a contradiction; a blank row; somebody without an image.
+    (2, 2, 164, 58, 1, 4, 1, 5, 21890, 1, 34965, 35.800136892539356),
+    (12, 1, 175, 70, 1, 2, 1, 5, 24370, 1, 38562, 38.781656),
+    (12, 1, 175, "", 1, 2, 1, 5, 24370, 1, 38562, ""),
+    (13, 1, 182, 70, 1, 2, 1, 5, 21650, 1, 38680, 46.71),
+    (13, 2, 182, 70, 1, 2, 1, 5, 21650, 0, "", 52.3),
+    ("", "", "", "", "", "", "", "", "", "", "", ""),
+    (35, 1, 0, 0, 4, 2, 1, 5, 21650, 0, "", ""),
+    (400, 2, 160, 60, 1, 2, 1, 5, 21650, 1, 38680, 60.5),
+]
+IXI_IMAGES = ("IXI002-Guys-0828", "IXI012-HH-1211", "IXI013-HH-1212", "IXI035-IOP-0873",
+              "IXI500-Guys-1017")  # fmt: skip
+
+
+def ixi(root, table="xls", folder="IXI-T1", modalities=("T1",)):
+    """Five people of IXI: flat images, and the table with its repeated and blank rows."""
+    root = Path(root)
+    for number, name in enumerate(IXI_IMAGES):
+        for modality in modalities:
+            write_nifti(root / folder / f"{name}-{modality}.nii.gz", blob(seed=number))
+    ixi_table(root, table)
+    return root
+
+
+def ixi_table(root, table):
+    """Writes IXI.xls, .xlsx or .csv; none if `table` is None."""
+    frame = pd.DataFrame(IXI_PEOPLE, columns=IXI_HEADER)
+    other = pd.DataFrame({"note": ["not here"]})
+    if table == "xls":
+        write_xls(root / "IXI.xls", {"About": [["note"]], "Table": [IXI_HEADER, *IXI_PEOPLE]})
+    elif table == "xlsx":
+        with pd.ExcelWriter(root / "IXI.xlsx") as book:
+            other.to_excel(book, sheet_name="About", index=False)
+            frame.to_excel(book, sheet_name="Table", index=False)
+    elif table == "csv":
+        frame.to_csv(root / "IXI.csv", index=False)
+
+
+def write_xls(path, sheets):
+    """Writes sheets (name → rows of numbers and texts) in the Excel format of 1997, BIFF8.
+
+    Only the records that hold cells, and without the OLE container: readers take the bare stream.
+    """
+
+    def record(kind, content=b""):
+        return struct.pack("<HH", kind, len(content)) + content
+
+    def text(value, length):
+        return struct.pack(length, len(value)) + b"\x01" + value.encode("utf-16-le")
+
+    def begin(kind):
+        return record(0x0809, struct.pack("<HHHHII", 0x0600, kind, 0, 1997, 0, 6))
+
+    end = record(0x000A)
+    bodies = []
+    for rows in sheets.values():
+        body = begin(0x0010)
+        for row, values in enumerate(rows):
+            for place, value in enumerate(values):
+                cell = struct.pack("<HHH", row, place, 0)
+                if isinstance(value, str):
+                    body += record(0x0204, cell + text(value, "<H")) if value else b""
+                else:
+                    body += record(0x0203, cell + struct.pack("<d", value))
+        bodies.append(body + end)
+    names = [text(name, "<B") for name in sheets]
+    start = len(begin(5)) + sum(len(record(0, bytes(6) + name)) for name in names) + len(end)
+    book = begin(0x0005)
+    for name, body in zip(names, bodies, strict=True):
+        book += record(0x0085, struct.pack("<IH", start, 0) + name)
+        start += len(body)
+    Path(path).write_bytes(book + end + b"".join(bodies))
+
+
+def images(root, classes=("cats", "dogs"), count=3, size=(12, 10)):
+    """Colour pictures `root/<class>/<class><n>.png`; `size` is (rows, columns)."""
+    for number, name in enumerate(classes):
+        folder = Path(root) / name
+        folder.mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng([number, index]).integers(0, 255, (*size, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}{index}.png")
+    return Path(root)

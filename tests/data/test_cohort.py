@@ -240,3 +240,45 @@ def test_csv_that_cannot_be_read(tmp_path):
 def test_safe_ids_are_file_names(text):
     made = safe_id(text)
     assert Cohort("c", [{"scan_id": made, "subject": "s", "paths": ("a",)}]).table["scan_id"][0]
+
+
+# --- joining ---
+
+
+def joinable(name, subjects, **options):
+    columns = {key: options.pop(key) for key in ("extra", "maker", "split") if key in options}
+    rows = [
+        {"scan_id": f"{subject}_T1w", "subject": subject, "paths": (f"/{subject}.nii",), **columns}
+        for subject in subjects
+    ]
+    return Cohort(name, pd.DataFrame(rows), **options)
+
+
+def test_joining_a_real_and_a_simulated_cohort():
+    real = joinable("scans", ["01", "02"], extra=4, note="one left out")
+    made = joinable("simulated", ["sim1"], split="train", maker="A", simulated=True)
+    both = real.joined(made)
+    assert both.name == "scans+simulated"
+    assert not both.simulated
+    assert both.note == "2 real scans of scans (one left out); 1 simulated scans of simulated"
+    assert list(both.table["subject"]) == ["01", "02", "sim1"]
+    np.testing.assert_array_equal(both.table["extra"], [4, 4, np.nan])
+    assert list(both.table["maker"]) == ["", "", "A"]
+    assert "split" not in both.table
+    assert both.split((0.5, 0.0, 0.5)).table["split"].notna().all()
+    assert made.joined(joinable("more", ["sim2"], simulated=True), name="all").simulated
+    assert made.joined(real, name="all").name == "all"
+
+
+def test_joining_keeps_a_split_that_both_have():
+    first, second = joinable("a", "xy", split="train"), joinable("b", "z", split="test")
+    assert list(first.joined(second).table["split"]) == ["train", "train", "test"]
+
+
+def test_joining_refuses_a_subject_of_both():
+    with pytest.raises(UserError, match="cohorts a and b: subjects y in both"):
+        joinable("a", "xy").joined(joinable("b", "yz"))
+    second = joinable("b", "z")
+    second.table["scan_id"] = "x_T1w"
+    with pytest.raises(UserError, match="scan ids x_T1w in both"):
+        joinable("a", "xy").joined(second)

@@ -542,5 +542,6 @@ def test_the_register():
         assert known.base_url.startswith("https://")
         assert not known.base_url.endswith("/")
         assert known.terms
-        assert set(known.md5) <= set(known.parts.values())
+        assert set(known.md5) <= {*known.parts.values(), *known.tables}
+        assert set(known.default or ()) <= set(known.parts)
         assert all(re.fullmatch(r"[0-9a-f]{32}", md5) for md5 in known.md5.values())

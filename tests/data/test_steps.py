@@ -15,6 +15,7 @@ from brainvq.data.steps import (
     Canonical,
     ClipIntensity,
     CropOrPad,
+    FitInside,
     Resample,
     ScaleIntensity,
     SelectSlices,
@@ -342,6 +343,7 @@ def test_affines_that_are_none_are_refused():
 
 def test_config_round_trip():
     chain = (
+        FitInside(size=40),
         Canonical("LPS"),
         Resample((1, 2, 3.5), order=3, antialias=False),
         CropOrPad((128, None), "volume", (1, 2), -1.0),
@@ -378,6 +380,8 @@ def test_config_round_trip():
         (lambda: ClipIntensity(over="skull"), "over is 'skull'"),
         (lambda: ScaleIntensity("median"), "method is 'median'"),
         (lambda: ZScore("skull"), "over is 'skull'"),
+        (lambda: FitInside(0), "size is 0"),
+        (lambda: FitInside(8, axes=(0, 0)), "axes is"),
         (lambda: steps_from_config([{"name": "Blur"}]), "step 'Blur' is not known"),
         (lambda: steps_from_config([{"name": "ZScore", "x": 1}]), "setting 'x' is not known"),
     ],
@@ -394,3 +398,14 @@ def test_every_setting_is_explained():
         for setting in step.__dataclass_fields__:
             assert f"{setting}:" in step.__doc__, f"{name}.{setting}"
     assert steps_module.__doc__
+
+
+@pytest.mark.parametrize("shape", [(30, 20, 1), (7, 50, 1), (16, 16, 3)])
+def test_fit_inside_makes_the_longest_side_fit(shape):
+    image = np.random.default_rng(0).random(shape).astype("float32")
+    fitted, affine = FitInside(size=16)(image, np.eye(4))
+    assert max(fitted.shape[:2]) == 16
+    assert fitted.shape[2] == shape[2]
+    ratio = max(shape[:2]) / 16
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :2], axis=0), ratio)
+    assert abs(fitted.shape[0] * ratio - shape[0]) <= ratio

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -161,15 +162,28 @@ def test_read_takes_slices_and_refuses_what_is_out_of_range(store):
             store.read(wrong)
 
 
-def test_few_maps_stay_open(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_OPEN_MAPS", 2)
-    store = ArrayStore.open(store.path)
+def test_threads_read_at_once_and_nothing_stays_open(store):
     expected = store.read(np.arange(len(store)))
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        indices = rng.integers(0, len(store), 8)
-        np.testing.assert_array_equal(store.read(indices), expected[indices])
-        assert len(store._maps) <= 2
+    orders = [np.random.default_rng(i).integers(0, len(store), 30) for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        for indices, found in zip(orders, pool.map(store.read, orders), strict=True):
+            np.testing.assert_array_equal(found, expected[indices])
+    if Path("/proc/self/fd").exists():
+        files = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+        assert not [file for file in files if str(store.path) in file]
+
+
+def test_shards_that_go_while_they_are_read(store, tmp_path):
+    copy = ArrayStore.open(shutil.copytree(store.path, tmp_path / "copy"))
+    shard = copy.path / "sub-01.npy"
+    first, *_, last = np.flatnonzero(copy.table["scan_id"] == "sub-01")
+    os.truncate(shard, shard.stat().st_size - 2)
+    np.testing.assert_array_equal(copy.read([first]), store.read([first]))
+    with pytest.raises(UserError, match=r"sub-01\.npy: ends early"):
+        copy.read([first, last])
+    shard.unlink()
+    with pytest.raises(UserError, match=r"sub-01\.npy: missing or not readable"):
+        copy.read([first])
 
 
 def test_indices_of_subjects(store):

@@ -4,17 +4,18 @@ import difflib
 import importlib
 import inspect
 
-from brainvq.data.readers.folders import existing_folder
 from brainvq.errors import UserError
 
-# source → "module:function", imported on use. A reader is `f(root, **options) -> Cohort`; one that
-# makes its own data has no `root` parameter.
+# source → "module:function", imported on use. A reader is `f(root, **options) -> Cohort` and checks
+# its root itself; one that makes its own data has no `root` parameter.
 SOURCES = {
     "simulated": "brainvq.data.simulation:simulated_cohort",
     "bids": "brainvq.data.readers.bids:read_bids",
     "oasis1": "brainvq.data.readers.oasis1:read_oasis1",
     "oasis2": "brainvq.data.readers.oasis2:read_oasis2",
     "png": "brainvq.data.readers.png:read_png_slices",
+    "ixi": "brainvq.data.readers.ixi:read_ixi",
+    "images": "brainvq.data.readers.images:read_images",
 }
 
 
@@ -23,7 +24,8 @@ def open_cohort(source, root=None, **options):
 
     Args:
         source: a key of `SOURCES`.
-        root: folder of the data; not used by sources that make their own.
+        root: folder of the data ("ixi" takes the archive too); not used by sources that make their
+            own.
         **options: options of that reader, e.g. `suffix="FLAIR"` for "bids".
 
     Returns:
@@ -63,4 +65,4 @@ def open_cohort(source, root=None, **options):
         return reader(**options)
     if root is None:
         raise UserError(f"data source {source!r} needs the folder of its data (root), found none")
-    return reader(existing_folder(root), **options)
+    return reader(root, **options)

@@ -12,6 +12,9 @@ from brainvq.errors import UserError
 
 _EXTENSIONS = (".nii.gz", ".nii")
 
+# In dataset_description.json: the images were made by brainvq.
+SIMULATED_KEY = "BrainvqSimulated"
+
 # Fields of the sidecar JSON that become columns. Times are in seconds, the bandwidth in Hz per
 # pixel (BIDS specification, "MRI").
 _SIDECAR = {"tr": "RepetitionTime", "te": "EchoTime", "pixel_bandwidth": "PixelBandwidth"}
@@ -33,8 +36,9 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
             ("acq-mprage_run-1") or as a mapping; numbers compare as numbers.
 
     Returns:
-        `Cohort` named after the folder. Beyond the columns that every cohort has: `run`, `variant`
-        (all other entities of the file name), `manufacturer`, `field_strength` (tesla).
+        `Cohort` named after the folder, simulated if its `dataset_description.json` says so (see
+        `brainvq.data.write_simulated_bids`). Beyond the columns that every cohort has: `run`,
+        `variant` (all other entities of the file name), `manufacturer`, `field_strength` (tesla).
 
     Raises:
         UserError: if the layout is another, a participant is listed twice, two files claim the same
@@ -92,7 +96,21 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
         notes.append(f"{len(without_row)} subjects are not in participants.tsv")
     if without_scan:
         notes.append(f"{len(without_scan)} participants have no {suffix} image here")
-    return Cohort(root.name, pd.DataFrame(rows), note="; ".join(notes))
+    simulated = is_simulated(root)
+    if simulated:
+        notes.insert(0, "simulated brains on the ICBM152 template")
+    table = pd.DataFrame(rows)
+    return Cohort(root.name, table, simulated=simulated, note="; ".join(notes))
+
+
+def is_simulated(root):
+    """Whether the `dataset_description.json` of a BIDS data set says that brainvq simulated it."""
+    path = root / "dataset_description.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return False  # of other data sets nothing in that file is needed
+    return isinstance(content, dict) and content.get(SIMULATED_KEY) is True
 
 
 def _images(root, suffix):

@@ -1,6 +1,9 @@
 """What the readers share: looking at folders, and reading tables of people."""
 
+import io
 import math
+import struct
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -34,11 +37,12 @@ def entries(root, most=6):
     return ", ".join(names[:most]) + rest
 
 
-def read_people(path):
+def read_people(path, sheet=None):
     """Reads a table of people, all cells as text.
 
     Args:
-        path: `.csv`, `.tsv`, `.xlsx` or `.xls` file (the last two: first sheet).
+        path: `.csv`, `.tsv`, `.xlsx` or `.xls` file.
+        sheet: sheet of an Excel file; the first one where there is none of that name.
 
     Returns:
         `pandas.DataFrame` of str without blanks around; unknown values ("n/a", "") are "".
@@ -49,8 +53,12 @@ def read_people(path):
     path = Path(path)
     suffix = path.suffix.lower()
     try:
-        if suffix in (".xlsx", ".xls"):
-            table = pd.read_excel(path, dtype=str)
+        if suffix == ".xls":
+            table = _read_xls(path, sheet)
+        elif suffix == ".xlsx":
+            with pd.ExcelFile(path) as book:
+                name = sheet if sheet in book.sheet_names else 0
+                table = pd.read_excel(book, sheet_name=name, dtype=str)
         else:
             table = pd.read_csv(
                 path,
@@ -64,7 +72,7 @@ def read_people(path):
         raise UserError(
             f"{path}: reading it needs another package ({error}); or save it as .csv beside it"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as a table: {line}") from error
     table.columns = [str(name).strip() for name in table.columns]
@@ -89,6 +97,30 @@ def number(value):
     except ValueError:
         return math.nan
     return result if math.isfinite(result) else math.nan
+
+
+def _read_xls(path, sheet):
+    """Reads a sheet of the old Excel format; whole numbers lose the ".0" that they have there.
+
+    Not through pandas, which is about to drop this way of reading.
+    """
+    import xlrd  # such tables are rare
+
+    try:
+        # Files are often a little off the format; what that is does not interest anybody.
+        with xlrd.open_workbook(path, logfile=io.StringIO()) as book:
+            names = book.sheet_names()
+            rows = book.sheet_by_name(sheet) if sheet in names else book.sheet_by_index(0)
+            cells = [rows.row_values(row) for row in range(rows.nrows)]
+    except (xlrd.XLRDError, xlrd.compdoc.CompDocError, struct.error, AssertionError) as error:
+        raise ValueError(f"no Excel file of the format .xls ({error})") from error
+    if not cells:
+        raise ValueError("the sheet is empty")
+    cells = [
+        [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in row]
+        for row in cells
+    ]
+    return pd.DataFrame(cells[1:], columns=cells[0])
 
 
 def _clean(value):

@@ -1,0 +1,119 @@
+"""Work on many scans at once, in processes, with a progress bar."""
+
+import contextlib
+import errno
+import functools
+import os
+import threading
+import time
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from brainvq.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_jobs(function, jobs, *, workers=None, title, progress=True):
+    """Calls a function for each job, in processes if that pays, and yields what it returns.
+
+    Close the generator (`contextlib.closing`) where the loop over it may end early.
+
+    Args:
+        function: picklable function; what it raises ends everything.
+        jobs: list of tuples, the arguments of each call.
+        workers: processes; 1 works in this process. Default: one per processor core, fewer where
+            that leaves less than eight jobs for each.
+        title: what the progress bar says.
+        progress: whether to draw it.
+
+    Yields:
+        Results, as they come: in any order.
+
+    Raises:
+        UserError: a worker process was killed.
+    """
+    if workers is None:
+        # Starting a process costs a second or two: worth it for eight scans or more.
+        workers = max(1, min(joblib.cpu_count(), len(jobs) // 8))
+    workers = min(workers, len(jobs))
+    bar = tqdm(total=len(jobs), desc=title, unit="scan", disable=not progress or not jobs)
+    with bar, contextlib.ExitStack() as stack:
+        if workers > 1:
+            # Processes rather than threads, which would share one interpreter's lock. They inherit
+            # the environment; each gets one thread, or they would fight over the cores.
+            stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
+            stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
+            results = joblib.Parallel(workers, return_as="generator_unordered")(
+                joblib.delayed(_in_worker)(os.getpid(), function, job) for job in jobs
+            )
+            stack.callback(results.close)
+        else:
+            results = (function(*job) for job in jobs)
+        try:
+            for result in results:
+                bar.update()
+                yield result
+        except TerminatedWorkerError:
+            raise UserError(
+                f"{title}: one of {workers} worker processes was killed, most likely for lack of "
+                "memory; expected room for that many scans at once (set fewer workers)"
+            ) from None
+
+
+@contextlib.contextmanager
+def disk_errors(folder, what):
+    """Turns a full disk, and a folder that cannot be written, into a `UserError`.
+
+    Args:
+        folder: where the body writes.
+        what: what is written there, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"{folder}: the disk is full; expected room for {what} (free some space and run "
+                "again: finished scans are kept)"
+            ) from None
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise UserError(
+                f"{folder}: cannot write there ({error.strerror}); expected a folder to write to"
+            ) from None
+        raise
+
+
+def _in_worker(parent, function, job):
+    _watch(parent)
+    return function(*job)
+
+
+@functools.cache
+def _watch(parent):
+    """Ends this worker process soon after the one that started it was killed."""
+    if os.getppid() != parent:  # started through a launcher: nothing to watch
+        return
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _environment(**values):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
