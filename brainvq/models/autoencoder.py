@@ -176,44 +176,53 @@ class Autoencoder(keras.Model):
         """Encodes images to what the decoder reads, without noise.
 
         Args:
-            x: float array `(n, *spatial, channels)`.
+            x: float array `(n, *spatial, channels)` of any size that the encoder takes: what is no
+                multiple of `stride` is padded on both sides with its edge.
             batch_size: int, images per step.
 
         Returns:
             Float32 NumPy array `(n, *grid, dim)`.
 
         Raises:
-            ValueError: if spatial sizes are no multiples of `stride`.
+            ValueError: if the encoder was made for another size.
         """
         return self._batched("encode", self._encode_vectors, self._checked_images(x), batch_size)
 
-    def decode(self, z, batch_size=32):
+    def decode(self, z, batch_size=32, size=None):
         """Decodes the output of `encode`.
 
         Args:
             z: float array `(n, *grid, dim)`.
             batch_size: int, samples per step.
+            size: spatial sizes of the images that were encoded; the padding of `encode` is cut off
+                again. By default the images keep it.
 
         Returns:
             Float32 NumPy array `(n, *spatial, channels)`.
+
+        Raises:
+            ValueError: if images of that `size` have another grid.
         """
         z = np.asarray(z, dtype="float32")
-        return self._batched("decode", self._decode_vectors, z, batch_size)
+        return self._cropped(self._batched("decode", self._decode_vectors, z, batch_size), size)
 
     def reconstruct(self, x, batch_size=32):
-        """Encodes and decodes images, without noise.
+        """`decode(encode(x))`, to the last bit.
 
         Args:
-            x: float array `(n, *spatial, channels)`.
+            x: float array `(n, *spatial, channels)`; see `encode`.
             batch_size: int, images per step.
 
         Returns:
             Float32 NumPy array, the shape of `x`.
 
         Raises:
-            ValueError: if spatial sizes are no multiples of `stride`.
+            ValueError: if the encoder was made for another size.
         """
-        return self._batched("reconstruct", self._reconstruct, self._checked_images(x), batch_size)
+        # The same two compiled functions that a user calls: one function for the whole way is
+        # rounded otherwise by the compiler, and then codes on file decode to other last digits.
+        size = np.shape(x)[1:-1]
+        return self.decode(self.encode(x, batch_size), batch_size, size=size)
 
     def get_config(self):
         """Returns the constructor's arguments, the parts in serialised form."""
@@ -243,9 +252,6 @@ class Autoencoder(keras.Model):
     def _decode_vectors(self, z):
         return ops.cast(self.decoder(z), "float32")
 
-    def _reconstruct(self, x):
-        return self(x, training=False)["reconstruction"]
-
     def _batched(self, name, function, array, batch_size):
         """Applies a compiled function batch by batch.
 
@@ -267,6 +273,14 @@ class Autoencoder(keras.Model):
 
     def _checked_images(self, x):
         x = np.asarray(x, dtype="float32")
+        known = getattr(self.encoder, "input_shape", None) or (None,) * x.ndim
+        if len(known) == x.ndim and any(
+            k not in (None, n) for k, n in zip(known[1:], x.shape[1:], strict=True)
+        ):
+            raise ValueError(
+                f"The encoder was made for images {known[1:]}; None there takes any size. "
+                f"Received: x.shape={x.shape}"
+            )
         if not self.built:
             self.build((None, *x.shape[1:]))
         if x.ndim != len(self.stride) + 2:
@@ -274,8 +288,22 @@ class Autoencoder(keras.Model):
                 f"Expected an array (n, {'size, ' * len(self.stride)}channels). "
                 f"Received: x.shape={x.shape}"
             )
-        self._check_sizes(x.shape)
-        return x
+        widths = [_split_padding(n, s) for n, s in zip(x.shape[1:-1], self.stride, strict=True)]
+        return np.pad(x, [(0, 0), *widths, (0, 0)], mode="edge") if np.any(widths) else x
+
+    def _cropped(self, images, size):
+        """Cuts the padding of `_checked_images` off images that had `size` before it."""
+        if size is None:
+            return images
+        widths = [_split_padding(n, s) for n, s in zip(size, self.stride, strict=True)]
+        padded = tuple(n + sum(width) for n, width in zip(size, widths, strict=True))
+        if padded != images.shape[1:-1]:
+            raise ValueError(
+                f"Images of {tuple(size)} are decoded to {padded}. "
+                f"Received: a grid that decodes to {images.shape[1:-1]}"
+            )
+        inside = [slice(w[0], w[0] + n) for n, w in zip(size, widths, strict=True)]
+        return images[(slice(None), *inside)]
 
     def _check_sizes(self, shape):
         if self._stride is None:
@@ -345,42 +373,46 @@ class VQVAETrainer(Autoencoder):
 
         Returns:
             Tuple of ints `(*grid)`.
-
-        Raises:
-            ValueError: if spatial sizes are no multiples of `stride`.
         """
         self._require_shape()
-        self._check_sizes((None, *input_shape))
-        return tuple(self.encoder.compute_output_shape((1, *input_shape))[1:-1])
+        padded = [
+            n + sum(_split_padding(n, s))
+            for n, s in zip(input_shape[:-1], self.stride, strict=True)
+        ]
+        return tuple(self.encoder.compute_output_shape((1, *padded, input_shape[-1]))[1:-1])
 
     def encode(self, x, batch_size=32):
         """Encodes images to codes.
 
         Args:
-            x: float array `(n, *spatial, channels)`.
+            x: float array `(n, *spatial, channels)` of any size that the encoder takes: what is no
+                multiple of `stride` is padded on both sides with its edge.
             batch_size: int, images per step.
 
         Returns:
             Int32 NumPy array `(n, *grid)` in 0 … num_codes − 1.
 
         Raises:
-            ValueError: if spatial sizes are no multiples of `stride`.
+            ValueError: if the encoder was made for another size.
         """
         return self._batched("encode", self._encode_codes, self._checked_images(x), batch_size)
 
-    def decode(self, codes, batch_size=32):
+    def decode(self, codes, batch_size=32, size=None):
         """Decodes codes to images; the codebook stays as it is.
 
         Args:
             codes: int array `(n, *grid)` in 0 … num_codes − 1. The grid may have any size that the
                 decoder takes.
             batch_size: int, samples per step.
+            size: spatial sizes of the images that were encoded; the padding of `encode` is cut off
+                again. By default the images keep it.
 
         Returns:
             Float32 NumPy array `(n, *spatial, channels)`.
 
         Raises:
-            ValueError: if the codes are no integers, out of range, or of another rank.
+            ValueError: if the codes are no integers, out of range, or of another rank, or images
+                of that `size` have another grid.
         """
         codes = np.asarray(codes)
         if not np.issubdtype(codes.dtype, np.integer) or codes.ndim != len(self.stride) + 1:
@@ -393,7 +425,8 @@ class VQVAETrainer(Autoencoder):
                 f"Codes must be from 0 to {self.num_codes - 1}. "
                 f"Received: codes from {codes.min()} to {codes.max()}"
             )
-        return self._batched("decode", self._decode_codes, codes.astype("int32"), batch_size)
+        images = self._batched("decode", self._decode_codes, codes.astype("int32"), batch_size)
+        return self._cropped(images, size)
 
     def _encode_codes(self, x):
         return self.bottleneck(self.encoder(x), training=False)["codes"]
@@ -422,6 +455,12 @@ def _as_loss(loss):
             f"Received: reconstruction_loss={loss}"
         )
     return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
+
+
+def _split_padding(size, stride):
+    """Pixels to add (before, after) so that `size` becomes a multiple of `stride`."""
+    missing = -size % stride
+    return missing // 2, missing - missing // 2
 
 
 def _without_losses(outputs):

@@ -199,19 +199,44 @@ def test_training_after_the_first_call_is_seen_by_encode_and_reconstruct():
     np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_any_size_that_the_stride_divides():
+def test_any_size():
     model = make(sizes=(None, None))
     wide = RNG.random((2, 12, 16, 1), dtype="float32")
     assert model.stride == (4, 4)
     assert model.encode(wide).shape == (2, 3, 4)
     assert model.reconstruct(wide).shape == wide.shape
     assert model.code_shape((16, 8, 1)) == (4, 2)
-    with pytest.raises(ValueError, match=r"multiples of .*\(4, 4\).*Received: sizes=\(10, 8\)"):
-        model.encode(np.zeros((1, 10, 8, 1), "float32"))
+    assert model.code_shape((6, 8, 1)) == (2, 2)
     with pytest.raises(ValueError, match=r"Received: sizes=\(10, 8\)"):
         model(np.zeros((1, 10, 8, 1), "float32"))
-    with pytest.raises(ValueError, match=r"Received: sizes=\(6, 8\)"):
-        model.code_shape((6, 8, 1))
+
+
+def test_sizes_that_the_stride_does_not_divide_are_padded_and_cropped_back():
+    model = make(sizes=(None, None))
+    odd = RNG.random((3, 10, 7, 1), dtype="float32")
+    # By hand: 10 lacks 2 of 12, one on each side; 7 lacks 1 of 8, after it.
+    padded = np.pad(odd, [(0, 0), (1, 1), (0, 1), (0, 0)], mode="edge")
+    codes = model.encode(odd)
+    np.testing.assert_array_equal(codes, model.encode(padded))
+    restored = model.reconstruct(odd)
+    assert restored.shape == odd.shape
+    np.testing.assert_array_equal(restored, model.reconstruct(padded)[:, 1:11, :7])
+    with pytest.raises(ValueError, match=r"Images of \(20, 7\) are decoded to \(20, 8\)"):
+        model.decode(codes, size=(20, 7))
+
+
+def test_a_model_for_one_size_refuses_another():
+    with pytest.raises(ValueError, match=r"None there takes any size. Received: x.shape=\(1, 12"):
+        make().encode(np.zeros((1, 12, 16, 1), "float32"))
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])
+def test_decoded_codes_are_the_reconstruction_to_the_last_bit(count):
+    model = make(sizes=(None, None))
+    x = RNG.random((count, 9, 14, 1), dtype="float32")
+    codes = model.encode(x, batch_size=4)
+    again = model.decode(codes, batch_size=4, size=(9, 14))
+    np.testing.assert_array_equal(again, model.reconstruct(x, batch_size=4))
 
 
 @on_tensorflow
