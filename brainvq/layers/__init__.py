@@ -10,6 +10,9 @@ from brainvq.layers.masked_convolution import (
     MaskedConv2D,
     MaskedConv3D,
 )
+from brainvq.layers.probabilistic_som import ProbabilisticSOM
+from brainvq.layers.som_grid import SOMGrid
+from brainvq.layers.som_quantizer import SOMQuantizer
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.layers.vector_quantizer import VectorQuantizer
 
@@ -24,6 +27,9 @@ __all__ = [
     "MaskedConv1D",
     "MaskedConv2D",
     "MaskedConv3D",
+    "ProbabilisticSOM",
+    "SOMGrid",
+    "SOMQuantizer",
     "SpaceToDepth",
     "VectorQuantizer",
 ]

@@ -1,0 +1,141 @@
+"""A self-organising map with soft assignments, beside a latent space that stays continuous."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from brainvq.layers.som_grid import GridQuantizer
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class ProbabilisticSOM(GridQuantizer):
+    """Assigns each vector to every node of a map with a probability; the decoder reads the vector.
+
+    PSOM (Manduchi, Hüser, Faltys, Vogt, Rätsch & Fortuin 2021, "T-DPSOM", section 3.1; equations
+    (4) and (5) of study 3). For vector i of the batch and node j, with μ_j the node's place,
+
+    - s_ij ∝ (1 + ‖z_i − μ_j‖²/α)^(−(α+1)/2), Student's t with α degrees of freedom, Σ_j s_ij = 1,
+    - t_ij ∝ s_ij² / Σ_i s_ij, Σ_j t_ij = 1: the target, a constant of the gradient, which sharpens
+      the assignment and evens out the nodes' shares.
+
+    With n vectors in the batch and N(j) the neighbours of j on the grid, the losses are
+
+    - `clustering_loss`: γ/n · Σ_ij t_ij log(t_ij / s_ij), the divergence of the targets,
+    - `neighbourhood_loss`: −β/n · Σ_ij sg(s_ij) Σ_{e ∈ N(j)} log s_ie, which is low where
+      neighbours of likely nodes are likely too.
+
+    The first is a mean over vectors, where study 3 writes a sum: so it is in the authors' program,
+    and so it does not depend on the sizes of image and batch, as a reconstruction loss that is a
+    mean does not.
+
+    Returns `{"quantized": (batch, *grid, dim), "codes": int32 (batch, *grid), "losses": {...}}`.
+    `codes` are the most probable nodes. By default `quantized` is z itself, so that codes do not
+    determine the reconstruction, and bits per code say nothing of it: put the layer into an
+    `Autoencoder`, and use codes to map a brain onto the grid. With `quantize=True` it is the most
+    probable node, and z comes as `"continuous"`, as in `SOMQuantizer`.
+
+    Only differences of distances enter these losses: nothing draws the map as a whole to its
+    vectors, and nodes that lie in one place stay there. Start from clusters of encoded data
+    (`brainvq.training.codebook_init`), and watch the quantisation error.
+
+    Memory: some ten arrays of n × nodes float32 in training; 7.3 MB each for 8 volumes of 891
+    positions and 256 nodes.
+
+    Args:
+        som_shape: (height, width) of the map. Default (16, 16): 256 nodes.
+        topology: `"toroid"` (default, the study's), where opposite borders meet, or
+            `"rectangular"`.
+        alpha: float > 0, degrees of freedom. Default 10, the study's.
+        gamma: float ≥ 0, γ. Default 1, the study's.
+        beta: float ≥ 0, β. Default 1, the study's.
+        include_node: bool, whether N(j) holds node j itself beside its neighbours. Default False,
+            as in the authors' program; True reads N as in equation (3).
+        initializer: Keras initialiser of the codebook `(height · width, dim)`. Default
+            `"random_uniform"`, the range [−0.05, 0.05].
+        quantize: bool, whether the decoder reads the most probable node instead of z. Default
+            False, equation (5).
+        gradient: `"straight_through"` (default) or `"rotation"`, with `quantize`; see `Quantizer`.
+        **kwargs: see `Bottleneck`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    loss_names = ("clustering_loss", "neighbourhood_loss")
+
+    def __init__(
+        self,
+        som_shape=(16, 16),
+        topology="toroid",
+        alpha=10.0,
+        gamma=1.0,
+        beta=1.0,
+        include_node=False,
+        initializer="random_uniform",
+        quantize=False,
+        gradient="straight_through",
+        **kwargs,
+    ):
+        super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
+        if alpha <= 0:
+            raise ValueError(f"`alpha` must be above 0. Received: alpha={alpha}")
+        if gamma < 0:
+            raise ValueError(f"`gamma` must be at least 0. Received: gamma={gamma}")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.include_node = bool(include_node)
+        self.quantize = bool(quantize)
+        own = np.eye(self.num_codes, dtype="float32") if include_node else 0.0
+        self._adjacency = self.som_grid.adjacency + own
+
+    def call(self, z, training=None):
+        """Assigns `z` `(batch, *grid, dim)`; see the class for what is returned."""
+        vectors = ops.reshape(z, (-1, z.shape[-1]))  # (n, dim)
+        log_s = self.log_assignments(vectors)
+        log_t = ops.stop_gradient(log_targets(log_s))
+        divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
+        # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
+        shares = ops.matmul(ops.stop_gradient(ops.exp(log_s)), self._adjacency)  # (n, nodes)
+        nearness = ops.sum(shares * log_s, axis=-1)
+        losses = {
+            "clustering_loss": self.gamma * ops.mean(divergence),
+            "neighbourhood_loss": -self.beta * ops.mean(nearness),
+        }
+        most_probable = ops.cast(ops.argmax(log_s, axis=-1), "int32")
+        nodes, codes = self._look_up(z, most_probable, ops.stop_gradient(self.codebook))
+        if not self.quantize:
+            return self._outputs(z, losses, codes)
+        return {**self._outputs(self._pass_gradient(z, nodes), losses, codes), "continuous": z}
+
+    def log_assignments(self, vectors):
+        """log s_ij of equation (4).
+
+        Args:
+            vectors: float32 `(n, dim)`.
+
+        Returns:
+            Float32 `(n, nodes)`, nats; the exponentials of a row sum to 1.
+        """
+        codebook = self.codebook
+        # Distances do not change when all is moved; around 0 their expansion cancels least.
+        centre = ops.stop_gradient(ops.mean(codebook, axis=0))
+        vectors, nodes = vectors - centre, codebook - centre
+        squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+        squares = squares + ops.sum(ops.square(nodes), axis=-1)
+        squares = ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(nodes)), 0.0)
+        return ops.log_softmax(-0.5 * (self.alpha + 1.0) * ops.log1p(squares / self.alpha), axis=-1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "alpha": self.alpha,
+            "gamma": self.gamma,
+            "include_node": self.include_node,
+            "quantize": self.quantize,
+        }
+
+
+def log_targets(log_s):
+    """log t_ij of equation (4), from log s_ij `(n, nodes)`: sharper, and even over the nodes."""
+    return ops.log_softmax(2.0 * log_s - ops.logsumexp(log_s, axis=0), axis=-1)

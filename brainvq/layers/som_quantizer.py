@@ -1,0 +1,99 @@
+"""The quantiser whose codes are the nodes of a self-organising map."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from brainvq.layers.quantizer import count_codes, nearest_codes
+from brainvq.layers.som_grid import GridQuantizer
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class SOMQuantizer(GridQuantizer):
+    """Replaces each vector by its nearest node of a map; the node's neighbours move along.
+
+    SOM-VAE (Fortuin, Hüser, Locatello, Strathmann & Rätsch 2019, equation 2; equation (3) of study
+    3). With e the node nearest to z, N(e) the node itself and its neighbours on the grid (fewer at
+    the border of a rectangle), and sg the stopped gradient, the losses are
+
+    - `commitment_loss`: α · mean ‖z − e‖², which moves z and e towards each other,
+    - `neighbourhood_loss`: β · mean Σ_{ẽ ∈ N(e)} ‖ẽ − sg(z)‖², which moves the node and its
+      neighbours to z,
+
+    where the mean is over all elements of z, and a node that does not exist adds nothing.
+
+    Returns `{"quantized": (batch, *grid, dim), "codes": int32 (batch, *grid), "continuous":
+    (batch, *grid, dim), "losses": {...}}`. `quantized` passes its gradient to z, not to the
+    codebook. `continuous` is z itself: equation (3) also decodes it, with the same decoder, and
+    weighs both reconstructions (γ), which is up to the model.
+
+    Node k lies in row k // width and column k % width of the map.
+
+    Args:
+        som_shape: (height, width) of the map. Default (16, 16): 256 codes.
+        topology: `"rectangular"` (default), or `"toroid"`, where opposite borders meet.
+        alpha: float ≥ 0, α. Default 6, the study's.
+        beta: float ≥ 0, β. Default 1, the study's.
+        initializer: Keras initialiser of the codebook `(height · width, dim)`. Default
+            `"random_uniform"`, the range [−0.05, 0.05].
+        gradient: `"straight_through"` (default) or `"rotation"`; see `Quantizer`.
+        **kwargs: see `Bottleneck`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    loss_names = ("commitment_loss", "neighbourhood_loss")
+
+    def __init__(
+        self,
+        som_shape=(16, 16),
+        topology="rectangular",
+        alpha=6.0,
+        beta=1.0,
+        initializer="random_uniform",
+        gradient="straight_through",
+        **kwargs,
+    ):
+        super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
+        if alpha < 0:
+            raise ValueError(f"`alpha` must be at least 0. Received: alpha={alpha}")
+        self.alpha = alpha
+        self._members = self.som_grid.adjacency + np.eye(self.num_codes, dtype="float32")
+
+    def call(self, z, training=None):
+        """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
+        z, vectors = self._flatten(z)
+        codebook = self.codebook
+        flat_codes = nearest_codes(vectors, ops.stop_gradient(codebook))
+        quantized, codes = self._look_up(z, flat_codes, codebook)
+        losses = {
+            "commitment_loss": self.alpha * ops.mean(ops.square(z - quantized)),
+            "neighbourhood_loss": self.beta * self._neighbourhood(vectors, flat_codes, codebook),
+        }
+        passed = self._pass_gradient(z, ops.stop_gradient(quantized))
+        return {**self._outputs(passed, losses, codes), "continuous": z}
+
+    def _neighbourhood(self, vectors, flat_codes, codebook):
+        """Squared distances of nodes and their neighbours to `vectors`, per element of these.
+
+        Σ ‖ẽ − z‖² over the z at a node is n ‖ẽ‖² − 2 ẽ·Σz + Σ‖z‖². Sums over the vectors of each
+        node are taken once and then shared with its neighbours: a third of the time of fetching
+        five nodes for each vector.
+        """
+        # Distances do not change when all is moved; around 0 their expansion cancels least.
+        centre = ops.stop_gradient(ops.mean(codebook, axis=0))
+        vectors, nodes = vectors - centre, codebook - centre
+        sums = ops.segment_sum(vectors, flat_codes, num_segments=self.num_codes)
+        counts = count_codes(flat_codes, self.num_codes)  # (nodes,)
+        squares = ops.sum(ops.square(vectors), axis=-1)  # (n,)
+        sizes = ops.take(np.sum(self._members, axis=0), flat_codes)
+        # Neighbours are mutual: what nodes around node k hold is row k of these.
+        counts, sums = ops.matmul(self._members, counts[:, None]), ops.matmul(self._members, sums)
+        total = ops.sum(counts * ops.square(nodes)) - 2.0 * ops.sum(nodes * sums)
+        elements = ops.cast(ops.size(vectors), "float32")
+        return (total + ops.sum(sizes * squares)) / elements
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "alpha": self.alpha}
