@@ -1,5 +1,17 @@
 """Measures on plain arrays: how alike two images are, how a codebook is used. No Keras here."""
 
+from brainvq.evaluation.classification import (
+    bootstrap_interval,
+    chance_level,
+    class_table,
+    classification_measures,
+    compare_methods,
+    confusion_matrix,
+    paired_differences,
+    pool_by_subject,
+    roc_curve,
+    subject_folds,
+)
 from brainvq.evaluation.codes import CodeCounter, NeighbourModel, code_usage, marginal_bits
 from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
@@ -19,16 +31,26 @@ __all__ = [
     "CodeCounter",
     "NeighbourModel",
     "SimilarityAccumulator",
+    "bootstrap_interval",
+    "chance_level",
+    "class_table",
+    "classification_measures",
     "code_usage",
     "compare",
+    "compare_methods",
+    "confusion_matrix",
     "foreground",
     "marginal_bits",
     "mse",
     "nearest_images",
+    "paired_differences",
     "per_subject",
+    "pool_by_subject",
     "psnr",
+    "roc_curve",
     "ssim",
     "ssim_map",
     "ssim_parameters",
+    "subject_folds",
     "summary",
 ]

@@ -62,8 +62,11 @@ class PatchKMeans:
         return images.reshape(n, rows * self.patch, cols * self.patch, 1)
 
     def reconstruct(self, images):
-        """`decode(encode(images))`."""
-        return self.decode(self.encode(images))
+        """`decode(encode(images))`, of any size: padded with the edge, and cropped back."""
+        rows, cols = images.shape[1:3]
+        widths = [(0, 0), (0, -rows % self.patch), (0, -cols % self.patch), (0, 0)]
+        padded = np.pad(images, widths, mode="edge")
+        return self.decode(self.encode(padded))[:, :rows, :cols]
 
     def _patches(self, images):
         n, rows, cols = images.shape[:3]

@@ -1,6 +1,13 @@
 """Encoders and decoders, the autoencoders that join them, and the prior over codes."""
 
 from brainvq.models.autoencoder import Autoencoder, VQVAETrainer
+from brainvq.models.classifier import (
+    CodeClassifier,
+    FrozenEncoder,
+    ImageClassifier,
+    PixelStem,
+    pixel_classifier,
+)
 from brainvq.models.code_usage import CodeUsage
 from brainvq.models.conv_networks import conv_decoder, conv_encoder
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
@@ -9,13 +16,18 @@ from brainvq.models.residual_networks import residual_decoder, residual_encoder
 
 __all__ = [
     "Autoencoder",
+    "CodeClassifier",
     "CodeUsage",
+    "FrozenEncoder",
+    "ImageClassifier",
     "PixelCNN",
+    "PixelStem",
     "ReconstructionLoss",
     "SSIMLoss",
     "VQVAETrainer",
     "conv_decoder",
     "conv_encoder",
+    "pixel_classifier",
     "residual_decoder",
     "residual_encoder",
     "structural_similarity",
