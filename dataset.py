@@ -1,6 +1,8 @@
 """From a study to its cohort, and from the cohort to arrays: the door to `brainvq.data`.
 
 python dataset.py [STUDY] [--data.source ... --data.root DIR]     prepare the arrays, and no more
+python dataset.py simulate --out DIR [--groups healthy MS]        simulated scans with their lesion
+                                                                  masks, as a BIDS folder
 """
 
 import sys
@@ -21,8 +23,13 @@ SOURCE_NAMES = {
     "bids": "a BIDS data set",
     "oasis1": "OASIS-1 (Marcus et al. 2007)",
     "oasis2": "OASIS-2 (Marcus et al. 2010)",
+    "ixi": "IXI (brain-development.org, CC BY-SA 3.0)",
     "png": "OASIS slices as PNG",
+    "images": "a folder of pictures",
 }
+DOWNLOADS = ("oasis1", "oasis2", "ixi")
+# In-plane extent of the matrices that `data.transfer` names, in mm: that of many head protocols.
+FIELD_OF_VIEW = 250.0
 
 
 def cohort(study):
@@ -38,37 +45,50 @@ def cohort(study):
     """
     options = study.data
     if options.download:
-        if options.source not in ("oasis1", "oasis2"):
+        if options.source not in DOWNLOADS:
             raise UserError(
-                f"--data.download: found --data.source {options.source}; expected oasis1 or oasis2"
+                f"--data.download: found --data.source {options.source}; expected one of "
+                f"{', '.join(DOWNLOADS)}"
             )
         data.fetch(
             options.source,
             options.root,
-            parts=options.parts,
+            parts=None if options.source == "ixi" else options.parts,
             accept_terms=options.accept_terms,
             base_url=options.mirror,
         )
     if options.source == "simulated":
-        found = data.open_cohort(
-            "simulated",
-            n_subjects=options.subjects,
-            spacing=options.simulated_spacing,
-            modality=options.suffix,
-            seed=study.seed,
-        )
+        found = simulated(study, options.subjects, study.seed)
     elif options.source == "bids":
         found = data.open_cohort("bids", options.root, suffix=options.suffix)
     else:
         found = data.open_cohort(options.source, options.root)
-    if options.source == "png" and options.assignments is None and "split" in found.table:
-        return found  # the folders are a split already, and no subject is in two of them
-    return found.split(options.fractions, seed=study.seed, assignments=options.assignments)
+    if options.source != "png" or options.assignments or "split" not in found.table:
+        found = found.split(options.fractions, seed=study.seed, assignments=options.assignments)
+    # else: the folders are a split already, and no subject is in two of them.
+    if options.add_simulated and options.source != "simulated":
+        # Other subjects than those of the embedded cohort, which a run may be tried on later.
+        added = simulated(study, options.add_simulated, study.seed + 1000)
+        added.table["split"] = "train"
+        found = found.joined(added, found.name)
+    return found
+
+
+def simulated(study, subjects, seed):
+    """The embedded cohort in the modality and at the voxel size of a study."""
+    return data.open_cohort(
+        "simulated",
+        n_subjects=subjects,
+        spacing=study.data.simulated_spacing,
+        modality=study.data.suffix,
+        seed=seed,
+    )
 
 
 def keep_cohort(scans, run):
     """Writes the cohort and its split into the run's folder."""
-    write_json(run.file("cohort.json"), {"name": scans.name, "note": scans.note})
+    about = {"name": scans.name, "note": scans.note, "simulated": scans.simulated}
+    write_json(run.file("cohort.json"), about)
     scans.to_csv(run.file("cohort.csv"))  # last: where it is, all is there
 
 
@@ -76,11 +96,7 @@ def cohort_of_run(study, run):
     """The cohort with the split that a run began with; drawn anew if a kill came before it."""
     if not run.has("cohort.csv"):
         keep_cohort(cohort(study), run)
-    return data.Cohort.from_csv(
-        run.file("cohort.csv"),
-        simulated=study.data.source == "simulated",
-        **read_json(run.file("cohort.json")),
-    )
+    return data.Cohort.from_csv(run.file("cohort.csv"), **read_json(run.file("cohort.json")))
 
 
 def facts(study, scans):
@@ -112,16 +128,39 @@ def steps(study):
             data.CropOrPad(shape=(options.size, options.size, None), center="volume"),
             data.ScaleIntensity(method="max"),
         ]
+    if options.source == "images":
+        return picture_steps(options.size)
+    if options.scale == "max":
+        scale = [data.ScaleIntensity(method="max")]
+    else:
+        scale = [
+            data.ClipIntensity(upper=options.clip_percentile, over="foreground"),
+            data.ScaleIntensity(method="minmax"),
+        ]
+    pixels = []
+    if options.spacing is not None:
+        pixels = [data.Resample(spacing=(options.spacing, options.spacing, None))]
     return [
         # LPS, so that image[:, :, k].T is a radiological picture: anterior above, right at left.
         data.Canonical(axcodes="LPS"),
-        data.ClipIntensity(upper=options.clip_percentile, over="foreground"),
-        data.ScaleIntensity(method="minmax"),
+        *scale,
         data.SelectSlices(
-            plane="axial", spacing=options.slice_spacing, margin=options.slice_margin
+            plane="axial",
+            spacing=options.slice_spacing,
+            margin=options.slice_margin,
+            count=options.slices,
         ),
-        data.Resample(spacing=(options.spacing, options.spacing, None)),
+        *pixels,
         data.CropOrPad(shape=(options.size, options.size, None), center="foreground"),
+    ]
+
+
+def picture_steps(size):
+    """The preprocessing of pictures of any size: scaled to fit, filled, brightest pixel 1."""
+    return [
+        data.FitInside(size=size),
+        data.CropOrPad(shape=(size, size, None), center="volume"),
+        data.ScaleIntensity(method="max"),
     ]
 
 
@@ -150,6 +189,26 @@ def split_rows(scans, store):
     return rows
 
 
+def prepared(study, row, **options):
+    """A scan of the cohort as slices of another plane or matrix.
+
+    Args:
+        study: a `hyperparameters.Study`.
+        row: a row of the cohort's table.
+        **options: those of `PreparedScan.read`.
+
+    Returns:
+        A `brainvq.data.PreparedScan`.
+    """
+    return data.PreparedScan.read(row.paths, data.steps_to_config(steps(study)), **options)
+
+
+def pixel_size(store):
+    """Height and width of a pixel of the store's slices in mm, those of its first scan."""
+    columns = np.linalg.norm(store.scans["affine"].iloc[0][:3, :3], axis=0)
+    return float(columns[1]), float(columns[0])
+
+
 def levels(store, count):
     """How high in its brain each slice lies: 0 for the lowest `1 / count` of it, up to count - 1.
 
@@ -165,8 +224,48 @@ def levels(store, count):
     return np.minimum(index / last * count, count - 1).to_numpy().astype(int)
 
 
+def simulate(arguments):
+    """Writes simulated subjects as a BIDS folder: scans, sidecars, lesion and tissue masks."""
+    options = hyperparameters.parse_fields(
+        hyperparameters.Simulation(),
+        arguments,
+        "python dataset.py simulate",
+        hyperparameters.Simulation.__doc__,
+    )
+    scans = data.open_cohort(
+        "simulated",
+        n_subjects=options.subjects,
+        modality=options.suffix,
+        spacing=options.spacing,
+        groups={group: 1.0 for group in options.groups},
+        confound=options.confound,
+        seed=options.seed,
+    )
+    data.write_simulated_bids(scans, options.out, workers=options.workers)
+    print(scans.describe())
+    print(f"simulated scans in {options.out}, lesion masks in {options.out}/derivatives/lesions")
+
+
+def levels_of_slices(slices, count):
+    """As `levels`, for all slices of one scan: the brain's own extent counts.
+
+    Args:
+        slices: float `(n, rows, cols, 1)`, lowest first.
+        count: int, number of levels.
+
+    Returns:
+        int array `(n,)`.
+    """
+    filled = np.flatnonzero((slices > 0).any(axis=(1, 2, 3)))
+    first, last = (filled[0], filled[-1]) if len(filled) else (0, len(slices) - 1)
+    share = (np.arange(len(slices)) - first) / max(last - first, 1)
+    return np.clip((share * count).astype(int), 0, count - 1)
+
+
 def main(arguments):
     """Prepares the arrays of a study and says what there is."""
+    if arguments[:1] == ["simulate"]:
+        return simulate(arguments[1:])
     study = hyperparameters.parse(arguments, "python dataset.py", __doc__)
     scans = cohort(study)
     store = arrays(study, scans)

@@ -25,10 +25,11 @@ from brainvq.errors import UserError
 class Data:
     """Which scans, and how they become arrays."""
 
-    source: Literal["simulated", "bids", "oasis1", "oasis2", "png"] = "simulated"
+    source: Literal["simulated", "bids", "oasis1", "oasis2", "ixi", "png", "images"] = "simulated"
     """Where the scans come from. `simulated`: the embedded cohort, brains simulated on a real
-    template; `bids`: any BIDS folder; `oasis1`, `oasis2`: the trees of those downloads; `png`:
-    folders keras_png_slices_{train,validate,test}."""
+    template; `bids`: any BIDS folder; `oasis1`, `oasis2`, `ixi`: the trees of those downloads;
+    `png`: folders keras_png_slices_{train,validate,test}; `images`: pictures, one sub-folder for
+    each class."""
     root: str | None = None
     """Folder of the data set (all sources but `simulated` need it)."""
     suffix: str = "T1w"
@@ -36,25 +37,37 @@ class Data:
     subjects: int = 16
     """Number of simulated subjects (source `simulated` only)."""
     simulated_spacing: float = 2.0
-    """Voxel size at which subjects are simulated, in mm (source `simulated` only)."""
+    """Voxel size at which subjects are simulated, in mm."""
+    add_simulated: int = 0
+    """Simulated subjects that are added to the training split of real scans."""
     download: bool = False
-    """Download the data set into `root` first (oasis1, oasis2): about 1.3 GB per OASIS-1 disc."""
+    """Download the data set into `root` first: oasis1 (about 1.3 GB a disc), oasis2 or ixi
+    (4.8 GB)."""
     accept_terms: bool = False
     """Accept the data set's terms of use, which are printed before a download starts."""
     mirror: str | None = None
     """Address to download from in place of the publisher's, such as an institute's own copy."""
     parts: tuple[int, ...] = (1,)
     """Which parts of a download to fetch: OASIS-1 discs 1 to 12, OASIS-2 parts 1 and 2."""
-    spacing: float = 1.5
-    """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain."""
+    spacing: float | None = 1.5
+    """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain. `None`
+    leaves the pixels as the scanner made them."""
     size: int = 128
     """Rows and columns of a slice, in pixels."""
     slice_spacing: float = 2.0
-    """Distance between neighbouring slices, in mm."""
+    """Distance between neighbouring slices, in mm (where `slices` is `None`)."""
+    slices: int | None = None
+    """Slices of each scan, evenly spread over the brain, in place of `slice_spacing`."""
     slice_margin: tuple[float, float] = (5.0, 5.0)
     """How far inside the lowest and the highest point of the brain slices begin and end, in mm."""
+    scale: Literal["percentile", "max"] = "percentile"
+    """How a scan comes to [0, 1]. `percentile`: clipped at `clip_percentile`, then from its
+    smallest value to its largest; `max`: divided by its largest value."""
     clip_percentile: float = 99.9
-    """Intensities above this percentile of the foreground are clipped, then scaled to [0, 1]."""
+    """Intensities above this percentile of the foreground are clipped (scale `percentile` only)."""
+    transfer: tuple[int, ...] = ()
+    """Test scans are reconstructed on these matrices too, over a field of view of 250 mm; 0 is the
+    scan's own matrix, neither cut nor filled."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Share of the subjects used for training, validation and testing; split by subject."""
     assignments: str | None = None
@@ -140,6 +153,9 @@ class Train:
     """Passes over the training slices."""
     batch_size: int = 16
     """Slices in a step."""
+    window: int | None = None
+    """Train on windows of this many pixels around random places of the brain instead of whole
+    slices; `None` takes whole slices. Windows cost less, and black background teaches nothing."""
     learning_rate: float = 2e-3
     """Largest learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -201,6 +217,137 @@ class Sampling:
     """Draw only from the k most probable codes."""
     top_p: float | None = 0.9
     """Draw only from the most probable codes that together have this probability."""
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """Maps of what is unlike a healthy brain, on each scan's own grid; with lesion masks also how
+    well they find the lesions, beside the plain intensity (`predict.py RUN anomaly SCANS...`)."""
+
+    scans: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Scans, or folders of them."""
+    masks: tuple[str, ...] = ()
+    """Lesion masks, or folders of them; matched to the scans by subject."""
+    healthy: tuple[str, ...] = ()
+    """Healthy scans, others than those measured, that set the thresholds."""
+    out: str = "predictions/anomaly"
+    """Folder for the results."""
+    batch_size: int = 32
+    """Slices at a time."""
+    direction: Literal["auto", "both", "bright", "dark"] = "auto"
+    """What counts: brighter than expected, darker, or both. `auto`: bright for a model of FLAIR,
+    dark for one of T1w, both for others."""
+    step: int = 2
+    """Every how many slices are looked at; what lies between is interpolated."""
+    threshold_bits: float | None = None
+    """Codes that surprise the prior by more than so many bits are drawn anew. `None`: from healthy
+    scans (`--healthy`), or else from the validation subjects of the run."""
+    quantile: float = 0.95
+    """Share of the codes of healthy scans that stays below that threshold."""
+    draws: int = 4
+    """Restorations of each slice."""
+    passes: int = 2
+    """Times that restoring goes over a slice."""
+    temperature: float = 1.0
+    """Temperature of the draws."""
+    top_p: float = 0.9
+    """Restore from the most probable codes that together have this probability."""
+    sharpness: float = 15.0
+    """How much restorations near to the slice count for more; 0 weighs all alike."""
+    mirror: bool = True
+    """Average the surprise with that of the mirrored slice."""
+    smooth: float = 1.0
+    """Gaussian on the reconstruction error, in pixels."""
+    restoration_smooth: float = 1.0
+    """Gaussian on the error against the restorations, in pixels."""
+    median: int = 5
+    """Side of a median filter on every score, in voxels; 0 is none."""
+    erode: int = 3
+    """Voxels at the border of the brain that do not count, for any score."""
+    without_fluid: bool | None = None
+    """Leave the fluid in and around the brain out, for any score. `None`: where only dark places
+    count, because fluid is dark on T1w."""
+    combined: tuple[str, ...] = ("pixel", "surprise", "restoration")
+    """Scores whose ranks are averaged into one; `intensity` and `ssim` may be among them."""
+    specificity: float = 0.98
+    """Share of a healthy scan's voxels that is not flagged, at the threshold that `--healthy`
+    scans set for Dice."""
+    seed: int = 0
+    """Seed of the draws."""
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Classifiers of subjects on frozen codes, beside networks on pixels and linear baselines,
+    cross-validated over subjects (`predict.py RUN classify`)."""
+
+    scans: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Scans, or folders of them; by default the folder of the labels."""
+    labels: str | None = None
+    """FILE:COLUMN with the class of each subject, such as participants.tsv:group; a column of
+    numbers is cut in two by FILE:COLUMN>NUMBER."""
+    codes: str | None = None
+    """In place of scans: the folder that `encode` wrote."""
+    images: str | None = None
+    """In place of scans: a folder of pictures, one sub-folder for each class."""
+    cache: str = "cache"
+    """Folder of prepared arrays."""
+    out: str = "predictions/classify"
+    """Folder for the results."""
+    folds: int = 5
+    """Folds of the cross-validation, over subjects."""
+    repeats: int = 1
+    """Cross-validations, each with other folds."""
+    slices: int = 16
+    """Slices of each scan, evenly spread over the brain."""
+    methods: tuple[str, ...] = ("codes", "encoder", "pixels", "linear codes", "linear pixels")
+    """What is compared: networks on codes, behind the frozen encoder and on pixels, and logistic
+    regressions."""
+    epochs: int = 20
+    """Passes over the training slices of a fold."""
+    learning_rate: float = 3e-3
+    """Largest learning rate; it falls to zero along a cosine."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay (AdamW)."""
+    filters: tuple[int, ...] = (32, 64)
+    """Filters of the convolutions of each network."""
+    dropout: float = 0.3
+    """Share of activations dropped while training."""
+    batch_size: int = 32
+    """Slices in a step."""
+    augment: Augment = field(default_factory=lambda: Augment(shift=4, flip=0.5, gain=0.1))
+    copies: int = 3
+    """Changed copies of each slice for the network behind the frozen encoder."""
+    components: int = 32
+    """Most principal components of the logistic regressions."""
+    keep: Literal["codes", "encoder", "pixels"] | None = "codes"
+    """Which network is trained on all subjects in the end and kept; `None` keeps none."""
+    confidence: float = 0.95
+    """Coverage of the intervals, which are bootstrapped over subjects."""
+    seed: int = 0
+    """Seed of folds, start weights and order."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The embedded cohort, written as a BIDS folder (`dataset.py simulate`)."""
+
+    out: str = "simulated"
+    """Folder to write."""
+    subjects: int = 8
+    """Number of simulated subjects."""
+    suffix: Literal["T1w", "FLAIR"] = "FLAIR"
+    """Contrast of the scans."""
+    spacing: float = 1.0
+    """Voxel size in mm, 1 to 8."""
+    groups: tuple[Literal["healthy", "MS", "leuko1", "leuko2", "leuko3"], ...] = ("healthy", "MS")
+    """Groups of the subjects, each as large as the others."""
+    confound: bool = False
+    """Scan nine in ten patients at one site, so that the scanner can pass for the disease."""
+    seed: int = 2000
+    """Seed of the subjects; other than those of training runs, so that these are new subjects."""
+    workers: int | None = None
+    """Subjects made at a time; by default one for each processor core."""
 
 
 @dataclass(frozen=True)
@@ -292,11 +439,66 @@ _OASIS2D_BEST_256BIT = replace(
     train=replace(_OASIS2D_BEST.train, epochs=30),  # as many as the source's network gets
 )
 
+# --- ixi2d -----------------------------------------------------------------------------------
+# 2D VQ-VAE on T1 slices of 256 x 256 as the scanner made them; transfer to other scanners and
+# sizes, codes as features, anomalies. Source: the slides of study 2 (IXI, 76,800 slices, three
+# halvings: 32 x 32 codes; tested on 320 x 320).
+#
+#   python train.py ixi2d                                                    simulated brains
+#   python train.py ixi2d --data.source ixi --data.root DIR                  on IXI
+#   python train.py ixi2d --variant flair                                    for FLAIR anomalies
+
+_IXI2D_BEST = Study(
+    name="ixi2d",
+    variant="best",
+    data=Data(
+        simulated_spacing=1.0,  # pixels as fine as those of the scans it shall be used on
+        spacing=None,
+        size=256,
+        slices=128,
+        scale="max",
+        transfer=(0, 320),
+    ),
+    train=Train(
+        epochs=40,
+        window=128,  # a quarter of the time of whole slices, to the same SSIM and beyond
+        augment=Augment(shift=0, flip=0.5, gain=0.1),  # windows are shifts already
+    ),
+    prior=Prior(epochs=6, copies=2),
+    sampling=Sampling(samples=32),
+)
+
+_IXI2D_PAPER = replace(
+    _IXI2D_BEST,
+    variant="paper",
+    model=replace(
+        _OASIS2D_PAPER.model,
+        filters=(32, 64, 128),  # three strided layers: 256 -> 32
+        num_codes=512,
+        embedding_dim=64,
+        data_variance=False,
+    ),
+    train=Train(
+        epochs=20,
+        learning_rate=1e-3,
+        schedule="constant",
+        augment=Augment(shift=0, flip=0.0, gain=0.0),
+    ),
+)
+
+_IXI2D_FLAIR = replace(
+    _IXI2D_BEST,
+    variant="flair",
+    # A few bright voxels set the maximum of a FLAIR scan, and lesions are what is looked for.
+    data=replace(_IXI2D_BEST.data, suffix="FLAIR", scale="percentile", transfer=(0,)),
+)
+
 STUDIES = {
     "oasis2d": {
         study.variant: study
         for study in (_OASIS2D_BEST, _OASIS2D_PAPER, _OASIS2D_TUTORIAL, _OASIS2D_BEST_256BIT)
     },
+    "ixi2d": {study.variant: study for study in (_IXI2D_BEST, _IXI2D_PAPER, _IXI2D_FLAIR)},
 }
 
 SUMMARIES = {
@@ -304,6 +506,9 @@ SUMMARIES = {
     ("oasis2d", "paper"): "the source's network, 8x8 codes of 4 bits (256 bits), codebook by EMA",
     ("oasis2d", "tutorial"): "the source as it was: straight-through, random codebook (256 bits)",
     ("oasis2d", "best-256bit"): "our network at the source's size (256 bits a slice)",
+    ("ixi2d", "best"): "residual network, any size; 32x32 codes of 9 bits for 256x256",
+    ("ixi2d", "paper"): "three strided layers as in the source; 32x32 codes of 9 bits",
+    ("ixi2d", "flair"): "`best` on FLAIR, for anomalies",
 }
 
 DEFAULT_STUDY = "oasis2d"
@@ -315,7 +520,14 @@ def smoke(study):
     return replace(
         study,
         data=replace(
-            study.data, subjects=8, simulated_spacing=4.0, spacing=3.0, size=64, slice_spacing=8.0
+            study.data,
+            subjects=8,
+            simulated_spacing=4.0,
+            spacing=study.data.spacing and 3.0,
+            size=64,
+            slice_spacing=8.0,
+            slices=study.data.slices and 12,
+            transfer=tuple(size and 80 for size in study.data.transfer),
         ),
         model=replace(
             study.model,
@@ -324,7 +536,7 @@ def smoke(study):
             bottleneck_filters=16,
             num_codes=min(study.model.num_codes, 32),
         ),
-        train=replace(study.train, epochs=2, batch_size=16),
+        train=replace(study.train, epochs=2, batch_size=16, window=study.train.window and 48),
         prior=replace(
             study.prior, epochs=2, filters=8, blocks=1, copies=min(2, study.prior.copies)
         ),
@@ -340,7 +552,9 @@ def stride(model):
 def check(study):
     """Raises `UserError` for a number outside its range; returns the study."""
     positive = {
-        "data.spacing": study.data.spacing,
+        "data.spacing": 1 if study.data.spacing is None else study.data.spacing,
+        "data.slices": 1 if study.data.slices is None else study.data.slices,
+        "train.window": 1 if study.train.window is None else study.train.window,
         "data.size": study.data.size,
         "data.slice_spacing": study.data.slice_spacing,
         "data.simulated_spacing": study.data.simulated_spacing,
@@ -390,6 +604,18 @@ def check(study):
         )
     if study.model.num_codes < 2:
         raise UserError(f"--model.num-codes: found {study.model.num_codes}; expected at least 2")
+    window = study.train.window
+    if window is not None and (window % stride(study.model) or window > study.data.size):
+        raise UserError(
+            f"--train.window: found {window}; expected a multiple of {stride(study.model)}, the "
+            f"stride of the network, up to --data.size {study.data.size}"
+        )
+    for option, value in (
+        ("add-simulated", study.data.add_simulated),
+        *(("transfer", size) for size in study.data.transfer),
+    ):
+        if value < 0:
+            raise UserError(f"--data.{option}: found {value}; expected 0 or more")
     fractions = study.data.fractions
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"--data.fractions: found {fractions}; expected three shares that sum to 1")
@@ -438,7 +664,7 @@ def parse(arguments, prog, description):
         f"{DEFAULT_VARIANT}):\n{studies}\n\n  --smoke: seconds instead of minutes; checks that "
         f"everything runs, the results mean nothing."
     )
-    return check(_parse_fields(study, rest, prog, text))
+    return check(parse_fields(study, rest, prog, text))
 
 
 def take_option(arguments, option, default=None):
@@ -482,13 +708,26 @@ def _build(kind, content, where):
     return kind(**values)
 
 
-def _parse_fields(study, arguments, prog, description):
-    """`tyro.cli`, with its framed messages turned into one line."""
+def parse_fields(default, arguments, prog, description):
+    """Reads `--field value ...` of a dataclass of this file.
+
+    Args:
+        default: the dataclass with the values that hold where no option is given.
+        arguments: list of str.
+        prog: name of the program, for the help.
+        description: first lines of the help.
+
+    Returns:
+        The dataclass with the options applied.
+
+    Raises:
+        UserError: an unknown option or a value of the wrong kind, in one line.
+    """
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
             return tyro.cli(
-                Study, args=arguments, default=study, prog=prog, description=description
+                type(default), args=arguments, default=default, prog=prog, description=description
             )
     except SystemExit as stop:
         if not stop.code:

@@ -18,7 +18,7 @@ import numpy as np
 from brainvq.errors import UserError
 from brainvq.layers import *
 from brainvq.models import *
-from hyperparameters import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES
+from hyperparameters import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES, stride
 
 __all__ = [
     *brainvq.layers.__all__,
@@ -36,7 +36,8 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
 
     Args:
         study: a `hyperparameters.Study`.
-        input_shape: shape of a sample; `(size, size, 1)` of the study by default.
+        input_shape: shape of a sample, None in it for any size; by default slices of the study's
+            size, or of any size where the study leaves pixels as they are.
         variance: variance of the training images, which divides the squared error where the study
             says so (`model.data_variance`).
 
@@ -49,7 +50,8 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
 
 def _autoencoder(study, input_shape, variance):
     options = study.model
-    shape = tuple(input_shape or (study.data.size, study.data.size, 1))
+    side = None if study.data.spacing is None else study.data.size
+    shape = tuple(input_shape or (side, side, 1))
     if options.network == "conv":
         sizes = {
             "filters": options.filters,
@@ -75,7 +77,8 @@ def _autoencoder(study, input_shape, variance):
         mse_weight=options.mse_weight * weight, ssim_weight=options.ssim_weight
     )
     model = kind(encoder, bottleneck, decoder, reconstruction_loss=loss)
-    model(np.zeros((1, *shape), "float32"))  # makes the weights, so that they can be loaded
+    # One call makes the weights, so that they can be loaded.
+    model(np.zeros([1, *(size or stride(options) for size in shape)], "float32"))
     return model
 
 

@@ -2,9 +2,14 @@
 
     python predict.py [RUN] [sample] [-n 64]        new brains from the prior
     python predict.py [RUN] reconstruct SCANS...    NIfTI on each scan's own grid, SSIM, picture
-    python predict.py [RUN] encode SCANS...         NAME_codes.npy, one code map a slice
+    python predict.py [RUN] encode SCANS...         SUBJECT.npy: codes; their vectors; a table
     python predict.py [RUN] decode CODES.npy        back to slices, and to NIfTI
                                                     where the scan is known
+    python predict.py [RUN] classify --labels participants.tsv:COLUMN [SCANS...]
+                                                    classifiers on codes, beside others
+    python predict.py [RUN] classify --images DIR   the same on pictures, a sub-folder a class
+    python predict.py [RUN] anomaly SCANS... [--masks MASKS...] [--healthy SCANS...]
+                                                    maps of what is unlike a healthy brain
     python predict.py [RUN] export                  a small folder of weights to hand on
 
 RUN is the folder of a run; without it the newest run in runs/, or the weights that come
@@ -12,27 +17,53 @@ with brainvq. SCANS are NIfTI files or folders of them.
 """
 
 import argparse
+import dataclasses
+import re
 import sys
+import time
 from pathlib import Path
 
 import brainvq  # first: it keeps the start-up lines of TensorFlow off the screen
 
 # isort: split
+import keras
 import numpy as np
 import pandas as pd
 
-from brainvq import data
+import dataset
+import hyperparameters
+from brainvq import data, evaluation
 from brainvq.errors import UserError
+from brainvq.evaluation import anomaly as anomaly_measures
 from brainvq.evaluation import ssim
+from brainvq.evaluation.anomaly import MEASURES, LesionScores
 from brainvq.evaluation.similarity import foreground
 from brainvq.files import atomic_path, read_json, write_csv, write_json
 from brainvq.reports import figures
+from brainvq.reports.anomaly import (
+    anomaly_grid,
+    anomaly_planes,
+    anomaly_report,
+    roc_and_precision_recall,
+    score_bars,
+)
+from brainvq.reports.classification import classification_report
+from brainvq.reports.html import write_report
+from brainvq.reports.planes import reconstruction_planes
+from brainvq.training import classify as training
 from brainvq.training import pretrained
+from brainvq.training.anomaly import AnomalyDetector
+from brainvq.training.augment import Augment
 from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
-from hyperparameters import Sampling
+from hyperparameters import Anomaly, Classify, Sampling
 
-VERBS = ("sample", "reconstruct", "encode", "decode", "export")
+PLANES = ("axial", "coronal", "sagittal")
+VERBS = ("sample", "reconstruct", "encode", "decode", "classify", "anomaly", "export")
+# Scores that are laid over the scan in three planes.
+SHOWN = ("intensity", "pixel", "restoration", "combined")
+# Verbs whose numbers are the fields of a dataclass in hyperparameters.py.
+TUNED = {"classify": Classify, "anomaly": Anomaly}
 
 
 def main(arguments):
@@ -46,6 +77,8 @@ def main(arguments):
         "reconstruct": reconstruct,
         "encode": encode,
         "decode": decode,
+        "classify": classify,
+        "anomaly": anomaly,
         "export": export,
     }
     actions[options.verb](trained, options, log)
@@ -96,22 +129,59 @@ def parse(arguments):
 
     verb = verbs.add_parser("reconstruct", help="scans through the codes and back")
     verb.add_argument("files", nargs="+", metavar="SCAN")
+    verb.add_argument(
+        "--plane",
+        choices=(*PLANES, "all"),
+        default="axial",
+        help="plane of the slices; all: the mean of the three (default: %(default)s)",
+    )
+    add_matrix(verb)
 
     verb = verbs.add_parser("encode", help="scans to codes")
     verb.add_argument("files", nargs="+", metavar="SCAN")
+    verb.add_argument(
+        "--plane", choices=PLANES, default="axial", help="plane of the slices (default: axial)"
+    )
+    add_matrix(verb)
 
     verb = verbs.add_parser("decode", help="codes to slices or scans")
     verb.add_argument("files", nargs="+", metavar="CODES.npy")
+
+    for name, kind in TUNED.items():
+        verbs.add_parser(name, help=" ".join(kind.__doc__.split(" (`")[0].split()))
     verbs.add_parser("export", help="weights in half precision, to hand on")
     for verb in verbs.choices.values():
         verb.add_argument("--out", help="folder for the results (default: predictions/VERB)")
         verb.add_argument("--batch-size", type=int, default=32, help="slices at a time")
-    options = parser.parse_args(words)
+    if words[0] in TUNED:
+        kind = TUNED[words[0]]
+        tuned = hyperparameters.parse_fields(
+            kind(), words[1:], f"python predict.py [RUN] {words[0]}", kind.__doc__
+        )
+        options = argparse.Namespace(
+            verb=words[0],
+            tuned=tuned,
+            files=tuned.scans,
+            out=tuned.out,
+            batch_size=tuned.batch_size,
+        )
+    else:
+        options = parser.parse_args(words)
     options.run = run
     options.out = Path(options.out or Path("predictions") / options.verb)
     if options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}; expected 1 or more")
     return options
+
+
+def add_matrix(verb):
+    """Adds the options that say which pixels of a scan the model gets."""
+    verb.add_argument(
+        "--matrix",
+        help="native: every voxel as it is; study: as for training; or a number of rows and "
+        "columns (default: native where the study leaves pixels as they are, else study)",
+    )
+    verb.add_argument("--spacing", type=float, help="pixel size in mm for a number as --matrix")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -163,58 +233,430 @@ def sample(trained, options, log):
 
 def reconstruct(trained, options, log):
     """Writes each scan's reconstruction on the scan's own grid, and how alike the two are."""
+    planes = PLANES if options.plane == "all" else (options.plane,)
     rows = []
-    for path, name, scan in prepared_scans(trained, options.files, log):
-        restored = np.clip(
-            trained.model.reconstruct(scan.slices, batch_size=options.batch_size), 0, 1
+    for path, name, scan in prepared_scans(trained, options, planes[0], log):
+        volume, started = 0, time.perf_counter()
+        for plane in planes:
+            if plane != scan.plane:
+                scan = read_scan(trained, options, path, plane)
+            restored = np.clip(
+                trained.model.reconstruct(scan.slices, batch_size=options.batch_size), 0, 1
+            )
+            volume = volume + scan.to_volume(restored) / np.float32(len(planes))
+            rows.append(similarity_row(path, plane, scan, restored))
+        if len(planes) > 1:
+            scan = read_scan(trained, options, path, "axial")
+            rows.append(similarity_row(path, "mean of three", scan, scan.from_volume(volume)))
+        seconds = time.perf_counter() - started
+        image, affine = scan.to_intensities(volume), scan.original_affine
+        data.save_nifti(
+            options.out / f"{name}_desc-reconstruction.nii.gz", image, affine, like=path
         )
-        data.save_nifti(options.out / f"{name}_desc-reconstruction.nii.gz", *scan.to_scan(restored))
-        show = np.linspace(0, len(restored) - 1, min(8, len(restored)) + 2).astype(int)[1:-1]
-        figures.reconstruction_grid(
-            scan.slices[show], restored[show], options.out / f"{name}_reconstruction.png"
+        reconstruction_planes(
+            data.load_scan((str(path),))[0],
+            image,
+            affine,
+            options.out / f"{name}_reconstruction.png",
+            title=f"{name} through its codes",
         )
-        alike = {
-            "ssim": ssim(scan.slices, restored).mean(),
-            "ssim_foreground": np.nanmean(
-                ssim(scan.slices, restored, mask=foreground(scan.slices))
-            ),
-        }
-        rows.append({"file": str(path), "slices": len(restored), **alike})
-        log.info("%s: SSIM %.3f, foreground %.3f", path, *alike.values())
+        alike = rows[-1]
+        log.info(
+            "%s: SSIM %.3f, foreground %.3f (%.1f s)",
+            *(path, alike["ssim"], alike["ssim_foreground"], seconds),
+        )
     write_csv(options.out / "similarity.csv", pd.DataFrame(rows))
-    log.info(
-        "%d reconstructions in %s (SSIM: 2D, 7x7 window, data range 1)", len(rows), options.out
-    )
+    log.info("%d rows in %s (SSIM: 2D, 7x7 window, data range 1)", len(rows), options.out)
+
+
+def similarity_row(path, plane, scan, restored):
+    """How alike the slices of a scan and their reconstructions are, as a row of a table."""
+    restored = restored.reshape(scan.slices.shape)
+    inside = ssim(scan.slices, restored, mask=foreground(scan.slices))
+    return {
+        "file": str(path),
+        "plane": plane,
+        "slices": len(restored),
+        "rows": scan.size[0],
+        "columns": scan.size[1],
+        "ssim": float(ssim(scan.slices, restored).mean()),
+        "ssim_foreground": float(np.nanmean(inside)) if np.isfinite(inside).any() else np.nan,
+    }
 
 
 def encode(trained, options, log):
-    """Writes each scan's codes, and what decoding needs to know about the scan."""
-    for path, name, scan in prepared_scans(trained, options.files, log):
-        codes = trained.model.encode(scan.slices, batch_size=options.batch_size)
-        save_array(options.out / f"{name}_codes.npy", codes)
-        write_json(options.out / f"{name}_codes.json", {"scan": path.name, **scan.place()})
-        log.info("%s: %d code maps of %s", path, len(codes), "x".join(map(str, codes.shape[1:])))
-    log.info("codes in %s", options.out)
+    """Writes each scan's codes and their vectors, what decoding needs to know, and a table."""
+    model, rows = trained.model, []
+    for path, name, scan in prepared_scans(trained, options, options.plane, log):
+        started = time.perf_counter()
+        codes = model.encode(scan.slices, batch_size=options.batch_size)
+        seconds = time.perf_counter() - started
+        save_array(options.out / f"{name}.npy", codes)
+        save_array(options.out / "vectors" / f"{name}.npy", vectors_of(model, codes))
+        write_json(options.out / f"{name}.json", {"scan": path.name, **scan.place()})
+        rows.append(
+            {
+                "name": name,
+                "subject": subject_of(path),
+                "file": str(path),
+                "plane": scan.plane,
+                "slices": len(codes),
+                "code_rows": codes.shape[1],
+                "code_columns": codes.shape[2],
+                "bits": codes.size * model.bits_per_code,
+                "codes_used": len(np.unique(codes)),
+            }
+        )
+        log.info(
+            "%s: %d code maps of %s (%.1f s)",
+            *(path, len(codes), "x".join(map(str, codes.shape[1:])), seconds),
+        )
+    save_array(options.out / "codebook" / "codebook.npy", codebook_of(model))
+    write_csv(options.out / "scans.csv", pd.DataFrame(rows))
+    log.info("codes, vectors (float16), codebook and scans.csv in %s", options.out)
+
+
+def codebook_of(model):
+    """The codebook as a float32 array `(codes, dim)`."""
+    return np.asarray(keras.ops.convert_to_numpy(model.bottleneck.codebook), "float32")
+
+
+def vectors_of(model, codes):
+    """The vectors behind codes in half precision; the exact ones are in the codebook."""
+    return codebook_of(model).astype("float16")[codes]
 
 
 def decode(trained, options, log):
     """Writes the slices of each code file; as NIfTI where a `.json` beside it tells the grid."""
     for path in map(Path, options.files):
         codes = read_codes(path, trained.model)
-        images = np.clip(trained.model.decode(codes, batch_size=options.batch_size), 0, 1)
+        place, scan = path.with_suffix(".json"), None
+        if place.exists():
+            scan = data.PreparedScan.from_place(read_json(place))
+        try:
+            images = trained.model.decode(
+                codes, batch_size=options.batch_size, size=scan and scan.size
+            )
+        except ValueError as error:
+            raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        images = np.clip(images, 0, 1)
         name = path.name.removesuffix(".npy")
         save_array(options.out / f"{name}_decoded.npy", images)
         figures.image_grid(
             images[np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)],
             options.out / f"{name}_decoded.png",
-            title=f"decoded from {path.name}, axial",
+            title=f"decoded from {path.name}, {scan.plane if scan else 'plane not known'}",
             simulated=is_simulated(trained),
         )
-        place = path.with_suffix(".json")
-        if place.exists():
-            scan = PreparedScan.from_place(read_json(place))
-            data.save_nifti(options.out / f"{name}_decoded.nii.gz", *scan.to_scan(images))
+        if scan:
+            image = scan.to_intensities(scan.to_volume(images))
+            data.save_nifti(options.out / f"{name}_decoded.nii.gz", image, scan.original_affine)
         log.info("%s: %d slices in %s", path, len(images), options.out)
+
+
+def classify(trained, options, log):
+    """Cross-validates classifiers on frozen codes, and keeps one trained on everybody."""
+    tuned = options.tuned
+    samples, failures, simulated = labelled(trained, options)
+    folds = [
+        evaluation.subject_folds(samples.subjects, samples.labels, tuned.folds, tuned.seed + repeat)
+        for repeat in range(tuned.repeats)
+    ]
+    if folds[0].note:
+        log.info("%s", folds[0].note)
+    methods = tuned.methods
+    if samples.read is None:
+        methods = [name for name in methods if name in ("codes", "linear codes")]
+    settings = {
+        field.name: getattr(tuned, field.name)
+        for field in dataclasses.fields(training.ClassifierSettings)
+    } | {"augment": Augment(**vars(tuned.augment))}
+    found = training.cross_validate(
+        samples, [fold.fold for fold in folds], methods=methods, model=trained.model, **settings
+    )
+    write_csv(options.out / "subjects.csv", found.table())
+    measured = evaluation.compare_methods(
+        found.labels, found.probabilities, level=tuned.confidence, seed=tuned.seed
+    )
+    write_csv(options.out / "measures.csv", measured)
+    page = classification_report(
+        found.labels,
+        found.probabilities,
+        found.classes,
+        options.out,
+        subjects=found.subjects,
+        target=options.tuned.labels or f"the sub-folders of {options.tuned.images}",
+        source=describe(trained.about),
+        folds=folds[0].count,
+        seconds=found.seconds,
+        parameters=found.parameters,
+        notes=[line for line in (folds[0].note, *failures) if line],
+        simulated=simulated,
+        level=tuned.confidence,
+        seed=tuned.seed,
+        footer=f"brainvq {trained.about['brainvq']}",
+    )
+    write_report(options.out / "report.html", page)
+    wide = measured.pivot(index="method", columns="measure", values=["value", "low", "high"])
+    shown = wide.loc[list(found.probabilities), [(k, "auroc") for k in ("value", "low", "high")]]
+    log.info(
+        "%d subjects, classes %s; area under the ROC curve:\n%s",
+        len(found.subjects),
+        ", ".join(found.classes),
+        shown.round(3).to_string(),
+    )
+    if tuned.keep is not None and (samples.read is not None or tuned.keep == "codes"):
+        training.train_final(
+            samples,
+            tuned.keep,
+            options.out / "classifier.keras",
+            model=trained.model,
+            **settings,
+        )
+    log.info("tables, figures and report.html in %s", options.out)
+
+
+def labelled(trained, options):
+    """Samples with classes from scans, code files or pictures; what could not be read; and whether
+    the brains are simulated."""
+    given = [bool(options.files), bool(options.tuned.codes), bool(options.tuned.images)]
+    if sum(given) > 1:
+        raise UserError("classify: found several of SCANS, --codes, --images; expected one")
+    if bool(options.tuned.labels) == bool(options.tuned.images):
+        raise UserError(
+            "--labels: expected FILE:COLUMN with scans and --codes, and none with --images"
+        )
+    simulated = False
+    if options.tuned.codes:
+        codebook = codebook_of(trained.model)
+        samples = training.samples_from_files(options.tuned.codes, options.tuned.labels, codebook)
+        return samples, [], comes_from_simulation(Path(options.tuned.labels))
+    if options.tuned.images:
+        cohort = data.open_cohort("images", options.tuned.images)
+        steps = dataset.picture_steps(trained.about["study"]["data"]["size"])
+        labels = dict(zip(cohort.table["subject"], cohort.table["group"], strict=True))
+    else:
+        folder = Path(options.tuned.labels.rsplit(":", 1)[0]).parent
+        cohort = scans_as_cohort(options.files or [folder], trained)
+        simulated = all(comes_from_simulation(Path(paths[0])) for paths in cohort.table["paths"])
+        steps = [
+            dataclasses.replace(step, count=options.tuned.slices)
+            if isinstance(step, data.SelectSlices)
+            else step
+            for step in data.steps_from_config(trained.steps)
+        ]
+        labels = training.read_labels(options.tuned.labels, cohort.subjects)
+        cohort = data.Cohort(cohort.name, cohort.table[cohort.table["subject"].isin(labels.index)])
+    store = data.prepare(cohort, steps, options.tuned.cache, layout="slices")
+    failures = [f"{scan}: {why}" for scan, why in store.failures.itertuples(index=False)]
+    subjects = store.table["subject"].astype(str)
+    return training.labelled_samples(subjects, labels, read=store.read), failures, simulated
+
+
+def scans_as_cohort(names, trained):
+    """Scan files as a cohort; of several contrasts in a BIDS folder that of the model."""
+    paths = scan_paths(names)
+    suffix = "_" + trained.about["study"]["data"]["suffix"]
+    same = {path: name for path, name in paths.items() if path.name.split(".")[0].endswith(suffix)}
+    paths = same or paths
+    table = pd.DataFrame(
+        {
+            "scan_id": list(paths.values()),
+            "subject": [subject_of(path) for path in paths],
+            "session": [name if name != subject_of(path) else "" for path, name in paths.items()],
+            "modality": suffix[1:],
+            "paths": [(str(path),) for path in paths],
+        }
+    )
+    return data.Cohort("scans", table)
+
+
+def anomaly(trained, options, log):
+    """Maps of what is unlike a healthy brain; with lesion masks, how well they find the lesions."""
+    if not options.files:
+        raise UserError("anomaly: found no scans; expected SCANS..., files or folders")
+    tuned = options.tuned
+    modality = trained.about["study"]["data"]["suffix"]
+    direction = tuned.direction
+    if direction == "auto":
+        direction = {"FLAIR": "bright", "T1w": "dark"}.get(modality, "both")
+    masks = masks_by_scan(options)
+    finder = detector(trained, options, log)
+    thresholds = healthy_thresholds(trained, finder, options, direction, log)
+    simulated = all(map(comes_from_simulation, scan_paths(options.files)))
+    found, pictures = LesionScores(thresholds), []
+    for path, name, scan in prepared_scans(trained, options, "axial", log):
+        scan = scan.every(tuned.step)
+        started = time.perf_counter()
+        slices, evidence, brain, scores = scored(trained, finder, scan, tuned, direction)
+        volumes = {key: scan.to_volume(score) for key, score in scores.items()}
+        for key in ("reconstruction", "restored"):
+            if key in evidence:
+                image = scan.to_intensities(scan.to_volume(evidence[key]))
+                file = options.out / f"{name}_desc-{key}.nii.gz"
+                data.save_nifti(file, image, scan.original_affine, like=path)
+        for key, volume in volumes.items():
+            file = options.out / f"{name}_desc-{key}_score.nii.gz"
+            data.save_nifti(file, volume, scan.original_affine, like=path)
+        mask = lesions = None
+        if path in masks:
+            mask = data.load_scan((str(masks[path]),))[0] > 0.5
+            lesions = scan.from_volume(mask) > 0.5
+            voxel_ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+            found.add(name, scores, lesions, brain, voxel_ml)
+        titles = {"simulated": simulated, "mask": lesions}
+        grid = anomaly_grid(
+            slices,
+            evidence,
+            scores,
+            options.out / f"{name}_slices.png",
+            title=f"{name}: what is unlike a healthy brain",
+            spacing=tuple(np.linalg.norm(scan.affine[:3, :2], axis=0)[::-1]),
+            **titles,
+        )
+        planes = anomaly_planes(
+            data.load_scan((str(path),))[0],
+            {key: volumes[key] for key in SHOWN if key in volumes},
+            scan.original_affine,
+            options.out / f"{name}_planes.png",
+            title=f"{name}: scores over the scan",
+            **(titles | {"mask": mask}),
+        )
+        pictures += [(grid, f"{name}, slice by slice."), (planes, f"{name} in three planes.")]
+        log.info("%s: %d slices (%.0f s)", path, len(slices), time.perf_counter() - started)
+    drawn = {"scans": pictures}
+    measured = bool(found.methods) and found.table()["average_precision"].notna().any()
+    if measured:
+        table, pooled = found.table(), found.pooled()
+        write_csv(options.out / "subjects.csv", table)
+        write_csv(options.out / "summary.csv", found.summary())
+        curves = {name: found.curves(name) for name in found.methods}
+        drawn["curves"] = roc_and_precision_recall(
+            curves, pooled, options.out / "curves.png", simulated=simulated
+        )
+        drawn["bars"] = score_bars(table, options.out / "subjects.png", simulated=simulated)
+        shown = found.summary()[["method", "n", *MEASURES, "pooled_average_precision"]]
+        log.info("%s", shown.round(4).to_string(index=False))
+    page = anomaly_report(
+        found if measured else None,
+        drawn,
+        about=f"{describe(trained.about)}; every {tuned.step}. axial slice".replace("1. ", ""),
+        settings=dataclasses.asdict(tuned)
+        | {"direction": direction, "threshold bits": finder.threshold_bits},
+        modality=modality,
+        direction=direction,
+        calibrated=bool(thresholds),
+        simulated=simulated,
+        simulated_training=is_simulated(trained),
+        footer=f"brainvq {trained.about['brainvq']}",
+    )
+    write_report(options.out / "report.html", page)
+    log.info("maps, pictures, tables and report.html in %s", options.out)
+
+
+def comes_from_simulation(path):
+    """Whether a file lies in a folder that `dataset.py simulate` wrote."""
+    for folder in path.absolute().parents:
+        if (folder / "dataset_description.json").exists():
+            return data.is_simulated(folder)
+    return False
+
+
+def masks_by_scan(options):
+    """The lesion mask of each scan that has one: dict of path to path."""
+    if not options.tuned.masks:
+        return {}
+    scans, masks = scan_paths(options.files), scan_paths(options.tuned.masks)
+    if len(scans) == len(masks) == 1:
+        return dict(zip(scans, masks, strict=True))
+    of_subject = {}
+    for path in masks:
+        if subject_of(path) in of_subject:
+            raise UserError(
+                f"--masks: found {of_subject[subject_of(path)]} and {path}; expected one mask for "
+                "a subject"
+            )
+        of_subject[subject_of(path)] = path
+    found = {path: of_subject[subject_of(path)] for path in scans if subject_of(path) in of_subject}
+    if not found:
+        raise UserError(
+            f"--masks: none of {len(masks)} files ({next(iter(masks)).name}) is of the subject of "
+            f"a scan ({next(iter(scans)).name}); expected names that begin alike, as sub-01_"
+        )
+    return found
+
+
+def detector(trained, options, log):
+    """The `AnomalyDetector` of a run, its threshold taken from what healthy brains show."""
+    tuned = options.tuned
+    if trained.prior is None:
+        log.warning("no prior in %s: reconstruction errors alone", trained.path)
+    threshold = tuned.threshold_bits
+    if threshold is None and (trained.path / "metrics.json").exists():
+        noted = read_json(trained.path / "metrics.json").get("prior", {})
+        noted = noted.get("validation_quantiles", {})
+        if noted:  # bits of validation subjects, at the nearest quantile that was noted
+            threshold = noted[min(noted, key=lambda share: abs(float(share) - tuned.quantile))]
+    finder = AnomalyDetector(
+        trained.model,
+        trained.prior,
+        threshold_bits=threshold,
+        batch_size=options.batch_size,
+        **{
+            name: getattr(tuned, name)
+            for name in ("draws", "passes", "temperature", "top_p", "sharpness", "mirror", "seed")
+        },
+    )
+    return finder
+
+
+def healthy_thresholds(trained, finder, options, direction, log):
+    """Thresholds for Dice that leave healthy scans alone; None without `--healthy`."""
+    if not options.tuned.healthy:
+        return None
+    tuned, files = options.tuned, scan_paths(options.tuned.healthy)
+    measured = {path.resolve() for path in scan_paths(options.files)}
+    for path in files:
+        if path.resolve() in measured:
+            raise UserError(f"--healthy: {path} is also measured; expected other subjects")
+    scans = [read_scan(trained, options, path).every(tuned.step) for path in files]
+    if tuned.threshold_bits is None and trained.prior is not None:
+        slices = np.concatenate([scan.slices for scan in scans])
+        labels = [levels_for(trained, scan.slices) for scan in scans]
+        labels = None if labels[0] is None else np.concatenate(labels)
+        some = (slices > 0).any(axis=(1, 2, 3))
+        finder.calibrate(slices[some], None if labels is None else labels[some], tuned.quantile)
+        log.info("codes of more than %.2f bits are drawn anew", finder.threshold_bits)
+    rows = []
+    for scan in scans:
+        _, _, brain, scores = scored(trained, finder, scan, tuned, direction)
+        rows.append(anomaly_measures.healthy_thresholds(scores, brain, tuned.specificity))
+    return pd.DataFrame(rows).mean().to_dict()
+
+
+def scored(trained, finder, scan, tuned, direction):
+    """Slices of a scan, what the model says about them, the brain and every score map."""
+    evidence = finder.evidence(scan.slices, levels_for(trained, scan.slices))
+    brain = anomaly_measures.brain_area(scan.slices)
+    scores = anomaly_measures.score_maps(
+        scan.slices,
+        evidence,
+        brain,
+        direction=direction,
+        **{
+            name: getattr(tuned, name)
+            for name in (
+                *("smooth", "restoration_smooth", "median", "erode", "without_fluid", "combined"),
+            )
+        },
+    )
+    return scan.slices, evidence, brain, scores
+
+
+def levels_for(trained, slices):
+    """How high in the brain slices lie, where the prior is told; else None."""
+    count = trained.prior.num_classes if trained.prior is not None else None
+    return None if count is None else dataset.levels_of_slices(slices, count)
 
 
 def export(trained, options, log):
@@ -224,67 +666,36 @@ def export(trained, options, log):
     log.info("%s: %.1f MB, brainvq.load(%r) reads it", options.out, size, str(options.out))
 
 
-class PreparedScan:
-    """A scan as the slices that a model takes, and the way back to its own grid.
-
-    Attributes:
-        slices: float32 `(n, rows, cols, 1)`, or None when only the way back is known.
-    """
-
-    def __init__(self, slices, affine, shape, original_affine, low, high):
-        self.slices, self.affine = slices, np.asarray(affine)
-        self.shape, self.original_affine = tuple(shape), np.asarray(original_affine)
-        self.low, self.high = float(low), float(high)
-
-    @classmethod
-    def read(cls, path, config):
-        """Reads a scan and applies the steps of a study to all of its slices."""
-        image, affine = data.load_scan((str(path),))
-        scaled, low, high, grid = image, 0.0, 1.0, affine
-        for step in data.steps_from_config(config):
-            if type(step).__name__ == "SelectSlices":
-                # Every slice of the brain, no margin: a reconstruction should have no holes.
-                step = data.SelectSlices(plane=step.plane, spacing=step.spacing)
-            if type(step).__name__ == "ScaleIntensity":
-                low, high = float(scaled.min()), float(scaled.max())
-            scaled, grid = step(scaled, grid)
-        slices = np.moveaxis(scaled, 2, 0).swapaxes(1, 2)[..., None].astype("float32")
-        return cls(slices, grid, image.shape, affine, low, high)
-
-    def to_scan(self, slices):
-        """Slices back on the scan's grid, in its units: (image, affine)."""
-        stack = np.moveaxis(slices[..., 0].swapaxes(1, 2), 0, 2)
-        image = data.to_original_grid(stack, self.affine, self.shape, self.original_affine)
-        return image * (self.high - self.low) + self.low, self.original_affine
-
-    def place(self):
-        """Everything but the slices, for a JSON file."""
-        return {
-            "affine": self.affine,
-            "shape": self.shape,
-            "original_affine": self.original_affine,
-            "low": self.low,
-            "high": self.high,
-        }
-
-    @classmethod
-    def from_place(cls, place):
-        """The counterpart of `place`."""
-        try:
-            return cls(
-                None, *(place[key] for key in ("affine", "shape", "original_affine", "low", "high"))
-            )
-        except KeyError as error:
-            raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
+def read_scan(trained, options, path, plane="axial"):
+    """A scan as the slices that the options ask for."""
+    matrix = getattr(options, "matrix", "study")
+    if matrix is None:
+        native = trained.about["study"]["data"].get("spacing", 0) is None
+        matrix = "native" if native else "study"
+    elif matrix.isdigit() and int(matrix) > 0:
+        matrix = int(matrix)
+    elif matrix not in ("native", "study"):
+        raise UserError(f"--matrix: found {matrix!r}; expected native, study or a number")
+    if matrix != "study" and None not in trained.model.encoder.input_shape[1:]:
+        raise UserError(
+            f"--matrix: found {matrix}; expected study, because the network of {trained.path} "
+            "takes one size only"
+        )
+    spacing = getattr(options, "spacing", None)
+    if spacing is not None and not isinstance(matrix, int):
+        raise UserError("--spacing: given; expected it with a number as --matrix only")
+    return data.PreparedScan.read(
+        str(path), trained.steps, plane=plane, matrix=matrix, spacing=spacing
+    )
 
 
-def prepared_scans(trained, names, log):
+def prepared_scans(trained, options, plane, log):
     """Yields (path, name, `PreparedScan`) of each scan; bad ones are reported and counted."""
-    paths = scan_paths(names)
+    paths = scan_paths(options.files)
     bad = 0
     for path, name in paths.items():
         try:
-            scan = PreparedScan.read(path, trained.steps)
+            scan = read_scan(trained, options, path, plane)
         except UserError as error:
             if len(paths) == 1:
                 raise
@@ -294,7 +705,7 @@ def prepared_scans(trained, names, log):
         yield path, name, scan
     if bad == len(paths):
         raise UserError(
-            f"{names[0]}: none of {len(paths)} scans could be read; expected NIfTI scans"
+            f"{options.files[0]}: none of {len(paths)} scans could be read; expected NIfTI scans"
         )
     if bad:
         log.warning("%d of %d scans were skipped", bad, len(paths))
@@ -304,23 +715,42 @@ def scan_paths(names):
     """The NIfTI files that `names` are or hold, each with the name that its results get.
 
     Args:
-        names: paths of files, or of folders that are searched to any depth.
+        names: paths of files, or of folders that are searched to any depth, their `derivatives`
+            left out.
 
     Returns:
-        dict of `pathlib.Path` to str: the file's name without endings; where two files share it,
-        the folder's name stands before it.
+        dict of `pathlib.Path` to str: the subject, as file names of BIDS, IXI and OASIS tell it;
+        the file's name without endings where there are several of a subject; and where two files
+        share that, the folder's name stands before it.
     """
     paths = []
     for name in map(Path, names):
-        found = sorted(name.rglob("*.nii*")) if name.is_dir() else [name]
+        found = [name]
+        if name.is_dir():
+            found = sorted(
+                path
+                for path in name.rglob("*.nii*")
+                if "derivatives" not in path.relative_to(name).parts
+            )
         if not found:
             raise UserError(f"{name}: holds no .nii or .nii.gz; expected scans")
         paths += found
+    subjects = [subject_of(path) for path in paths]
     stems = [path.name.split(".")[0] for path in paths]
-    return {
-        path: stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}_{stem}"
-        for path, stem in zip(paths, stems, strict=True)
-    }
+
+    def name_of(path, subject, stem):
+        if subjects.count(subject) == 1:
+            return subject
+        return stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}_{stem}"
+
+    return dict(zip(paths, map(name_of, paths, subjects, stems), strict=True))
+
+
+def subject_of(path):
+    """The subject that a file's name speaks of; the whole name where it follows no pattern."""
+    stem = path.name.split(".")[0]
+    found = re.match(r"sub-[A-Za-z0-9]+|IXI\d+|OAS[12]_\d+", stem)
+    return found[0] if found else stem
 
 
 def read_codes(path, model):
@@ -351,8 +781,10 @@ def save_array(path, array):
 
 
 def is_simulated(trained):
-    """Whether the model was trained on simulated brains."""
-    return trained.about["study"]["data"]["source"] == "simulated"
+    """Whether the model was trained on simulated brains alone."""
+    metrics = trained.path / "metrics.json"
+    source = trained.about["study"]["data"]["source"]
+    return source == "simulated" or (metrics.exists() and read_json(metrics)["simulated"])
 
 
 if __name__ == "__main__":

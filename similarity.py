@@ -14,6 +14,7 @@ import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off th
 import keras
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 import dataset
 import hyperparameters
@@ -24,6 +25,7 @@ from brainvq.files import atomic_path, read_json, write_csv, write_json
 from brainvq.reports import figures
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
+from brainvq.reports.planes import reconstruction_planes
 from brainvq.reports.slices import slices_card, slices_report
 from brainvq.training.pretrained import Trained, load_model
 from brainvq.training.programs import run_program
@@ -33,6 +35,8 @@ from brainvq.training.stream import BatchStream
 BATCH = 64
 # Training slices that the patch codec is fitted on: more than its 200,000 patches need.
 BASELINE_SLICES = 1024
+# Shares of the codes whose surprise is noted.
+QUANTILES = (0.5, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # Columns of the pictures that show single slices.
 COLUMNS = 8
 
@@ -154,7 +158,10 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
     if model.bottleneck.num_codes:
         metrics["grid"] = list(model.code_shape(store.sample_shape))
         metrics["stride"] = store.sample_shape[0] // metrics["grid"][0]
-        metrics["patch_kmeans"] = measure_baseline(store, rows, model, codes)
+        baseline = fit_baseline(store, rows, model, codes)
+        metrics["patch_kmeans"] = plain(
+            evaluation.summary(similarity_of(baseline.reconstruct, store, rows["test"]).table())
+        )
         metrics["codes"] = {
             split: {
                 name: value
@@ -163,6 +170,12 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
             }
             for split in ("validation", "test")
         }
+    if study.data.transfer and study.data.source not in ("png", "images"):
+        metrics["transfer"] = measure_transfer(
+            study,
+            scans,
+            {"model": model} | ({"patch k-means": baseline} if "patch_kmeans" in metrics else {}),
+        )
     if prior is not None:
         metrics["parameters"]["prior"] = prior.count_params()
         metrics["prior"] = measure_prior(study, store, rows, model, prior, codes)
@@ -170,16 +183,60 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
     write_json(run.file("metrics.json"), metrics)
 
 
-def measure_baseline(store, rows, model, codes):
-    """SSIM of k-means on patches, with as many codes of as many bits as the model has."""
+def fit_baseline(store, rows, model, codes):
+    """K-means on patches of training slices: as many codes of as many bits as the model has."""
     grid = codes["test"].shape[1:]
     patch = store.sample_shape[0] // grid[0]
     baseline = PatchKMeans(patch, model.num_codes)
     picked = np.unique(np.linspace(0, len(rows["train"]) - 1, BASELINE_SLICES).astype(int))
-    baseline.fit(store.read(rows["train"][picked]))
-    return plain(
-        evaluation.summary(similarity_of(baseline.reconstruct, store, rows["test"]).table())
-    )
+    return baseline.fit(store.read(rows["train"][picked]))
+
+
+def measure_transfer(study, scans, models):
+    """SSIM of test scans on matrices that training did not use, on the slices it would select.
+
+    Args:
+        study: a `hyperparameters.Study`.
+        scans: the cohort with its split.
+        models: dict of name to an object with `reconstruct`.
+
+    Returns:
+        List of a dict for each matrix and model: matrix, model and the measures.
+    """
+    test = scans.table[scans.table["split"] == "test"]
+    found = []
+    for size in study.data.transfer:
+        matrix = (
+            {"matrix": size, "spacing": dataset.FIELD_OF_VIEW / size}
+            if size
+            else {"matrix": "native"}
+        )
+        measured = {name: evaluation.SimilarityAccumulator() for name in models}
+        for row in tqdm(
+            test.itertuples(),
+            desc=f"transfer to {size or 'native'}",
+            total=len(test),
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        ):
+            try:
+                slices = dataset.prepared(study, row, selected=True, **matrix).slices
+            except UserError:
+                continue  # one that could not be read was named when the arrays were prepared
+            for name, model in models.items():
+                for start in range(0, len(slices), BATCH):
+                    batch = slices[start : start + BATCH]
+                    restored = np.clip(model.reconstruct(batch), 0, 1)
+                    measured[name].add(batch, restored, [row.subject] * len(batch))
+        found += [
+            {
+                "matrix": f"{size} x {size}" if size else "native",
+                "model": name,
+                **plain(evaluation.summary(accumulator.table())),
+            }
+            for name, accumulator in measured.items()
+        ]
+    return found
 
 
 def measure_prior(study, store, rows, model, prior, codes):
@@ -192,7 +249,12 @@ def measure_prior(study, store, rows, model, prior, codes):
     # What the prior is told beside the codes must be paid for: log2(levels) bits a slice.
     told = np.log2(study.prior.levels or 1) / np.prod(test.shape[1:])
     ours, mix = prior.bits_per_code(test, labels) + told, tables.bits_per_code(test)
+    healthy = -prior.code_log_prob(
+        np.asarray(codes["validation"]), labels_of(study, store, rows, codes, "validation")
+    ) / np.log(2)
     return {
+        # How surprising codes of unseen, usual brains are: what `anomaly` compares with.
+        "validation_quantiles": {str(q): float(np.quantile(healthy, q)) for q in QUANTILES},
         "bits_per_code": ours,
         "of_which_level": told,
         "neighbour_tables": mix,
@@ -268,7 +330,7 @@ def read_subjects(run):
 def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
     """All figures of the study, as a dict of name to path."""
     simulated = scans.simulated
-    spacing = (study.data.spacing, study.data.spacing)
+    spacing = dataset.pixel_size(store)
 
     def at(name):
         return run.file("figures", f"{name}.png")
@@ -295,6 +357,19 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
             read_subjects(run), simulated=simulated, path=at("subjects")
         ),
     }
+    if "transfer" in metrics:
+        test = scans.table[scans.table["split"] == "test"]
+        row = next(test[test["scan_id"].isin(store.scans["scan_id"])].itertuples())
+        scan = dataset.prepared(study, row, matrix="native")
+        volume = scan.to_volume(np.clip(model.reconstruct(scan.slices), 0, 1))
+        drawn["planes"] = reconstruction_planes(
+            scan.to_volume(scan.slices),
+            volume,
+            scan.original_affine,
+            at("planes"),
+            title=f"Test subject {row.subject}, every axial slice through its codes",
+            simulated=simulated,
+        )
     if model.bottleneck.num_codes:
         counts = evaluation.code_usage(codes["test"], model.num_codes)["counts"]
         codebook = keras.ops.convert_to_numpy(model.bottleneck.codebook)

@@ -32,6 +32,7 @@ from brainvq.training.pretrained import load_model
 from brainvq.training.programs import Clock, run_program
 from brainvq.training.runs import RunFolder
 from brainvq.training.stream import BatchStream
+from brainvq.training.windows import ForegroundWindows
 
 # Slices of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
 WATCHED = 256
@@ -113,16 +114,17 @@ def train_autoencoder(study, run, store, rows):
         return load_model(run.file("model.keras"))
     options = study.train
     keras.utils.set_random_seed(study.seed)
+    changes = Augment(**vars(options.augment))
     stream = BatchStream(
         store.read,
         rows["train"],
         options.batch_size,
         shuffle=True,
         seed=study.seed,
-        augment=Augment(**vars(options.augment)),
+        augment=ForegroundWindows(options.window, changes) if options.window else changes,
     )
     variance = float(np.var(store.read(similarity.spread(rows["train"], 512))))
-    model = modules.build_autoencoder(study, store.sample_shape, variance)
+    model = modules.build_autoencoder(study, variance=variance)
     model.compile(
         optimizer(
             options.learning_rate,

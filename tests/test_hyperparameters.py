@@ -83,6 +83,31 @@ def test_every_field_is_explained():
                 assert len(told.value.value) > 15, statement.target.id
 
 
+def test_defaults_of_the_library_are_those_of_the_options():
+    import inspect
+
+    from brainvq.evaluation.anomaly import healthy_thresholds, score_maps
+    from brainvq.training.anomaly import AnomalyDetector
+    from brainvq.training.classify import METHODS, ClassifierSettings
+
+    classify, anomaly = hyperparameters.Classify(), hyperparameters.Anomaly()
+    for entry in dataclasses.fields(ClassifierSettings):
+        ours = getattr(classify, entry.name)
+        if entry.name == "augment":
+            assert vars(ours).items() <= vars(entry.default).items()
+        else:
+            assert ours == entry.default, entry.name
+    assert classify.methods == METHODS
+    compared = 0
+    for function in (AnomalyDetector, AnomalyDetector.calibrate, score_maps, healthy_thresholds):
+        for name, parameter in inspect.signature(function).parameters.items():
+            known = parameter.default is not inspect.Parameter.empty
+            if known and hasattr(anomaly, name) and name not in ("direction", "mirror"):
+                assert getattr(anomaly, name) == parameter.default, name
+                compared += 1
+    assert compared >= 10
+
+
 def test_unknown_or_missing_fields_of_an_old_run():
     content = hyperparameters.to_dict(Study())
     with pytest.raises(UserError, match="unknown fields .*old"):
@@ -130,7 +155,7 @@ def test_steps_survive_json():
 def commands():
     text = (ROOT / "README.md").read_text()
     return sorted(
-        set(re.findall(r"^\| `python ((?:train|predict|similarity)\.py.*?)`", text, re.M))
+        set(re.findall(r"^\| `python ((?:train|predict|similarity|dataset)\.py.*?)`", text, re.M))
     )
 
 
@@ -141,6 +166,8 @@ def test_commands_of_the_readme_are_understood(command):
         parse(*words)
     elif script == "predict.py":
         predict.parse(words)
+    elif script == "dataset.py" and words[0] == "simulate":
+        hyperparameters.parse_fields(hyperparameters.Simulation(), words[1:], "dataset.py", "")
     else:
         assert words[0] in ("--help", "--resume", "RUN")
 

@@ -33,6 +33,7 @@ def slices_report(about, metrics, subjects, figures, *, note="", failures=(), ti
     data = "simulated brains" if metrics["simulated"] else f"scans ({study['data']['source']})"
     sections = [
         _reconstruction(metrics, subjects, figures),
+        _transfer(metrics, figures),
         _codes(metrics, figures),
         _prior(metrics, figures),
         _samples(metrics, figures),
@@ -98,7 +99,7 @@ def slices_card(about, metrics, *, split, data_facts):
         preprocessing=[_step_text(step) for step in about["steps"]],
         intensity_range=(0.0, 1.0),
         input_shape=f"({size}, {size}, 1)",
-        shape_rule=f"height and width divisible by {metrics['stride']}" if grid else "",
+        shape_rule=_shape_rule(study, metrics) if grid else "",
         channels="intensity; rows from anterior to posterior, columns from the subject's right to "
         "left",
         codes=codes,
@@ -110,6 +111,12 @@ def slices_card(about, metrics, *, split, data_facts):
         limitations=limitations,
         **data_facts,
     )
+
+
+def _shape_rule(study, metrics):
+    if study["data"].get("spacing", 0) is None:
+        return f"any size; padded to multiples of {metrics['stride']} and cropped back"
+    return f"this size, {metrics['stride']} pixels for a code"
 
 
 def _cards(metrics):
@@ -177,6 +184,25 @@ def _reconstruction(metrics, subjects, figures):
             reconstructions="Slices of test subjects, what their codes decode to, and the error.",
             subjects="SSIM of each test subject.",
         ),
+    )
+
+
+def _transfer(metrics, figures):
+    if "transfer" not in metrics:
+        return None
+    rows = []
+    for found in metrics["transfer"]:
+        row = {"matrix": found["matrix"], "model": found["model"]}
+        for name in ("ssim", "ssim_foreground", "psnr"):
+            row[NAMES[name]], row[f"sd of {name}"] = found[name]["mean"], found[name]["sd"]
+        rows.append(row)
+    return Section(
+        "Other matrix sizes",
+        "The same test subjects on matrices that training never used: the network takes any size. "
+        "`native`: each scan as the scanner made it, neither cut nor filled, with less black "
+        "around it, which flatters less. Others are resampled to a field of view of 250 mm.",
+        tables=[("Similarity by matrix, mean and sd over test subjects", pd.DataFrame(rows))],
+        figures=_pictures(figures, planes="A test subject, slice by slice through the codes."),
     )
 
 

@@ -100,3 +100,22 @@ def test_card(tmp_path):
     text = write_model_card(tmp_path / "card.md", card).read_text(encoding="utf-8")
     for words in ("CC0", "18 (14 train, 4 test)", "seed 3", "16 x 16 codes out of 512", "2304"):
         assert words in text
+
+
+def test_transfer_is_a_section_with_each_matrix_and_model():
+    from brainvq.reports.slices import _shape_rule, _transfer
+
+    measure = {"mean": 0.9, "sd": 0.01, "n": 3}
+    rows = [
+        {"matrix": matrix, "model": model, **dict.fromkeys(["ssim", "ssim_foreground"], measure)}
+        | {"psnr": {"mean": 30.0, "sd": 1.0, "n": 3}}
+        for matrix in ("native", "320 x 320")
+        for model in ("model", "patch k-means")
+    ]
+    section = _transfer({"transfer": rows}, {})
+    ((_, table),) = section.tables
+    assert list(table["matrix"]) == ["native", "native", "320 x 320", "320 x 320"]
+    assert list(table["PSNR, whole image (dB)"]) == [30.0] * 4
+    assert _transfer({}, {}) is None
+    assert _shape_rule({"data": {"spacing": None}}, {"stride": 8}).startswith("any size")
+    assert "8 pixels" in _shape_rule({"data": {"spacing": 1.5}}, {"stride": 8})

@@ -55,15 +55,22 @@ def test_reconstruct_gives_the_grid_of_the_scan(trained, tmp_path, scan):
 def test_encode_then_decode_equals_reconstruct(trained, tmp_path, scan):
     made = only_run(trained)
     run(tmp_path, "predict.py", made, "encode", scan, "--out", "codes")
-    run(tmp_path, "predict.py", made, "decode", "codes/scan_codes.npy", "--out", "decoded")
+    run(tmp_path, "predict.py", made, "decode", "codes/scan.npy", "--out", "decoded")
     run(tmp_path, "predict.py", made, "reconstruct", scan, "--out", "whole")
-    codes = np.load(tmp_path / "codes" / "scan_codes.npy")
+    codes = np.load(tmp_path / "codes" / "scan.npy")
     assert codes.shape[1:] == (8, 8)
-    assert json.loads((tmp_path / "codes" / "scan_codes.json").read_text())["shape"] == [40, 48, 40]
-    one = nib.load(tmp_path / "decoded" / "scan_codes_decoded.nii.gz")
+    assert json.loads((tmp_path / "codes" / "scan.json").read_text())["shape"] == [40, 48, 40]
+    one = nib.load(tmp_path / "decoded" / "scan_decoded.nii.gz")
     other = nib.load(tmp_path / "whole" / "scan_desc-reconstruction.nii.gz")
-    np.testing.assert_allclose(one.get_fdata(), other.get_fdata(), atol=1e-3)
-    np.testing.assert_allclose(one.affine, other.affine)
+    np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
+    np.testing.assert_array_equal(one.affine, other.affine)
+    # The vectors on file are those of the codes; the table names the scan.
+    vectors = np.load(tmp_path / "codes" / "vectors" / "scan.npy")
+    codebook = np.load(tmp_path / "codes" / "codebook" / "codebook.npy")
+    np.testing.assert_array_equal(vectors, codebook.astype("float16")[codes])
+    table = pd.read_csv(tmp_path / "codes" / "scans.csv")
+    assert list(table["name"]) == ["scan"]
+    assert table["bits"][0] == codes.size * 5
 
 
 def test_a_bad_scan_among_good_ones_is_skipped_and_counted(trained, tmp_path, scan):
@@ -74,7 +81,7 @@ def test_a_bad_scan_among_good_ones_is_skipped_and_counted(trained, tmp_path, sc
     assert "skipped" in output
     assert "bad.nii.gz" in output
     assert "1 of 2 scans were skipped" in output
-    assert (tmp_path / "predictions" / "encode" / "scan_codes.npy").exists()
+    assert (tmp_path / "predictions" / "encode" / "scan.npy").exists()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +148,13 @@ def test_folders_of_scans_and_files_of_one_name(tmp_path):
     (tmp_path / "scans" / "notes.txt").touch()
     found = predict.scan_paths([tmp_path / "scans"])
     assert sorted(found.values()) == ["a_T1", "b_T1", "other"]
+    names = ["sub-01_T1w.nii.gz", "sub-02_run-1_T1w.nii", "sub-02_run-2_T1w.nii", "IXI002-Guys.nii"]
+    (tmp_path / "bids" / "derivatives").mkdir(parents=True)
+    (tmp_path / "bids" / "derivatives" / "sub-01_mask.nii.gz").touch()
+    for name in names:
+        (tmp_path / "bids" / name).touch()
+    found = predict.scan_paths([tmp_path / "bids"])
+    assert sorted(found.values()) == ["IXI002", "sub-01", "sub-02_run-1_T1w", "sub-02_run-2_T1w"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: holds no .nii"):
         predict.scan_paths([tmp_path / "empty"])
