@@ -260,15 +260,17 @@ class Anomaly:
     """Gaussian on the reconstruction error, in pixels."""
     restoration_smooth: float = 1.0
     """Gaussian on the error against the restorations, in pixels."""
-    median: int = 5
+    median: int = 3
     """Side of a median filter on every score, in voxels; 0 is none."""
     erode: int = 3
     """Voxels at the border of the brain that do not count, for any score."""
     without_fluid: bool | None = None
     """Leave the fluid in and around the brain out, for any score. `None`: where only dark places
     count, because fluid is dark on T1w."""
-    combined: tuple[str, ...] = ("pixel", "surprise", "restoration")
-    """Scores whose ranks are averaged into one; `intensity` and `ssim` may be among them."""
+    combined: tuple[str, ...] | None = None
+    """Scores whose ranks are averaged into one: some of intensity, pixel, ssim, surprise,
+    restoration. `None`: intensity, pixel, restoration where only bright places count; else pixel,
+    surprise, restoration."""
     specificity: float = 0.98
     """Share of a healthy scan's voxels that is not flagged, at the threshold that `--healthy`
     scans set for Dice."""

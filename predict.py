@@ -62,6 +62,12 @@ PLANES = ("axial", "coronal", "sagittal")
 VERBS = ("sample", "reconstruct", "encode", "decode", "classify", "anomaly", "export")
 # Scores that are laid over the scan in three planes.
 SHOWN = ("intensity", "pixel", "restoration", "combined")
+# What is combined by default. On FLAIR lesions shine: plain intensity is good evidence there.
+COMBINED = {
+    "bright": ("intensity", "pixel", "restoration"),
+    "dark": anomaly_measures.COMBINED,
+    "both": anomaly_measures.COMBINED,
+}
 # Verbs whose numbers are the fields of a dataclass in hyperparameters.py.
 TUNED = {"classify": Classify, "anomaly": Anomaly}
 
@@ -645,10 +651,9 @@ def scored(trained, finder, scan, tuned, direction):
         direction=direction,
         **{
             name: getattr(tuned, name)
-            for name in (
-                *("smooth", "restoration_smooth", "median", "erode", "without_fluid", "combined"),
-            )
+            for name in (*("smooth", "restoration_smooth", "median", "erode", "without_fluid"),)
         },
+        combined=tuned.combined or COMBINED[direction],
     )
     return scan.slices, evidence, brain, scores
 

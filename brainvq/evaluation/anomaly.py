@@ -242,7 +242,7 @@ def score_maps(
     direction="both",
     smooth=1.0,
     restoration_smooth=1.0,
-    median=5,
+    median=3,
     erode=3,
     without_fluid=None,
     combined=COMBINED,
@@ -259,7 +259,7 @@ def score_maps(
         direction: "both", "bright" or "dark"; see `pixel_error`. SSIM and surprise have none.
         smooth: Gaussian of the pixel error, in pixels. Default 1.
         restoration_smooth: Gaussian of the restoration score, in pixels. Default 1.
-        median: see `post_process`; it is applied to every score, the baseline too. Default 5.
+        median: see `post_process`; it is applied to every score, the baseline too. Default 3.
         erode: see `post_process`, likewise. Default 3.
         without_fluid: whether every score, the baseline too, is 0 in the brain's fluid, see
             `fluid_area`. Ventricles of another size or of another scanner's contrast are the
