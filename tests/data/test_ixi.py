@@ -193,8 +193,8 @@ def test_download(make, tmp_path, monkeypatch, capsys):
         with pytest.raises(UserError, match="--data.accept-terms"):
             fetch("ixi", root, base_url=url, **quick)
         assert not root.exists()
-        with pytest.raises(UserError, match="expected 066002afe250e4375d132266fcfceac5"):
-            fetch("ixi", root, base_url=url, accept_terms=True, **quick)  # not the true table
+        with pytest.raises(UserError, match="expected 34901a0593b41dd19c1a1f746eac2d58"):
+            fetch("ixi", root, base_url=url, accept_terms=True, **quick)  # not the true archive
         monkeypatch.setitem(download.DATASETS, "ixi", known)
         assert fetch("ixi", root, base_url=url, accept_terms=True, **quick) == root
     assert "CC BY-SA 3.0" in capsys.readouterr().out
