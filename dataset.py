@@ -221,7 +221,7 @@ def levels(store, count):
     """
     index = store.table["index"]
     last = index.groupby(store.table["scan_id"]).transform("max").clip(lower=1)
-    return np.minimum(index / last * count, count - 1).to_numpy().astype(int)
+    return _level((index / last).to_numpy(), count)
 
 
 def simulate(arguments):
@@ -258,8 +258,12 @@ def levels_of_slices(slices, count):
     """
     filled = np.flatnonzero((slices > 0).any(axis=(1, 2, 3)))
     first, last = (filled[0], filled[-1]) if len(filled) else (0, len(slices) - 1)
-    share = (np.arange(len(slices)) - first) / max(last - first, 1)
-    return np.clip((share * count).astype(int), 0, count - 1)
+    return _level((np.arange(len(slices)) - first) / max(last - first, 1), count)
+
+
+def _level(height, count):
+    """The level of slices whose height is 0 at the bottom of the brain and 1 at its top."""
+    return np.clip((height * count).astype(int), 0, count - 1)
 
 
 def main(arguments):

@@ -10,6 +10,7 @@ is chosen by name and any field is changed by its dotted path:
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 import sys
@@ -729,7 +730,11 @@ def parse_fields(default, arguments, prog, description):
     try:
         with contextlib.redirect_stderr(messages):
             return tyro.cli(
-                type(default), args=arguments, default=default, prog=prog, description=description
+                type(default),
+                args=arguments,
+                default=default,
+                prog=prog,
+                description=inspect.cleandoc(description),
             )
     except SystemExit as stop:
         if not stop.code:

@@ -33,6 +33,7 @@ import pandas as pd
 import dataset
 import hyperparameters
 from brainvq import data, evaluation
+from brainvq.data.prepared import AXCODES
 from brainvq.errors import UserError
 from brainvq.evaluation import anomaly as anomaly_measures
 from brainvq.evaluation import ssim
@@ -58,7 +59,7 @@ from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Anomaly, Classify, Sampling
 
-PLANES = ("axial", "coronal", "sagittal")
+PLANES = tuple(AXCODES)
 VERBS = ("sample", "reconstruct", "encode", "decode", "classify", "anomaly", "export")
 # Scores that are laid over the scan in three planes.
 SHOWN = ("intensity", "pixel", "restoration", "combined")
@@ -260,7 +261,7 @@ def reconstruct(trained, options, log):
             options.out / f"{name}_desc-reconstruction.nii.gz", image, affine, like=path
         )
         reconstruction_planes(
-            data.load_scan((str(path),))[0],
+            scan.image,
             image,
             affine,
             options.out / f"{name}_reconstruction.png",
@@ -506,7 +507,7 @@ def anomaly(trained, options, log):
             data.save_nifti(file, volume, scan.original_affine, like=path)
         mask = lesions = None
         if path in masks:
-            mask = data.load_scan((str(masks[path]),))[0] > 0.5
+            mask = mask_on(scan, masks[path])
             lesions = scan.from_volume(mask) > 0.5
             voxel_ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
             found.add(name, scores, lesions, brain, voxel_ml)
@@ -521,7 +522,7 @@ def anomaly(trained, options, log):
             **titles,
         )
         planes = anomaly_planes(
-            data.load_scan((str(path),))[0],
+            scan.image,
             {key: volumes[key] for key in SHOWN if key in volumes},
             scan.original_affine,
             options.out / f"{name}_planes.png",
@@ -546,7 +547,7 @@ def anomaly(trained, options, log):
     page = anomaly_report(
         found if measured else None,
         drawn,
-        about=f"{describe(trained.about)}; every {tuned.step}. axial slice".replace("1. ", ""),
+        about=f"{describe(trained.about)}; one axial slice in {tuned.step}",
         settings=dataclasses.asdict(tuned)
         | {"direction": direction, "threshold bits": finder.threshold_bits},
         modality=modality,
@@ -592,6 +593,15 @@ def masks_by_scan(options):
     return found
 
 
+def mask_on(scan, path):
+    """A lesion mask on the grid of a scan, bool; it may lie in another orientation or grid."""
+    mask, affine = data.load_scan((str(path),))
+    moved = data.to_original_grid(mask, affine, scan.shape, scan.original_affine, order=0) > 0.5
+    if (mask > 0.5).any() and not moved.any():
+        raise UserError(f"--masks: {path} lies outside of its scan; expected one in its space")
+    return moved
+
+
 def detector(trained, options, log):
     """The `AnomalyDetector` of a run, its threshold taken from what healthy brains show."""
     tuned = options.tuned
@@ -603,7 +613,7 @@ def detector(trained, options, log):
         noted = noted.get("validation_quantiles", {})
         if noted:  # bits of validation subjects, at the nearest quantile that was noted
             threshold = noted[min(noted, key=lambda share: abs(float(share) - tuned.quantile))]
-    finder = AnomalyDetector(
+    return AnomalyDetector(
         trained.model,
         trained.prior,
         threshold_bits=threshold,
@@ -613,7 +623,6 @@ def detector(trained, options, log):
             for name in ("draws", "passes", "temperature", "top_p", "sharpness", "mirror", "seed")
         },
     )
-    return finder
 
 
 def healthy_thresholds(trained, finder, options, direction, log):
@@ -651,7 +660,7 @@ def scored(trained, finder, scan, tuned, direction):
         direction=direction,
         **{
             name: getattr(tuned, name)
-            for name in (*("smooth", "restoration_smooth", "median", "erode", "without_fluid"),)
+            for name in ("smooth", "restoration_smooth", "median", "erode", "without_fluid")
         },
         combined=tuned.combined or COMBINED[direction],
     )

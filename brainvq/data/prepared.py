@@ -21,6 +21,9 @@ from brainvq.errors import UserError
 # right (in sagittal ones: the face) at the left, the face (in the others: the vertex) above.
 AXCODES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
 
+# What a file needs to hold of a `PreparedScan` to bring slices back.
+_PLACE = ("affine", "size", "shape", "original_affine", "low", "high", "plane")
+
 
 @dataclasses.dataclass
 class PreparedScan:
@@ -35,6 +38,7 @@ class PreparedScan:
         low: intensity of the scan that is 0 in the slices.
         high: intensity of the scan that is 1 in the slices.
         plane: axial, coronal or sagittal.
+        image: the scan as it was read, or None when only the way back is known.
     """
 
     slices: np.ndarray | None
@@ -45,6 +49,7 @@ class PreparedScan:
     low: float
     high: float
     plane: str = "axial"
+    image: np.ndarray | None = None
 
     @classmethod
     def read(cls, paths, steps, plane="axial", matrix="study", spacing=None, selected=False):
@@ -78,7 +83,8 @@ class PreparedScan:
             image, affine = step(image, affine)
         slices = np.moveaxis(image, 2, 0).swapaxes(1, 2)[..., None].astype("float32")
         return cls(
-            slices, affine, slices.shape[1:3], original.shape, original_affine, low, high, plane
+            *(slices, affine, slices.shape[1:3], original.shape, original_affine),
+            *(low, high, plane, original),
         )
 
     def every(self, step):
@@ -126,10 +132,8 @@ class PreparedScan:
         return np.moveaxis(stack, 2, 0).swapaxes(1, 2)
 
     def place(self):
-        """Everything but the slices, for a JSON file."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        found.pop("slices")
-        return found
+        """Everything but the images, for a JSON file."""
+        return {name: getattr(self, name) for name in _PLACE}
 
     @classmethod
     def from_place(cls, place):
@@ -138,9 +142,8 @@ class PreparedScan:
         Raises:
             UserError: something is missing in it.
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "slices"]
         try:
-            found = {name: place[name] for name in names}
+            found = {name: place[name] for name in _PLACE}
         except KeyError as error:
             raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
         for name in ("affine", "original_affine"):

@@ -129,11 +129,7 @@ class FitInside:
         object.__setattr__(self, "axes", tuple(self.axes))
         if int(self.size) != self.size or self.size < 1:
             raise UserError(f"FitInside: size is {self.size!r}; expected a whole number from 1")
-        if (
-            not self.axes
-            or len(set(self.axes)) != len(self.axes)
-            or not set(self.axes) <= {0, 1, 2}
-        ):
+        if not 0 < len(set(self.axes)) == len(self.axes) or not set(self.axes) <= {0, 1, 2}:
             raise UserError(f"FitInside: axes is {self.axes}; expected different ones of 0, 1, 2")
 
     def __call__(self, image, affine):

@@ -41,7 +41,7 @@ class CodeCounter:
         Raises:
             ValueError: a code is out of range or not an integer.
         """
-        codes = _codes(codes, self.num_codes)
+        codes = whole_numbers(codes, "codes", self.num_codes)
         self.counts += np.bincount(codes.ravel(), minlength=self.num_codes)
         return self
 
@@ -152,7 +152,7 @@ class NeighbourModel:
         Raises:
             ValueError: the codes are out of range or not shaped as described.
         """
-        codes = _codes(codes, num_codes)
+        codes = whole_numbers(codes, "codes", num_codes)
         if not 2 <= codes.ndim <= 4 or len(codes) < 2:
             raise ValueError(
                 "codes must be (n, *grid) with a grid of 1 to 3 axes and n at least 2. "
@@ -292,7 +292,7 @@ class NeighbourModel:
     def _check(self, codes):
         if not hasattr(self, "weights"):
             raise ValueError("the model has no tables yet: call fit first")
-        codes = _codes(codes, self.num_codes)
+        codes = whole_numbers(codes, "codes", self.num_codes)
         if codes.shape[1:] != self.grid_shape or len(codes) == 0:
             raise ValueError(
                 f"codes must be (n, {', '.join(map(str, self.grid_shape))}), as in fit. "
@@ -327,12 +327,13 @@ def _mixture_weights(p, weights, *, iterations):
     return likelihood, weights / weights.sum()
 
 
-def _codes(codes, num_codes):
-    codes = np.asarray(codes)
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise ValueError(f"codes must be integers. Received: dtype {codes.dtype}")
-    if codes.size and (codes.min() < 0 or codes.max() >= num_codes):
+def whole_numbers(values, name, end):
+    """`values` as int64, after a look that they are integers in [0, `end`); else `ValueError`."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{name} must be integers. Received: dtype {values.dtype}")
+    if values.size and (values.min() < 0 or values.max() >= end):
         raise ValueError(
-            f"codes must be in [0, {num_codes}). Received: {codes.min()} to {codes.max()}"
+            f"{name} must be in [0, {end}). Received: {values.min()} to {values.max()}"
         )
-    return codes.astype("int64", copy=False)
+    return values.astype("int64", copy=False)

@@ -11,6 +11,8 @@ of all pairs and at the quantisation error beside them.
 
 import numpy as np
 
+from brainvq.evaluation.codes import whole_numbers
+
 SHARE_ABOVE = 0.95  # the correlation that study 3's source reports
 _BLOCK = 8192  # vectors compared with all nodes at a time
 
@@ -181,8 +183,8 @@ class TissueOverlap:
         Raises:
             ValueError: a value is out of range or no integer, or the shapes do not fit.
         """
-        codes = _integers(codes, "codes", self.table.shape[0])
-        labels = _integers(labels, "labels", self.table.shape[1])
+        codes = whole_numbers(codes, "codes", self.table.shape[0])
+        labels = whole_numbers(labels, "labels", self.table.shape[1])
         fits = codes.ndim == labels.ndim >= 2 and codes.shape[0] == labels.shape[0]
         if not fits or any(a % b for a, b in zip(labels.shape[1:], codes.shape[1:], strict=True)):
             raise ValueError(
@@ -272,14 +274,3 @@ def _adjacency(neighbours):
     nodes, columns = np.nonzero(neighbours >= 0)
     beside[nodes, neighbours[nodes, columns]] = True
     return beside | beside.T
-
-
-def _integers(values, name, end):
-    values = np.asarray(values)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{name} must be integers. Received: dtype {values.dtype}")
-    if values.size and (values.min() < 0 or values.max() >= end):
-        raise ValueError(
-            f"{name} must be in [0, {end}). Received: {values.min()} to {values.max()}"
-        )
-    return values.astype("int64", copy=False)

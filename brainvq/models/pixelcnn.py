@@ -580,13 +580,15 @@ class PixelCNN(keras.Model):
             )
         return np.broadcast_to(labels, (n,)).astype("int32")
 
-    def code_log_prob(self, codes, labels=None, batch_size=64):
+    def code_log_prob(self, codes, labels=None, batch_size=64, context=None):
         """Log-probability of every code given the earlier ones.
 
         Args:
             codes: int `(n, *grid)`.
             labels: int `(n,)` or one integer, where the prior is conditional.
             batch_size: grids per call of the network.
+            context: int `(n, *grid)`: the earlier codes are taken from here instead of from
+                `codes`, such as from a grid in which some were replaced.
 
         Returns:
             float32 NumPy array `(n, *grid)`, in nats.
@@ -596,20 +598,21 @@ class PixelCNN(keras.Model):
         """
         codes = self._check_codes(codes)
         labels = self._check_labels(labels, len(codes))
+        context = codes if context is None else self._check_codes(context, "context")
         function = self._functions.get(
             "log_prob", lambda: compile_function(self._code_log_prob, owner=self)
         )
         out = np.empty(codes.shape, "float32")
         for start, stop, padded in _batches(len(codes), batch_size):
-            arguments = [_padded(codes[start:stop], padded)]
+            arguments = [_padded(part[start:stop], padded) for part in (codes, context)]
             if labels is not None:
                 arguments.append(_padded(labels[start:stop], padded))
             values = ops.convert_to_numpy(function(*arguments))
             out[start:stop] = values[: stop - start]
         return out
 
-    def _code_log_prob(self, codes, labels=None):
-        logits = self.features(codes, labels, training=False)[-1]
+    def _code_log_prob(self, codes, context, labels=None):
+        logits = self.features(context, labels, training=False)[-1]
         return _pick(ops.log_softmax(logits, axis=-1), codes)
 
     def log_prob(self, codes, labels=None, batch_size=64):

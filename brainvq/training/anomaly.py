@@ -11,10 +11,8 @@ quantized variational autoencoders"). Scores for each pixel are made of it by
 import math
 
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
-from brainvq.backend import compile_function
 from brainvq.errors import UserError
 
 
@@ -91,7 +89,6 @@ class AnomalyDetector:
         self.sampling_batch = int(sampling_batch)
         self.seed = seed
         self.progress = progress
-        self._in_context = None
 
     def surprise(self, codes, labels=None):
         """Bits of each code, −log2 p(code | the codes before it).
@@ -283,23 +280,10 @@ class AnomalyDetector:
 
     def _surprise_among(self, codes, context, labels):
         """Bits of `codes`, each given the codes before it in `context` in place of its own."""
-        if self._in_context is None:
-            prior = self.prior
-
-            def log_p(codes, context, labels):
-                logits = prior.features(context, labels, training=False)[-1]
-                picked = ops.take_along_axis(
-                    ops.log_softmax(logits, axis=-1), ops.expand_dims(codes, -1), axis=-1
-                )
-                return ops.squeeze(picked, -1)
-
-            self._in_context = compile_function(log_p, owner=prior)
-        # Filled up to the size of a full batch, so that one program serves all.
-        missing = self.sampling_batch - len(codes)
-        codes, context = (np.pad(a, ((0, missing), (0, 0), (0, 0))) for a in (codes, context))
-        known = None if labels is None else np.pad(labels, (0, missing)).astype("int32")
-        found = ops.convert_to_numpy(self._in_context(codes, context, known))
-        return -found[: len(codes) - missing] / np.float32(math.log(2))
+        found = self.prior.code_log_prob(
+            codes, labels, batch_size=self.sampling_batch, context=context
+        )
+        return -found / np.float32(math.log(2))
 
     def _weighed(self, x, restored):
         """Weighted means over the draws, for a few slices `(m, rows, cols)`."""

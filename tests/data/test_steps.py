@@ -382,6 +382,7 @@ def test_config_round_trip():
         (lambda: ZScore("skull"), "over is 'skull'"),
         (lambda: FitInside(0), "size is 0"),
         (lambda: FitInside(8, axes=(0, 0)), "axes is"),
+        (lambda: FitInside(8, axes=()), "axes is"),
         (lambda: steps_from_config([{"name": "Blur"}]), "step 'Blur' is not known"),
         (lambda: steps_from_config([{"name": "ZScore", "x": 1}]), "setting 'x' is not known"),
     ],

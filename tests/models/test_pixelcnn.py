@@ -130,6 +130,19 @@ def test_log_prob_against_logits_by_hand():
     assert prior.bits_per_code(codes, labels) == pytest.approx(bits, abs=1e-5)
 
 
+def test_log_prob_of_codes_among_those_of_another_grid():
+    prior = make()
+    context, codes = draw_codes(prior, 3), draw_codes(prior, 3, seed=1)
+    logits = numpy_of(prior(context)).astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.take_along_axis(log_p, codes[..., None], -1)[..., 0]
+    np.testing.assert_allclose(
+        prior.code_log_prob(codes, batch_size=2, context=context), expected, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="context"):
+        prior.code_log_prob(codes, context=context[:, :1])
+
+
 def test_a_class_changes_the_distribution():
     prior = make(num_classes=2)
     codes = draw_codes(prior, 4)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import predict
+from brainvq import data
 from brainvq.errors import UserError
 from tests.scripts.conftest import only_run, run
 from tests.scripts.test_predict import brain
@@ -259,3 +260,24 @@ def test_a_mistake_is_named(ixi, tmp_path, monkeypatch, words, told):
         predict.main([str(only_run(ixi)), *given])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mask_in_another_orientation_comes_onto_the_scan(tmp_path):
+    path = scans(tmp_path)["sub-1"]
+    scan = data.PreparedScan.read(
+        str(path), data.steps_to_config([data.Canonical("LPS"), data.ScaleIntensity("max")])
+    )
+    mask = np.zeros(scan.shape, "uint8")
+    mask[3, 5, 20] = 1
+    flip = nib.orientations.axcodes2ornt("LSP")
+    turned = nib.Nifti1Image(mask, scan.original_affine).as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(scan.original_affine), flip)
+    )
+    assert turned.shape != mask.shape
+    nib.save(turned, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(predict.mask_on(scan, tmp_path / "mask.nii.gz"), mask > 0)
+    far = turned.affine.copy()
+    far[:3, 3] += 1000
+    nib.save(nib.Nifti1Image(turned.get_fdata(), far), tmp_path / "far.nii.gz")
+    with pytest.raises(UserError, match="far.nii.gz lies outside of its scan"):
+        predict.mask_on(scan, tmp_path / "far.nii.gz")
