@@ -14,6 +14,7 @@ from brainvq.layers.probabilistic_som import ProbabilisticSOM
 from brainvq.layers.som_grid import SOMGrid
 from brainvq.layers.som_quantizer import SOMQuantizer
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
+from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.layers.vector_quantizer import VectorQuantizer
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "SOMGrid",
     "SOMQuantizer",
     "SpaceToDepth",
+    "TorusQuantizer",
     "VectorQuantizer",
 ]

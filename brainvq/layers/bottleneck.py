@@ -11,6 +11,8 @@ class Bottleneck(keras.layers.Layer):
 
     - `"quantized"`: float32, the shape of `z`; what the decoder reads;
     - `"codes"`: int32 `(batch, *grid)`; the key is missing where there are no codes;
+    - `"continuous"`: float32, the shape of `z`: the vectors that codes were found for; the key is
+      missing where there are no codes, or where `quantized` is that already;
     - `"losses"`: a dict of name → weighted float32 scalar, with the names of `loss_names`.
 
     The layer adds the sum of its losses by `add_loss`, so that it trains within any `keras.Model`
@@ -66,13 +68,15 @@ class Bottleneck(keras.layers.Layer):
         if hasattr(self, "seed_generator") and "seed_state" in names:
             self.seed_generator.state.assign(store["seed_state"])
 
-    def _outputs(self, quantized, losses, codes=None):
+    def _outputs(self, quantized, losses, codes=None, continuous=None):
         """Adds the losses to the layer and builds the dict that `call` returns."""
         if losses:
             self.add_loss(sum(losses.values()))
         outputs = {"quantized": quantized, "losses": losses}
         if codes is not None:
             outputs["codes"] = codes
+        if continuous is not None:
+            outputs["continuous"] = continuous
         return outputs
 
 

@@ -127,7 +127,7 @@ class EMAVectorQuantizer(Quantizer):
         if update:
             self._update(vectors, flat_codes, codebook, draw)
         losses = {"commitment_loss": self._commitment(z, quantized)}
-        return self._outputs(self._pass_gradient(z, quantized), losses, codes)
+        return self._outputs(self._pass_gradient(z, quantized), losses, codes, continuous=z)
 
     def set_codebook(self, vectors, counts=None):
         """Replaces codebook, counts and sums, and marks the layer as initialised.

@@ -105,7 +105,7 @@ class ProbabilisticSOM(GridQuantizer):
         nodes, codes = self._look_up(z, most_probable, ops.stop_gradient(self.codebook))
         if not self.quantize:
             return self._outputs(z, losses, codes)
-        return {**self._outputs(self._pass_gradient(z, nodes), losses, codes), "continuous": z}
+        return self._outputs(self._pass_gradient(z, nodes), losses, codes, continuous=z)
 
     def log_assignments(self, vectors):
         """log s_ij of equation (4).

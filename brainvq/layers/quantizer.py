@@ -20,8 +20,11 @@ def nearest_codes(vectors, codebook):
     """Returns the index of the nearest codebook row by Euclidean distance, the first among equals.
 
     argmin ‖z − e‖² = argmax (z·e − ‖e‖²/2), since ‖z‖² is the same for every code: one product
-    of matrices, without the cancellation that ‖z‖² would bring.
+    of matrices, without the cancellation that ‖z‖² would bring. Both are moved by the codebook's
+    mean first, which changes no distance: far from 0, rounding would choose among close codes.
     """
+    centre = ops.mean(codebook, axis=0)
+    vectors, codebook = vectors - centre, codebook - centre
     scores = ops.matmul(vectors, ops.transpose(codebook))  # (n, num_codes)
     scores = scores - 0.5 * ops.sum(ops.square(codebook), axis=-1)
     return ops.cast(ops.argmax(scores, axis=-1), "int32")

@@ -72,7 +72,7 @@ class SOMQuantizer(GridQuantizer):
             "neighbourhood_loss": self.beta * self._neighbourhood(vectors, flat_codes, codebook),
         }
         passed = self._pass_gradient(z, ops.stop_gradient(quantized))
-        return {**self._outputs(passed, losses, codes), "continuous": z}
+        return self._outputs(passed, losses, codes, continuous=z)
 
     def _neighbourhood(self, vectors, flat_codes, codebook):
         """Squared distances of nodes and their neighbours to `vectors`, per element of these.

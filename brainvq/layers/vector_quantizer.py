@@ -71,7 +71,7 @@ class VectorQuantizer(Quantizer):
             "codebook_loss": ops.mean(ops.square(ops.stop_gradient(z) - quantized)),
             "commitment_loss": self._commitment(z, quantized),
         }
-        return self._outputs(self._pass_gradient(z, quantized), losses, codes)
+        return self._outputs(self._pass_gradient(z, quantized), losses, codes, continuous=z)
 
     def get_config(self):
         """Returns the constructor's arguments."""

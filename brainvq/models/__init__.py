@@ -13,6 +13,7 @@ from brainvq.models.conv_networks import conv_decoder, conv_encoder
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
 from brainvq.models.pixelcnn import PixelCNN
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
+from brainvq.models.volume_networks import strided_decoder, strided_encoder
 
 __all__ = [
     "Autoencoder",
@@ -30,5 +31,7 @@ __all__ = [
     "pixel_classifier",
     "residual_decoder",
     "residual_encoder",
+    "strided_decoder",
+    "strided_encoder",
     "structural_similarity",
 ]

@@ -21,7 +21,8 @@ class Autoencoder(keras.Model):
 
     `call(x, training=None)` takes float `(batch, *spatial, channels)` and returns a dict:
     `reconstruction` (float32, the shape of `x`), `losses` (name → scalar, the bottleneck's terms)
-    and, where the bottleneck has codes, `codes` (int32 `(batch, *grid)`).
+    and, where the bottleneck has codes, `codes` (int32 `(batch, *grid)`); with `continuous_weight`
+    also `continuous_reconstruction`.
 
     `fit(x)` reconstructs `x`; `fit(x, y)` reconstructs `y` from `x`. The loss is the
     reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former;
@@ -43,14 +44,30 @@ class Autoencoder(keras.Model):
         decoder: `keras.Model` or layer, the way back.
         reconstruction_loss: name of a Keras loss such as `"mse"` (default) or `"mae"`, a
             `keras.losses.Loss`, or its serialised form.
+        continuous_weight: float in (0, 1], or None (default). The decoder then also decodes the
+            vectors as they are before they are quantised, and with this weight γ_e the loss is
+            γ_e ℓ(x, x_e) + (1 − γ_e) ℓ(x, x_q) in place of ℓ(x, x_q) (SOM-VAE, Fortuin et al. 2019,
+            section 2.1; equations (2) and (3) of study 3). One decoder, one call for both.
         **kwargs: `name` and others of `keras.Model`.
+
+    An encoder may return a list, `[z, skip, ...]`: `z` goes through the bottleneck, and the decoder
+    takes the same list with `z` quantised, as in a U-Net. Such a model reconstructs, but its codes
+    alone decode to nothing.
 
     Raises:
         ValueError: if an argument is of another kind, and, in `call`, if the spatial sizes are no
             multiples of the encoder's strides; in `fit`, if `compile` was given a loss.
     """
 
-    def __init__(self, encoder, bottleneck, decoder, reconstruction_loss="mse", **kwargs):
+    def __init__(
+        self,
+        encoder,
+        bottleneck,
+        decoder,
+        reconstruction_loss="mse",
+        continuous_weight=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if isinstance(bottleneck, list | tuple):
             bottleneck = BottleneckChain(bottleneck)
@@ -59,12 +76,25 @@ class Autoencoder(keras.Model):
                 "`bottleneck` must be a brainvq.layers.Bottleneck or a list of them. "
                 f"Received: bottleneck={bottleneck}"
             )
+        if continuous_weight is not None and not 0 < continuous_weight <= 1:
+            raise ValueError(
+                "`continuous_weight` must be above 0 and at most 1, or None. "
+                f"Received: continuous_weight={continuous_weight}"
+            )
+        if continuous_weight is not None and bottleneck.num_codes is None:
+            raise ValueError(
+                "`continuous_weight` needs a bottleneck with codes. "
+                f"Received: bottleneck={bottleneck}"
+            )
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
         self.reconstruction_loss = reconstruction_loss
+        self.continuous_weight = continuous_weight
         self._loss_function = _as_loss(reconstruction_loss)
         names = ("reconstruction_loss", *bottleneck.loss_names)
+        if continuous_weight is not None:
+            names = (*names, "continuous_reconstruction_loss")
         self._term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         if bottleneck.num_codes is not None:
             self._code_usage = CodeUsage(bottleneck.num_codes)
@@ -78,13 +108,13 @@ class Autoencoder(keras.Model):
         if not self.encoder.built:
             self.encoder.build(input_shape)
         spatial = tuple(size or PROBE_SIZE for size in known[1:-1])
-        grid = self.encoder.compute_output_shape((1, *spatial, input_shape[-1]))
+        grid = _first(self.encoder.compute_output_shape((1, *spatial, input_shape[-1])))
         self._stride = tuple(
             -(-size // cells) for size, cells in zip(spatial, grid[1:-1], strict=True)
         )
         latent_shape = self.encoder.compute_output_shape(input_shape)
         if not self.bottleneck.built:
-            self.bottleneck.build(latent_shape)
+            self.bottleneck.build(_first(latent_shape))
         if not self.decoder.built:
             self.decoder.build(latent_shape)
 
@@ -94,15 +124,65 @@ class Autoencoder(keras.Model):
         self._require_shape()
         return self._stride
 
+    @property
+    def quantizer(self):
+        """The member of the bottleneck that has the codes, or its last one."""
+        chained = isinstance(self.bottleneck, BottleneckChain)
+        return self.bottleneck.bottlenecks[-1] if chained else self.bottleneck
+
+    @property
+    def has_skips(self):
+        """Whether the decoder also reads the encoder's finer levels."""
+        return isinstance(getattr(self.encoder, "output_shape", None), list)
+
+    @property
+    def decodes_codes(self):
+        """Whether images are made from codes alone."""
+        return False
+
+    @property
+    def num_codes(self):
+        """Number of codes K of the codebook; None where there is none."""
+        return self.bottleneck.num_codes
+
     def call(self, x, training=None):
         """Reconstructs `x`; see the class for shapes."""
         self._check_sizes(x.shape)
-        outputs = self.bottleneck(self.encoder(x), training=training)
-        reconstruction = ops.cast(self.decoder(outputs["quantized"]), "float32")
-        results = {"reconstruction": reconstruction, "losses": outputs["losses"]}
+        # Said to each part: under the trainer of JAX none of them would know.
+        z, skips = _split_skips(self.encoder(x, training=training))
+        outputs = self.bottleneck(z, training=training)
+        vectors = outputs["quantized"]
+        results = {"losses": outputs["losses"]}
         if "codes" in outputs:
             results["codes"] = outputs["codes"]
+        if self.continuous_weight is None:
+            results["reconstruction"] = self._decode_vectors(vectors, skips, training)
+            return results
+        # Both in one batch: the decoder is the same, and so are the statistics that normalise it.
+        both = ops.concatenate([vectors, outputs.get("continuous", vectors)], axis=0)
+        skips = [ops.concatenate([skip, skip], axis=0) for skip in skips]
+        decoded = self._decode_vectors(both, skips, training)
+        count = ops.shape(decoded)[0] // 2
+        results["reconstruction"] = decoded[:count]
+        results["continuous_reconstruction"] = decoded[count:]
         return results
+
+    def code_shape(self, input_shape):
+        """Returns the shape of one image's grid of vectors, and of its codes.
+
+        Args:
+            input_shape: tuple `(*spatial, channels)` of one image.
+
+        Returns:
+            Tuple of ints `(*grid)`.
+        """
+        self._require_shape()
+        padded = [
+            n + sum(_split_padding(n, s))
+            for n, s in zip(input_shape[:-1], self.stride, strict=True)
+        ]
+        latent_shape = self.encoder.compute_output_shape((1, *padded, input_shape[-1]))
+        return tuple(_first(latent_shape)[1:-1])
 
     def load_weights(self, filepath, **kwargs):
         """Loads weights as `keras.Model.load_weights` does.
@@ -140,6 +220,12 @@ class Autoencoder(keras.Model):
         # Keras divides losses by the number of replicas, whose gradients it then sums.
         replicas = num_replicas()
         terms = {"reconstruction_loss": loss * replicas, **y_pred["losses"]}
+        if self.continuous_weight is not None:
+            continuous = self._loss_function(
+                target, y_pred["continuous_reconstruction"], sample_weight=sample_weight
+            )
+            terms["continuous_reconstruction_loss"] = continuous * replicas
+            loss = self.continuous_weight * continuous + (1.0 - self.continuous_weight) * loss
         batch_size = ops.shape(reconstruction)[0]
         for name, tracker in self._term_trackers.items():
             tracker.update_state(terms[name], sample_weight=batch_size)
@@ -201,17 +287,20 @@ class Autoencoder(keras.Model):
             Float32 NumPy array `(n, *spatial, channels)`.
 
         Raises:
-            ValueError: if images of that `size` have another grid.
+            ValueError: if images of that `size` have another grid, or the decoder needs more.
         """
+        self._refuse_skips()
         z = np.asarray(z, dtype="float32")
         return self._cropped(self._batched("decode", self._decode_vectors, z, batch_size), size)
 
-    def reconstruct(self, x, batch_size=32):
+    def reconstruct(self, x, batch_size=32, continuous=False):
         """`decode(encode(x))`, to the last bit.
 
         Args:
             x: float array `(n, *spatial, channels)`; see `encode`.
             batch_size: int, images per step.
+            continuous: whether to decode the vectors as they are before they are quantised. The
+                result is then not made of codes alone.
 
         Returns:
             Float32 NumPy array, the shape of `x`.
@@ -219,10 +308,56 @@ class Autoencoder(keras.Model):
         Raises:
             ValueError: if the encoder was made for another size.
         """
+        size = np.shape(x)[1:-1]
+        if self.has_skips:
+            name, function = (
+                ("continuous way", self._continuous_way)
+                if continuous
+                else ("whole way", self._whole_way)
+            )
+            images = self._batched(name, function, self._checked_images(x), batch_size)
+            return self._cropped(images, size)
+        if continuous:
+            z = self.continuous(x, batch_size)
+            images = self._batched("decode vectors", self._decode_vectors, z, batch_size)
+            return self._cropped(images, size)
         # The same two compiled functions that a user calls: one function for the whole way is
         # rounded otherwise by the compiler, and then codes on file decode to other last digits.
-        size = np.shape(x)[1:-1]
         return self.decode(self.encode(x, batch_size), batch_size, size=size)
+
+    def continuous(self, x, batch_size=32):
+        """The vectors that a quantiser gets, without noise.
+
+        Args:
+            x: float array `(n, *spatial, channels)`; see `encode`.
+            batch_size: int, images per step.
+
+        Returns:
+            Float32 NumPy array `(n, *grid, dim)`; what `encode` gives where there are no codes.
+
+        Raises:
+            ValueError: if the encoder was made for another size.
+        """
+        return self._batched(
+            "continuous", self._continuous_vectors, self._checked_images(x), batch_size
+        )
+
+    def codes(self, x, batch_size=32):
+        """The codes of images, also where the decoder does not read them (`ProbabilisticSOM`).
+
+        Args:
+            x: float array `(n, *spatial, channels)`; see `encode`.
+            batch_size: int, images per step.
+
+        Returns:
+            Int32 NumPy array `(n, *grid)` in 0 … num_codes − 1.
+
+        Raises:
+            ValueError: if the bottleneck has no codes, or the encoder was made for another size.
+        """
+        if self.bottleneck.num_codes is None:
+            raise ValueError(f"{self.name} has no codes. Received: bottleneck={self.bottleneck}")
+        return self._batched("codes", self._codes, self._checked_images(x), batch_size)
 
     def get_config(self):
         """Returns the constructor's arguments, the parts in serialised form."""
@@ -235,6 +370,7 @@ class Autoencoder(keras.Model):
             "bottleneck": keras.saving.serialize_keras_object(self.bottleneck),
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "reconstruction_loss": loss,
+            "continuous_weight": self.continuous_weight,
         }
 
     @classmethod
@@ -246,11 +382,31 @@ class Autoencoder(keras.Model):
         }
         return cls(**{**config, **parts})
 
-    def _encode_vectors(self, x):
-        return self.bottleneck(self.encoder(x), training=False)["quantized"]
+    def _bottleneck_outputs(self, x):
+        z, skips = _split_skips(self.encoder(x, training=False))
+        return self.bottleneck(z, training=False), skips
 
-    def _decode_vectors(self, z):
-        return ops.cast(self.decoder(z), "float32")
+    def _encode_vectors(self, x):
+        return self._bottleneck_outputs(x)[0]["quantized"]
+
+    def _continuous_vectors(self, x):
+        outputs, _ = self._bottleneck_outputs(x)
+        return outputs.get("continuous", outputs["quantized"])
+
+    def _codes(self, x):
+        return self._bottleneck_outputs(x)[0]["codes"]
+
+    def _whole_way(self, x):
+        outputs, skips = self._bottleneck_outputs(x)
+        return self._decode_vectors(outputs["quantized"], skips)
+
+    def _continuous_way(self, x):
+        outputs, skips = self._bottleneck_outputs(x)
+        return self._decode_vectors(outputs.get("continuous", outputs["quantized"]), skips)
+
+    def _decode_vectors(self, z, skips=(), training=False):
+        decoded = self.decoder([z, *skips] if skips else z, training=training)
+        return ops.cast(decoded, "float32")
 
     def _batched(self, name, function, array, batch_size):
         """Applies a compiled function batch by batch.
@@ -315,6 +471,13 @@ class Autoencoder(keras.Model):
                 f"Received: sizes={sizes}"
             )
 
+    def _refuse_skips(self):
+        if self.has_skips:
+            raise ValueError(
+                f"{self.name} has skip connections: what is encoded does not determine the image. "
+                "Received: a decoder that also reads the encoder's finer levels"
+            )
+
     def _require_shape(self):
         if self._stride is None:
             shape = getattr(self.encoder, "input_shape", None)
@@ -341,14 +504,25 @@ class VQVAETrainer(Autoencoder):
         bottleneck: a quantiser, or a list whose last is one.
         decoder: see `Autoencoder`.
         reconstruction_loss: see `Autoencoder`.
+        continuous_weight: see `Autoencoder`.
         **kwargs: see `Autoencoder`.
 
     Raises:
         ValueError: if the bottleneck has no codes, and as `Autoencoder` does.
     """
 
-    def __init__(self, encoder, bottleneck, decoder, reconstruction_loss="mse", **kwargs):
-        super().__init__(encoder, bottleneck, decoder, reconstruction_loss, **kwargs)
+    def __init__(
+        self,
+        encoder,
+        bottleneck,
+        decoder,
+        reconstruction_loss="mse",
+        continuous_weight=None,
+        **kwargs,
+    ):
+        super().__init__(
+            encoder, bottleneck, decoder, reconstruction_loss, continuous_weight, **kwargs
+        )
         if self.bottleneck.num_codes is None:
             raise ValueError(
                 "`bottleneck` must have codes, as VectorQuantizer has. "
@@ -356,30 +530,14 @@ class VQVAETrainer(Autoencoder):
             )
 
     @property
-    def num_codes(self):
-        """Number of codes K of the codebook."""
-        return self.bottleneck.num_codes
+    def decodes_codes(self):
+        """Whether images are made from codes alone: not where there are skip connections."""
+        return not self.has_skips
 
     @property
     def bits_per_code(self):
         """log2(K): the bits of one code stored without a prior."""
         return math.log2(self.num_codes)
-
-    def code_shape(self, input_shape):
-        """Returns the shape of one image's codes.
-
-        Args:
-            input_shape: tuple `(*spatial, channels)` of one image.
-
-        Returns:
-            Tuple of ints `(*grid)`.
-        """
-        self._require_shape()
-        padded = [
-            n + sum(_split_padding(n, s))
-            for n, s in zip(input_shape[:-1], self.stride, strict=True)
-        ]
-        return tuple(self.encoder.compute_output_shape((1, *padded, input_shape[-1]))[1:-1])
 
     def encode(self, x, batch_size=32):
         """Encodes images to codes.
@@ -395,7 +553,7 @@ class VQVAETrainer(Autoencoder):
         Raises:
             ValueError: if the encoder was made for another size.
         """
-        return self._batched("encode", self._encode_codes, self._checked_images(x), batch_size)
+        return self._batched("encode", self._codes, self._checked_images(x), batch_size)
 
     def decode(self, codes, batch_size=32, size=None):
         """Decodes codes to images; the codebook stays as it is.
@@ -411,9 +569,10 @@ class VQVAETrainer(Autoencoder):
             Float32 NumPy array `(n, *spatial, channels)`.
 
         Raises:
-            ValueError: if the codes are no integers, out of range, or of another rank, or images
-                of that `size` have another grid.
+            ValueError: if the codes are no integers, out of range, or of another rank, images
+                of that `size` have another grid, or the decoder needs more than codes.
         """
+        self._refuse_skips()
         codes = np.asarray(codes)
         if not np.issubdtype(codes.dtype, np.integer) or codes.ndim != len(self.stride) + 1:
             raise ValueError(
@@ -427,9 +586,6 @@ class VQVAETrainer(Autoencoder):
             )
         images = self._batched("decode", self._decode_codes, codes.astype("int32"), batch_size)
         return self._cropped(images, size)
-
-    def _encode_codes(self, x):
-        return self.bottleneck(self.encoder(x), training=False)["codes"]
 
     def _decode_codes(self, codes):
         return self._decode_vectors(self.bottleneck.codes_to_vectors(codes))
@@ -455,6 +611,18 @@ def _as_loss(loss):
             f"Received: reconstruction_loss={loss}"
         )
     return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
+
+
+def _first(shapes):
+    """The shape of z, of an encoder that may return skips too."""
+    return tuple(shapes[0] if isinstance(shapes, list) else shapes)
+
+
+def _split_skips(encoded):
+    """z and the list of skips, of what an encoder returns."""
+    if isinstance(encoded, list | tuple):
+        return encoded[0], list(encoded[1:])
+    return encoded, []
 
 
 def _split_padding(size, stride):

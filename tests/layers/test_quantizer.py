@@ -24,6 +24,20 @@ def test_nearest_codes_agree_with_explicit_distances(seed, sizes):
     assert codes.dtype == np.int32
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, -3000.0])
+def test_nearest_codes_are_right_far_from_zero(offset):
+    rng = np.random.default_rng(5)
+    vectors = (rng.normal(size=(2000, 8)) + offset).astype("float32")
+    codebook = (rng.normal(size=(64, 8)) + offset).astype("float32")
+    # The float32 numbers as they are, compared in float64.
+    apart = np.linalg.norm(vectors[:, None].astype("float64") - codebook, axis=-1)
+    wrong = array(nearest_codes(vectors, codebook)) != np.argmin(apart, axis=1)
+    two = np.sort(apart, axis=1)[:, :2]
+    # None at all but where two codes are equally far to the last digits.
+    assert not np.any(wrong & (two[:, 1] - two[:, 0] > 1e-5))
+    assert np.mean(wrong) < 1e-3
+
+
 def test_straight_through_passes_the_gradient_unchanged():
     rng = np.random.default_rng(1)
     z, q, g = rng.normal(size=(3, 5, 4)).astype("float32")

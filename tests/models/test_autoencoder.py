@@ -12,6 +12,7 @@ from brainvq import (
     EMAVectorQuantizer,
     GaussianSampling,
     Identity,
+    ProbabilisticSOM,
     VectorQuantizer,
     VQVAETrainer,
     conv_decoder,
@@ -251,6 +252,81 @@ def test_volumes_run_the_same_way():
 
 
 @on_tensorflow
+def test_continuous_vectors_are_decoded_by_the_same_decoder_and_weighed():
+    model = make(VectorQuantizer(5), continuous_weight=0.8)
+    outputs = model(X, training=False)
+    z = ops.convert_to_numpy(model.encoder(X))
+    np.testing.assert_allclose(model.continuous(X, batch_size=4), z, atol=1e-6)
+    expected = ops.convert_to_numpy(model.decoder(z))
+    for found in (outputs["continuous_reconstruction"], model.reconstruct(X, 4, continuous=True)):
+        np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5)
+    quantized = model.decode(model.encode(X))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(outputs["reconstruction"]), quantized, atol=1e-5
+    )
+    scores = model.evaluate(X, batch_size=6, verbose=0, return_dict=True)
+    mse_e, mse_q = np.mean((expected - X) ** 2), np.mean((quantized - X) ** 2)
+    np.testing.assert_allclose(scores["continuous_reconstruction_loss"], mse_e, rtol=1e-4)
+    np.testing.assert_allclose(scores["reconstruction_loss"], mse_q, rtol=1e-4)
+    terms = scores["codebook_loss"] + scores["commitment_loss"]
+    np.testing.assert_allclose(scores["loss"], 0.8 * mse_e + 0.2 * mse_q + terms, rtol=1e-4)
+
+
+def test_a_weight_of_one_leaves_the_quantised_reconstruction_out_of_the_loss():
+    model = make(VectorQuantizer(5, beta=0.0), continuous_weight=1.0)
+    plain = make(Identity(), Autoencoder)
+    plain.set_weights([*model.encoder.get_weights(), *model.decoder.get_weights()])
+    # The codebook's own loss changes the codebook alone.
+    for each in (model, plain):
+        each.fit(X, batch_size=6, epochs=2, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.decoder.weights, plain.decoder.weights, strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs), atol=1e-4
+        )
+
+
+def test_codes_of_a_map_whose_decoder_reads_the_vectors():
+    model = make(ProbabilisticSOM((2, 3)), Autoencoder)
+    z = model.encode(X)
+    np.testing.assert_allclose(z, model.continuous(X), atol=1e-6)
+    codebook = ops.convert_to_numpy(model.quantizer.codebook)
+    distances = np.square(z[..., None, :] - codebook).sum(-1)
+    np.testing.assert_array_equal(model.codes(X), distances.argmin(-1))
+    assert model.num_codes == 6
+    assert model.code_shape((8, 8, 1)) == (2, 2)
+    with pytest.raises(ValueError, match="has no codes"):
+        make(Identity(), Autoencoder).codes(X)
+
+
+def test_skip_connections_reach_the_decoder_and_codes_alone_are_refused():
+    fine, coarse = keras.layers.Conv2D(2, 3, 2, "same"), keras.layers.Conv2D(3, 3, 2, "same")
+    inputs = keras.Input((8, 8, 1))
+    middle = fine(inputs)
+    encoder = keras.Model(inputs, [coarse(middle), middle])
+    z, skip = keras.Input((2, 2, 3)), keras.Input((4, 4, 2))
+    up = keras.layers.Conv2DTranspose(2, 3, 2, "same")(z)
+    joined = keras.layers.Concatenate()([up, skip])
+    decoder = keras.Model([z, skip], keras.layers.Conv2DTranspose(1, 3, 2, "same")(joined))
+    model = VQVAETrainer(encoder, VectorQuantizer(5), decoder, continuous_weight=0.5)
+    model.compile("adam")
+    model.fit(X, batch_size=3, verbose=0)
+    assert model.has_skips
+    assert model.stride == (4, 4)
+    assert model.code_shape((8, 8, 1)) == (2, 2)
+    vectors = model.bottleneck.codes_to_vectors(model.codes(X))
+    _, skips = model.encoder(X)
+    by_hand = ops.convert_to_numpy(model.decoder([vectors, skips]))
+    np.testing.assert_allclose(model.reconstruct(X, batch_size=4), by_hand, atol=1e-5)
+    changed = ops.convert_to_numpy(model.decoder([vectors, 0 * skips]))
+    assert np.abs(changed - by_hand).max() > 1e-3
+    assert model.reconstruct(X, continuous=True).shape == X.shape
+    with pytest.raises(ValueError, match="skip connections"):
+        model.decode(model.codes(X))
+    rebuilt = VQVAETrainer.from_config(json.loads(json.dumps(model.get_config())))
+    assert rebuilt.has_skips
+    assert rebuilt.continuous_weight == 0.5
+
+
 def test_mixed_precision_gives_float32_images_and_codes_of_float32_distances():
     old = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -288,6 +364,10 @@ def test_wrong_arguments_are_named():
         Autoencoder(encoder, keras.layers.ReLU(), decoder)
     with pytest.raises(ValueError, match="must have codes"):
         VQVAETrainer(encoder, Identity(), decoder)
+    with pytest.raises(ValueError, match="needs a bottleneck with codes"):
+        Autoencoder(encoder, Identity(), decoder, continuous_weight=0.5)
+    with pytest.raises(ValueError, match="at most 1"):
+        Autoencoder(encoder, VectorQuantizer(5), decoder, continuous_weight=1.5)
     with pytest.raises(ValueError, match="nonsense"):
         Autoencoder(encoder, Identity(), decoder, reconstruction_loss="nonsense")
     model = Autoencoder(encoder, Identity(), decoder)
