@@ -12,7 +12,14 @@ from brainvq.evaluation.classification import (
     roc_curve,
     subject_folds,
 )
-from brainvq.evaluation.codes import CodeCounter, NeighbourModel, code_usage, marginal_bits
+from brainvq.evaluation.codes import (
+    CodeCounter,
+    NeighbourModel,
+    code_locations,
+    code_usage,
+    codes_per_map,
+    marginal_bits,
+)
 from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
     compare,
@@ -25,6 +32,7 @@ from brainvq.evaluation.similarity import (
     ssim_map,
     ssim_parameters,
     summary,
+    to_unit,
 )
 
 __all__ = [
@@ -35,7 +43,9 @@ __all__ = [
     "chance_level",
     "class_table",
     "classification_measures",
+    "code_locations",
     "code_usage",
+    "codes_per_map",
     "compare",
     "compare_methods",
     "confusion_matrix",
@@ -53,4 +63,5 @@ __all__ = [
     "ssim_parameters",
     "subject_folds",
     "summary",
+    "to_unit",
 ]

@@ -8,10 +8,11 @@ from brainvq.errors import UserError
 
 
 class PatchKMeans:
-    """Vector quantisation of image patches by k-means (Linde, Buzo and Gray, 1980).
+    """Vector quantisation of patches of images or volumes by k-means (Linde, Buzo and Gray, 1980).
 
-    Each image is cut into square patches, one for each code of a model's grid, and each patch is
-    replaced by the nearest of K centres: the classical codec with as many codes and as many bits.
+    Each image is cut into square patches (each volume into cubes), one for each code of a model's
+    grid, and each patch is replaced by the nearest of K centres: the classical codec with as many
+    codes and as many bits.
 
     Args:
         patch: side of a patch, in pixels.
@@ -30,7 +31,8 @@ class PatchKMeans:
         """Fits the centres.
 
         Args:
-            images: float array `(n, rows, cols, 1)`; rows and cols are multiples of `patch`.
+            images: float array `(n, *spatial, 1)` with two or three spatial axes, whose sizes are
+                multiples of `patch`.
 
         Returns:
             This object.
@@ -42,38 +44,48 @@ class PatchKMeans:
         if len(patches) > self.most_patches:
             rng = np.random.default_rng(self.seed)
             patches = patches[np.sort(rng.choice(len(patches), self.most_patches, replace=False))]
-        # Identical patches, such as the black ones, cannot be told apart by more centres.
-        clusters = min(self.num_codes, len(np.unique(patches, axis=0)))
+        # Identical patches, such as the black ones, cannot be told apart by more centres. Adding 0
+        # makes one zero of the two that floats have.
+        distinct = len({(patch + 0.0).tobytes() for patch in patches})
+        clusters = min(self.num_codes, distinct)
         kmeans = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=self.seed)
         self.centres_ = kmeans.fit(patches).cluster_centers_.astype("float32")
         return self
 
     def encode(self, images):
-        """Codes of images: int32 `(n, rows / patch, cols / patch)`."""
-        n, rows, cols = images.shape[:3]
+        """Codes of images: int32 `(n, *grid)`, the spatial sizes divided by `patch`."""
         codes = pairwise_distances_argmin(self._patches(images), self.centres_)
-        return codes.reshape(n, rows // self.patch, cols // self.patch).astype("int32")
+        grid = [size // self.patch for size in images.shape[1:-1]]
+        return codes.reshape(len(images), *grid).astype("int32")
 
     def decode(self, codes):
-        """Images of codes: float32 `(n, rows, cols, 1)`."""
-        n, rows, cols = codes.shape
-        patches = self.centres_[codes].reshape(n, rows, cols, self.patch, self.patch)
-        images = patches.transpose(0, 1, 3, 2, 4)  # (n, rows, patch, cols, patch)
-        return images.reshape(n, rows * self.patch, cols * self.patch, 1)
+        """Images of codes: float32 `(n, *spatial, 1)`."""
+        n, *grid = codes.shape
+        sides = [self.patch] * len(grid)
+        patches = self.centres_[codes].reshape(n, *grid, *sides)
+        images = patches.transpose(_interleaved(len(grid)))  # (n, rows, patch, cols, patch)
+        return images.reshape(n, *(size * self.patch for size in grid), 1)
 
     def reconstruct(self, images):
         """`decode(encode(images))`, of any size: padded with the edge, and cropped back."""
-        rows, cols = images.shape[1:3]
-        widths = [(0, 0), (0, -rows % self.patch), (0, -cols % self.patch), (0, 0)]
-        padded = np.pad(images, widths, mode="edge")
-        return self.decode(self.encode(padded))[:, :rows, :cols]
+        sizes = images.shape[1:-1]
+        widths = [(0, 0), *((0, -size % self.patch) for size in sizes), (0, 0)]
+        decoded = self.decode(self.encode(np.pad(images, widths, mode="edge")))
+        return decoded[(slice(None), *(slice(size) for size in sizes))]
 
     def _patches(self, images):
-        n, rows, cols = images.shape[:3]
-        side = self.patch
-        if rows % side or cols % side:
+        n, *sizes, _ = images.shape
+        if any(size % self.patch for size in sizes):
             raise UserError(
-                f"PatchKMeans: images are {rows} x {cols}; expected multiples of the patch, {side}"
+                f"PatchKMeans: images are {' x '.join(map(str, sizes))}; expected multiples of the "
+                f"patch, {self.patch}"
             )
-        cut = np.asarray(images, "float32").reshape(n, rows // side, side, cols // side, side)
-        return cut.transpose(0, 1, 3, 2, 4).reshape(-1, side * side)
+        split = [part for size in sizes for part in (size // self.patch, self.patch)]
+        cut = np.asarray(images, "float32").reshape(n, *split)  # (n, rows, patch, cols, patch)
+        order = np.argsort(_interleaved(len(sizes)))
+        return cut.transpose(order).reshape(-1, self.patch ** len(sizes))
+
+
+def _interleaved(ndim):
+    """The order of axes that turns (n, *grid, *patch) into (n, grid, patch, grid, patch, ...)."""
+    return [0, *(axis for i in range(1, ndim + 1) for axis in (i, i + ndim))]

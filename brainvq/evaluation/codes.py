@@ -87,6 +87,33 @@ def code_usage(codes, num_codes):
     return CodeCounter(num_codes).add(codes).usage()
 
 
+def code_locations(codes, num_codes):
+    """Where on the grid each code lives: how many maps have it at each place.
+
+    Args:
+        codes: integers `(n, *grid)` in `[0, num_codes)`; a memory map serves.
+        num_codes: size of the codebook, K.
+
+    Returns:
+        int32 `(num_codes, *grid)`; over the codes it sums to n everywhere.
+
+    Raises:
+        ValueError: a code is out of range or not an integer.
+    """
+    codes = np.asarray(codes)
+    places = int(np.prod(codes.shape[1:]))
+    counts = np.zeros((num_codes, places), "int32")
+    for code_map in codes:
+        flat = whole_numbers(code_map, "codes", num_codes).ravel()
+        counts[flat, np.arange(places)] += 1
+    return counts.reshape(num_codes, *codes.shape[1:])
+
+
+def codes_per_map(codes):
+    """How many different codes each map holds: int64 `(n,)`, of integers `(n, *grid)`."""
+    return np.array([len(np.unique(code_map)) for code_map in codes], "int64")
+
+
 def marginal_bits(train_codes, test_codes, num_codes, *, smoothing=MARGINAL_SMOOTHING):
     """Bits per test code when each is coded alone by the frequencies of the training codes.
 

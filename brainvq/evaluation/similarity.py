@@ -369,6 +369,35 @@ def compare(tables):
     return pd.DataFrame(rows)
 
 
+def to_unit(images, restored):
+    """Brings images of any range, such as z-scored volumes, to [0, 1], with what restores them.
+
+    Each image goes from its own minimum to its own maximum, its reconstruction by the same two
+    numbers, and what then leaves [0, 1] is clipped. Images from 0 to 1 stay as they are.
+
+    Args:
+        images: float `(n, *grid, channels)`.
+        restored: float, of the shape of `images`.
+
+    Returns:
+        Two float32 arrays of that shape. An image of one value is all 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    images, restored = np.asarray(images, "float32"), np.asarray(restored, "float32")
+    if images.shape != restored.shape:
+        raise ValueError(
+            "images and restored must have the same shape. "
+            f"Received: {images.shape} and {restored.shape}"
+        )
+    axes = tuple(range(1, images.ndim))
+    low = images.min(axis=axes, keepdims=True)
+    span = images.max(axis=axes, keepdims=True) - low
+    span = np.where(span > 0, span, np.float32(1.0))
+    return (images - low) / span, np.clip((restored - low) / span, 0.0, 1.0)
+
+
 def nearest_images(queries, references, *, ndim=2, chunk=1024):
     """The reference nearest to each query in root mean squared difference.
 

@@ -10,6 +10,7 @@ Every function writes `path` and returns it as a `pathlib.Path`; with `None` it 
 `matplotlib.figure.Figure` instead, for a notebook. No global state of Matplotlib is touched.
 """
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -344,9 +345,11 @@ def loss_curves(history, path, *, title="Loss per epoch", simulated=False):
 
     Args:
         history: `pandas.DataFrame`, a row per epoch, as Keras logs it: `loss`,
-            `reconstruction_loss`, a `*_loss` column for each term of the bottleneck (their sum is
-            the VQ loss), the same with `val_`, and `epoch` where there is one. Absent columns
-            leave their panel out.
+            `reconstruction_loss`, `continuous_reconstruction_loss` (from the vectors before they
+            are quantised), a `*_loss` column for each term of the bottleneck, the same with
+            `val_`, and `epoch` where there is one. Terms of the neighbours on a map, terms of the
+            divergence from a prior, and all others (the VQ loss) are summed in a panel each.
+            Absent columns leave their panel out.
         path: the PNG to write; None returns the Figure.
         title: figure title.
         simulated: True when the brains are simulated.
@@ -357,34 +360,27 @@ def loss_curves(history, path, *, title="Loss per epoch", simulated=False):
     Raises:
         ValueError: the history has no loss.
     """
-    panels = []
-    terms = [
-        name
-        for name in history.columns
-        if name.endswith("_loss")
-        and name not in ("reconstruction_loss", "val_loss")
-        and not name.startswith("val_")
-    ]
-    if "reconstruction_loss" in history:
-        panels.append(("Reconstruction", ["reconstruction_loss"]))
-    if terms:
-        panels.append(("VQ", terms))
-    if "loss" in history:
-        panels.append(("Total", ["loss"]))
+    panels = _loss_panels(history.columns)
     if not panels:
         raise ValueError(f"history has no loss. Received: columns {list(history.columns)}")
     epochs = _epochs(history)
-    figure = _new((4.1 * len(panels) + 0.4, 3.6))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (label, names) in zip(axes, panels, strict=True):
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = _new((4.1 * columns + 0.4, 3.3 * rows + 0.3))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    for ax, (label, names) in zip(axes, panels.items(), strict=False):
         _line(ax, epochs, history[names].sum(axis=1, min_count=len(names)), "training", 0)
         held = [f"val_{name}" for name in names if f"val_{name}" in history]
         if held:
             _line(ax, epochs, history[held].sum(axis=1, min_count=len(held)), "validation", 1)
-        ax.set_title(label if label != "VQ" or len(names) == 1 else "VQ (" + _sum(names) + ")")
+        summed = label == "Map" or (label == "VQ" and len(names) > 1)
+        ax.set_title(f"{label} ({_sum(names)})" if summed else label)
         _epoch_axis(ax, epochs, history[names].sum(axis=1).to_numpy())
         ax.legend()
-    axes[0].set_ylabel("loss")
+    for ax in axes[: len(panels) : columns]:
+        ax.set_ylabel("loss")
     figure.suptitle(_worded(title, simulated), fontweight="bold")
     return _finish(figure, path)
 
@@ -518,7 +514,7 @@ def code_usage_bars(counts, path, *, title="Use of the codebook", simulated=Fals
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     ax.set_title(
-        f"{_worded(title, simulated)}: {used} of {len(share)} used, "
+        f"{_worded(title, simulated)}\n{used} of {len(share)} used, "
         f"perplexity {2**entropy:.1f}, {entropy:.2f} bits"
     )
     return _finish(figure, path)
@@ -877,8 +873,29 @@ def _epoch_axis(ax, epochs, values=None):
         ax.set_xlim(epochs[0], epochs[-1])
 
 
+def _loss_panels(columns):
+    """Panel → names of the columns that it sums, in the order of the panels."""
+    panels = {
+        "Reconstruction": ["reconstruction_loss"],
+        "Reconstruction, not quantised": ["continuous_reconstruction_loss"],
+        "VQ": [],
+        "Map": [],
+        "KL": [],
+        "Total": ["loss"],
+    }
+    singles = sum(panels.values(), [])
+    for name in columns:
+        # A second term of one name is numbered, as in kl_loss_2.
+        if name in singles or name.startswith("val_") or not re.search(r"_loss(_\d+)?$", name):
+            continue
+        words = {"neighbourhood": "Map", "clustering": "Map", "kl": "KL"}
+        panels[words.get(name.split("_")[0], "VQ")].append(name)
+    found = {label: [name for name in names if name in columns] for label, names in panels.items()}
+    return {label: names for label, names in found.items() if names}
+
+
 def _sum(names):
-    return " + ".join(name.removesuffix("_loss").replace("_", " ") for name in names)
+    return " + ".join(re.sub(r"_loss(?=$|_)", "", name).replace("_", " ") for name in names)
 
 
 def _letters(count):

@@ -31,6 +31,7 @@ _NORMAL = {"axial": "z", "coronal": "y", "sagittal": "x"}
 _LETTERS = "R = patient's right, L = left, A = anterior, P = posterior, S = superior, I = inferior"
 _OBLIQUE_DEGREES = 1.0  # less is the rounding of a header
 _MARGIN_MM = 6.0  # of background kept around the foreground
+_BAR = 0.16  # inches, the width of a colour bar
 _CONTOUR = "#4fe3d2"
 # Black in the middle: where nothing differs, a picture is as dark as its ground.
 _SIGNED = LinearSegmentedColormap.from_list(
@@ -43,7 +44,7 @@ _KINDS = {
     "error": ("inferno", "|error|"),
 }
 # Red to yellow, the more opaque the higher: low scores leave the anatomy to be seen.
-_OVERLAY = ListedColormap(
+OVERLAY = ListedColormap(
     np.column_stack(
         [colormaps["autumn"](np.linspace(0, 1, 256))[:, :3], np.linspace(0, 1.5, 256).clip(0, 0.9)]
     ),
@@ -65,7 +66,16 @@ class Plane(NamedTuple):
     mm: float
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A volume and what is laid over it.
+
+    Attributes:
+        title: what is written at its left.
+        volume: `(x, y, z)`.
+        kind: "grey", "signed" or "error".
+        overlay: `(x, y, z)`, or None.
+    """
+
     title: str
     volume: np.ndarray
     kind: str
@@ -119,7 +129,7 @@ def centre_of_mass(volume, affine):
     """
     volume, affine = _checked(volume, affine)
     index = (np.array(volume.shape) - 1) / 2
-    mask = _foreground(volume)
+    mask = foreground_of(volume)
     if mask.any():
         index = np.array([np.mean(places) for places in np.nonzero(mask)])
     return (affine @ np.append(index, 1.0))[:3]
@@ -190,7 +200,7 @@ def three_planes(
     labels = {name: labels.get(name, "") if own_scales else overlay_label for name in volumes}
     kind = "signed" if symmetric else "grey"
     rows = [
-        _Row(shown, volume, kind, overlays.get(name))
+        Row(shown, volume, kind, overlays.get(name))
         for shown, (name, volume) in zip(titles, volumes.items(), strict=True)
     ]
     bars = [(labels[name], [i]) for i, name in enumerate(volumes) if name in overlays]
@@ -262,15 +272,15 @@ def reconstruction_planes(
     if signed and titles[2] == "|error|":
         titles = (*titles[:2], "reconstruction − original")
     rows = [
-        _Row(titles[0], original, "grey", None),
-        _Row(titles[1], reconstruction, "grey", None),
-        _Row(titles[2], error if signed else np.abs(error), "signed" if signed else "error", None),
+        Row(titles[0], original, "grey", None),
+        Row(titles[1], reconstruction, "grey", None),
+        Row(titles[2], error if signed else np.abs(error), "signed" if signed else "error", None),
     ]
     figure = _draw(
         rows,
         affine,
         position,
-        scales={"grey": _grey_scale([original]) if intensity is None else intensity},
+        scales={"grey": grey_scale([original]) if intensity is None else intensity},
         bars=[],
         contour=contour,
         contour_label=contour_label,
@@ -283,7 +293,7 @@ def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title
     """The figure of both functions.
 
     Args:
-        rows: list of `_Row`.
+        rows: list of `Row`.
         affine: `(4, 4)`.
         position: mm, or None.
         scales: dict of kind of row → (low, high), where it is not to be found from the data.
@@ -295,9 +305,9 @@ def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title
     _check_shapes(rows, contour)
     if position is None:
         position = centre_of_mass(_solid(rows[0]), affine)
-    rows, contour, affine = _trimmed(rows, contour, affine, position)
+    rows, contour, affine = trimmed(rows, contour, affine, position)
     cuts = [plane_slices(row.volume, affine, position) for row in rows]
-    figure, axes, add_bar = _plane_axes(cuts[0], len(rows), 2 if bars else 1)
+    figure, axes, side = plane_axes(cuts[0], len(rows), [_BAR] * (2 if bars else 1))
     for kind in dict.fromkeys(row.kind for row in rows):
         members = [i for i, row in enumerate(rows) if row.kind == kind]
         volumes, pictures = [rows[i].volume for i in members], [cuts[i] for i in members]
@@ -307,7 +317,7 @@ def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title
             for ax, name in zip(axes[i], PLANES, strict=True):
                 plane = cuts[i][name]
                 image = _show(ax, _numbers(plane.picture), plane.spacing, scale, cmap=colours)
-        add_bar(0, members, image, label, _ends(volumes, scale))
+        _add_bar(figure, side(0, members), image, label, _ends(volumes, scale))
     for label, members in bars:
         scores = [rows[i].overlay for i in members]
         top = _top(scores, 0.998)
@@ -315,34 +325,60 @@ def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title
             planes = plane_slices(rows[i].overlay, affine, position).values()
             for ax, plane in zip(axes[i], planes, strict=True):
                 values = np.ma.masked_invalid(_numbers(plane.picture))
-                image = _show(ax, values, plane.spacing, (0, top), cmap=_OVERLAY)
-        add_bar(1, members, image, label, _ends(scores, (0, top)))
-    notes = [_LETTERS]
+                image = _show(ax, values, plane.spacing, (0, top), cmap=OVERLAY)
+        _add_bar(figure, side(1, members), image, label, _ends(scores, (0, top)))
+    notes = []
     if contour is not None:
         outline = plane_slices(np.asarray(contour, bool), affine, position)
         for ax, name in zip(axes.flat, PLANES * len(rows), strict=True):
             if 0 < outline[name].picture.mean() < 1:
                 ax.contour(outline[name].picture, [0.5], colors=_CONTOUR, linewidths=1.0)
         notes.append(contour_label)
-    turned = np.degrees(np.max(obliquity(np.asarray(affine, "float64"))))
-    if turned > _OBLIQUE_DEGREES:
-        notes.append(f"planes of the scan's own grid, turned {turned:.0f}° from the anatomical")
-    for ax, name in zip(axes.flat, PLANES * len(rows), strict=True):
-        _mark_edges(ax, name)
-    for ax, (name, plane) in zip(axes[0], cuts[0].items(), strict=True):
-        # Adding 0 turns −0.0, as the rounding of −0.04 gives, into 0.0.
-        ax.set_title(f"{name}, {_NORMAL[name]} = {round(plane.mm, 1) + 0:.1f} mm".replace("-", "−"))
-    for ax, row in zip(axes[:, 0], rows, strict=True):
-        ax.set_ylabel(row.title, fontsize=10)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    figure.supxlabel("\n".join(notes), fontsize=8.5)
+    label_planes(figure, axes, cuts[0], [row.title for row in rows], affine, title, notes)
     return figure
 
 
-def _trimmed(rows, contour, affine, position):
-    """Cuts background that is empty in every row, so that brains fill their pictures."""
-    masks = [_foreground(_solid(row)) for row in rows if row.kind != "error"]
+def label_planes(figure, axes, cut, titles, affine, title, notes):
+    """Writes what every figure of three planes says: sides, planes, rows, title and notes.
+
+    Args:
+        figure: the Figure.
+        axes: `(rows, 3)` axes, as `plane_axes` gives them.
+        cut: dict of plane → `Plane`, such as the first row's.
+        titles: a title for each row.
+        affine: `(4, 4)`, voxel index → mm.
+        title: figure title.
+        notes: lines to write below, after the meaning of the letters.
+    """
+    notes = [_LETTERS, *notes]
+    turned = np.degrees(np.max(obliquity(np.asarray(affine, "float64"))))
+    if turned > _OBLIQUE_DEGREES:
+        notes.append(f"planes of the scan's own grid, turned {turned:.0f}° from the anatomical")
+    for ax, name in zip(axes.flat, PLANES * len(titles), strict=True):
+        _mark_edges(ax, name)
+    for ax, (name, plane) in zip(axes[0], cut.items(), strict=True):
+        # Adding 0 turns −0.0, as the rounding of −0.04 gives, into 0.0.
+        ax.set_title(f"{name}, {_NORMAL[name]} = {round(plane.mm, 1) + 0:.1f} mm".replace("-", "−"))
+    for ax, name in zip(axes[:, 0], titles, strict=True):
+        ax.set_ylabel(name, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    figure.supxlabel("\n".join(notes), fontsize=8.5)
+
+
+def trimmed(rows, contour, affine, position):
+    """Cuts background that is empty in every row, so that brains fill their pictures.
+
+    Args:
+        rows: list of `Row`.
+        contour: mask `(x, y, z)` that stays whole, or None.
+        affine: `(4, 4)`, voxel index → mm.
+        position: (x, y, z) in mm, a point that stays.
+
+    Returns:
+        The rows, the contour and the affine of the box that is left.
+    """
+    masks = [foreground_of(_solid(row)) for row in rows if row.kind != "error"]
     mask = np.logical_or.reduce(masks if contour is None else [*masks, np.asarray(contour, bool)])
     if not mask.any():
         return rows, contour, affine
@@ -365,31 +401,38 @@ def _trimmed(rows, contour, affine, position):
     return rows, None if contour is None else np.asarray(contour)[box], affine
 
 
-def _plane_axes(cut, rows, bars):
-    """A figure with three panels per row, all on one scale of millimetres, and room for bars.
+def plane_axes(cut, rows, sides):
+    """A figure with three panels per row, all on one scale of millimetres, and room beside them.
+
+    Args:
+        cut: dict of plane → `Plane`: the size of the panels.
+        rows: how many.
+        sides: width in inches of each column on the right, for colour bars or a key.
 
     Returns:
-        The figure; its axes `(rows, 3)`; a function (column of bars, numbers of rows, image,
-        label, open ends) that adds a colour bar beside these rows.
+        The figure; its axes `(rows, 3)`; a function (column, numbers of rows) that gives the axes
+        of a column on the right beside these rows.
     """
     sizes = [np.array(cut[name].picture.shape) * cut[name].spacing for name in PLANES]  # mm
     height, width = max(size[0] for size in sizes), sum(size[1] for size in sizes)
     inches = min(9.6, 15.0 / rows * width / height)  # long figures are made narrower
-    bar = 0.16 * width / inches  # mm
-    figure = _new((inches + 0.5 + 0.9 * bars, rows * inches * height / width + 1.1))
+    size = (inches + 0.5 + sum(side + 0.74 for side in sides), rows * inches * height / width + 1.1)
+    figure = _new(size)
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.005, hspace=0.005)
-    grid = figure.add_gridspec(
-        rows, 3 + bars, width_ratios=[*(size[1] for size in sizes), *[bar] * bars]
-    )
+    widths = [*(size[1] for size in sizes), *(side * width / inches for side in sides)]
+    grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
     axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(3)] for i in range(rows)])
 
-    def add_bar(column, members, image, label, extend):
-        cell = grid[members[0] : members[-1] + 1, 3 + column]
-        colorbar = figure.colorbar(image, cax=figure.add_subplot(cell), extend=extend)
-        colorbar.ax.tick_params(labelsize=8)
-        colorbar.set_label(label, fontsize=9)
+    def side(column, members):
+        return figure.add_subplot(grid[members[0] : members[-1] + 1, 3 + column])
 
-    return figure, axes, add_bar
+    return figure, axes, side
+
+
+def _add_bar(figure, ax, image, label, extend):
+    colorbar = figure.colorbar(image, cax=ax, extend=extend)
+    colorbar.ax.tick_params(labelsize=8)
+    colorbar.set_label(label, fontsize=9)
 
 
 def _mark_edges(ax, plane):
@@ -402,20 +445,26 @@ def _mark_edges(ax, plane):
 
 def _scale(kind, volumes, cuts):
     if kind == "grey":
-        return _grey_scale(volumes)
+        return grey_scale(volumes)
     pictures = [_numbers(plane.picture).ravel() for cut in cuts for plane in cut.values()]
     top = _top([np.abs(np.concatenate(pictures))], 0.998)
     return (-top if kind == "signed" else 0.0), top
 
 
-def _grey_scale(volumes):
+def grey_scale(volumes):
     """From 0, or the minimum if below, to the 99.9th percentile of the brightest foreground.
 
     A few bright vessels would darken the brain of a scan shown up to its maximum.
+
+    Args:
+        volumes: list of `(x, y, z)`.
+
+    Returns:
+        (black, white).
     """
     lows, highs = [0.0], []
     for volume in volumes:
-        inside = _foreground(volume)
+        inside = foreground_of(volume)
         if inside.any():
             values = _numbers(volume)
             lows.append(float(values[np.isfinite(values)].min()))
@@ -449,8 +498,15 @@ def _solid(row):
     return np.abs(_numbers(row.volume)) if row.kind == "signed" else row.volume
 
 
-def _foreground(volume):
-    """`evaluation.foreground` of one volume in any units; voxels that are not finite are out."""
+def foreground_of(volume):
+    """`evaluation.foreground` of one volume in any units; voxels that are not finite are out.
+
+    Args:
+        volume: `(x, y, z)`.
+
+    Returns:
+        bool, of that shape.
+    """
     values = np.array(volume, "float32")
     finite = np.isfinite(values)
     values[~finite] = values[finite].min() if finite.any() else 0.0

@@ -1,4 +1,7 @@
-"""The report and the model card of a study of slices, from its measures alone."""
+"""The report and the model card of a study of slices, from its measures alone.
+
+What the report of volumes (`volumes.py`) also says has a public name here.
+"""
 
 import pandas as pd
 
@@ -12,6 +15,10 @@ NAMES = {
     "psnr_foreground": "PSNR, foreground (dB)",
     "mse": "mean squared error",
 }
+PERPLEXITY = (
+    "Perplexity is 2 to the power of entropy: the number of codes that would be as hard to guess "
+    "if all were equally frequent."
+)
 
 
 def slices_report(about, metrics, subjects, figures, *, note="", failures=(), timings=None):
@@ -37,27 +44,17 @@ def slices_report(about, metrics, subjects, figures, *, note="", failures=(), ti
         _codes(metrics, figures),
         _prior(metrics, figures),
         _samples(metrics, figures),
-        _training(figures, timings),
-        _settings(about),
+        training_section(figures, timings),
+        settings_section(about),
     ]
-    warnings = []
-    if metrics["simulated"]:
-        warnings.append(
-            "These brains are simulated on a template: nothing here holds for scans of people."
-        )
-    if failures:
-        warnings.append(f"{len(failures)} scans were left out: " + "; ".join(failures))
-    if note:
-        warnings.append(note)
     return Report(
         title=f"Study {study['name']}, variant {study['variant']}",
         subtitle=f"Trained and tested on {data}; {metrics['test_subjects']} test subjects that "
         f"training never saw.",
         cards=_cards(metrics),
-        warnings=warnings,
+        warnings=warnings_of(metrics, note, failures),
         sections=[section for section in sections if section is not None],
-        footer=f"brainvq {about['brainvq']}, Keras {about['keras']} on {about['backend']}. "
-        f"{about['command']}",
+        footer=footer(about),
     )
 
 
@@ -96,7 +93,7 @@ def slices_card(about, metrics, *, split, data_facts):
         simulated=metrics["simulated"],
         split=split,
         split_rule=f"by subject, seed {study['seed']}",
-        preprocessing=[_step_text(step) for step in about["steps"]],
+        preprocessing=[step_text(step) for step in about["steps"]],
         intensity_range=(0.0, 1.0),
         input_shape=f"({size}, {size}, 1)",
         shape_rule=_shape_rule(study, metrics) if grid else "",
@@ -104,7 +101,7 @@ def slices_card(about, metrics, *, split, data_facts):
         "left",
         codes=codes,
         bits=metrics["bits_per_slice"],
-        measures=_table(metrics),
+        measures=measures_table(metrics),
         ssim_parameters=metrics["ssim_settings"],
         training=about["command"],
         versions={"brainvq": about["brainvq"], "keras": about["keras"]},
@@ -122,9 +119,9 @@ def _shape_rule(study, metrics):
 def _cards(metrics):
     found = metrics["reconstruction"]
     cards = [
-        _card("SSIM", found["ssim"], "unseen subjects, whole image"),
-        _card("SSIM, foreground", found["ssim_foreground"], "unseen subjects"),
-        _card("PSNR", found["psnr"], "dB, whole image", 1),
+        measure_card("SSIM", found["ssim"], "unseen subjects, whole image"),
+        measure_card("SSIM, foreground", found["ssim_foreground"], "unseen subjects"),
+        measure_card("PSNR", found["psnr"], "dB, whole image", 1),
     ]
     if "codes" in metrics:
         usage = metrics["codes"]["test"]
@@ -147,19 +144,81 @@ def _cards(metrics):
     return cards
 
 
-def _card(name, measure, note, digits=3):
+def warnings_of(metrics, note="", failures=()):
+    """What a reader must know first.
+
+    Args:
+        metrics: dict, the content of `metrics.json`.
+        note: str, a line on the cohort.
+        failures: list of str, a line for each scan that was left out.
+
+    Returns:
+        List of str.
+    """
+    warnings = []
+    if metrics["simulated"]:
+        warnings.append(
+            "These brains are simulated on a template: nothing here holds for scans of people."
+        )
+    if failures:
+        warnings.append(f"{len(failures)} scans were left out: " + "; ".join(failures))
+    if note:
+        warnings.append(note)
+    return warnings
+
+
+def footer(about):
+    """The last line of a report: program, versions and command.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+
+    Returns:
+        str.
+    """
+    return (
+        f"brainvq {about['brainvq']}, Keras {about['keras']} on {about['backend']}. "
+        f"{about['command']}"
+    )
+
+
+def measure_card(name, measure, note, digits=3):
+    """A mean and its standard deviation as a card of the report.
+
+    Args:
+        name: label of the card.
+        measure: dict with `mean` and `sd`.
+        note: str below the value.
+        digits: behind the point.
+
+    Returns:
+        (label, value, note).
+    """
     return (name, f"{measure['mean']:.{digits}f} ± {measure['sd']:.{digits}f}", note)
 
 
-def _table(metrics):
-    """Measures of the model beside those of the patch codec."""
+def measures_table(metrics, names=NAMES):
+    """Measures of the model beside those of its vectors before the codes, and of the patch codec.
+
+    Args:
+        metrics: dict, the content of `metrics.json`; with any of `continuous_reconstruction` and
+            `patch_kmeans`.
+        names: dict of measure → label.
+
+    Returns:
+        `pandas.DataFrame`, a row per measure.
+    """
+    beside = (
+        ("not quantised", "sd of these", "continuous_reconstruction"),
+        ("patch k-means", "its sd", "patch_kmeans"),
+    )
     rows = []
-    for name, label in NAMES.items():
+    for name, label in names.items():
         row = {"measure": label, "mean": metrics["reconstruction"][name]["mean"]}
         row["sd over subjects"] = metrics["reconstruction"][name]["sd"]
-        if "patch_kmeans" in metrics:
-            row["patch k-means"] = metrics["patch_kmeans"][name]["mean"]
-            row["its sd"] = metrics["patch_kmeans"][name]["sd"]
+        for column, deviation, other in beside:
+            if other in metrics:
+                row[column], row[deviation] = (metrics[other][name][key] for key in ("mean", "sd"))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -178,8 +237,8 @@ def _reconstruction(metrics, subjects, figures):
     return Section(
         "Reconstruction of unseen subjects",
         text,
-        tables=[("Similarity", _table(metrics)), ("Each test subject", subjects)],
-        figures=_pictures(
+        tables=[("Similarity", measures_table(metrics)), ("Each test subject", subjects)],
+        figures=pictures(
             figures,
             reconstructions="Slices of test subjects, what their codes decode to, and the error.",
             subjects="SSIM of each test subject.",
@@ -202,20 +261,18 @@ def _transfer(metrics, figures):
         "`native`: each scan as the scanner made it, neither cut nor filled, with less black "
         "around it, which flatters less. Others are resampled to a field of view of 250 mm.",
         tables=[("Similarity by matrix, mean and sd over test subjects", pd.DataFrame(rows))],
-        figures=_pictures(figures, planes="A test subject, slice by slice through the codes."),
+        figures=pictures(figures, planes="A test subject, slice by slice through the codes."),
     )
 
 
 def _codes(metrics, figures):
     if "codes" not in metrics:
         return None
-    table = pd.DataFrame([{"split": split, **usage} for split, usage in metrics["codes"].items()])
     return Section(
         "Codes",
-        "Codes are counted over all slices of a split. Perplexity is 2 to the power of entropy: "
-        "the number of codes that would be as hard to guess if all were equally frequent.",
-        tables=[("Use of the codebook", table)],
-        figures=_pictures(
+        f"Codes are counted over all slices of a split. {PERPLEXITY}",
+        tables=[("Use of the codebook", usage_table(metrics))],
+        figures=pictures(
             figures,
             codes="Code maps: alike codes have alike colours.",
             usage="How often each code is used by test subjects, from the most to the least used.",
@@ -228,19 +285,7 @@ def _prior(metrics, figures):
     if "prior" not in metrics:
         return None
     bits = metrics["prior"]
-    table = pd.DataFrame(
-        [
-            {"model of the codes": name, "bits per code": bits[key]}
-            for name, key in (
-                ("all codes alike", "uniform"),
-                ("frequency of each code", "marginal"),
-                ("left, upper and position tables, mixed", "neighbour_tables"),
-                ("prior", "bits_per_code"),
-            )
-        ]
-    )
-    below = 100 * bits["below_neighbour_tables"]
-    compared = f"{abs(below):.0f} % {'fewer' if below >= 0 else 'more'}"
+    table, compared = prior_table(bits, "left, upper and position tables, mixed")
     return Section(
         "Prior",
         f"Bits per code on test subjects; fewer is better. The prior needs {compared} than the "
@@ -248,8 +293,46 @@ def _prior(metrics, figures):
         f"in the brain a slice lies, those bits are in its figure "
         f"({bits['of_which_level']:.3f} a code).",
         tables=[("Held-out bits per code", table)],
-        figures=_pictures(figures, prior="Bits per code while training."),
+        figures=pictures(figures, prior="Bits per code while training."),
     )
+
+
+def prior_table(bits, tables):
+    """Bits per code of the prior beside those of models that need no network.
+
+    Args:
+        bits: dict, `metrics["prior"]`.
+        tables: name of the tables of neighbours.
+
+    Returns:
+        `pandas.DataFrame`, a row per model, and how the prior compares with the tables, such as
+        "12 % fewer".
+    """
+    table = pd.DataFrame(
+        [
+            {"model of the codes": name, "bits per code": bits[key]}
+            for name, key in (
+                ("all codes alike", "uniform"),
+                ("frequency of each code", "marginal"),
+                (tables, "neighbour_tables"),
+                ("prior", "bits_per_code"),
+            )
+        ]
+    )
+    below = 100 * bits["below_neighbour_tables"]
+    return table, f"{abs(below):.0f} % {'fewer' if below >= 0 else 'more'}"
+
+
+def usage_table(metrics):
+    """Use of the codebook, a row per split.
+
+    Args:
+        metrics: dict, the content of `metrics.json`, with `codes`.
+
+    Returns:
+        `pandas.DataFrame`.
+    """
+    return pd.DataFrame([{"split": split, **usage} for split, usage in metrics["codes"].items()])
 
 
 def _samples(metrics, figures):
@@ -262,7 +345,7 @@ def _samples(metrics, figures):
         f"slices: the root mean square difference to the nearest training slice is "
         f"{found['distance_to_training']:.4f} for samples and "
         f"{found['distance_of_unseen_to_training']:.4f} for slices of unseen subjects.",
-        figures=_pictures(
+        figures=pictures(
             figures,
             samples="Samples beside slices of test subjects.",
             nearest="Samples and the training slice nearest to each.",
@@ -270,7 +353,17 @@ def _samples(metrics, figures):
     )
 
 
-def _training(figures, timings):
+def training_section(figures, timings, ssim="SSIM on slices of validation subjects."):
+    """How the run was trained.
+
+    Args:
+        figures: dict of figure name to PNG path: `losses` and `ssim`, where there.
+        timings: dict of stage to seconds, or None.
+        ssim: caption of the latter.
+
+    Returns:
+        A `Section`.
+    """
     tables = []
     if timings:
         rows = [{"stage": stage, "seconds": seconds} for stage, seconds in timings.items()]
@@ -279,15 +372,21 @@ def _training(figures, timings):
         "Training",
         "",
         tables=tables,
-        figures=_pictures(
-            figures, losses="Loss per epoch.", ssim="SSIM on slices of validation subjects."
-        ),
+        figures=pictures(figures, losses="Loss per epoch.", ssim=ssim),
     )
 
 
-def _settings(about):
+def settings_section(about):
+    """Every option of the run and its preprocessing.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+
+    Returns:
+        A `Section`.
+    """
     rows = [{"option": f"--{path}", "value": str(value)} for path, value in _flat(about["study"])]
-    steps = pd.DataFrame({"step": [_step_text(step) for step in about["steps"]]})
+    steps = pd.DataFrame({"step": [step_text(step) for step in about["steps"]]})
     return Section(
         "Settings",
         f"Command: {about['command']}",
@@ -304,10 +403,27 @@ def _flat(content, path=""):
             yield name.replace("_", "-"), value
 
 
-def _step_text(step):
+def step_text(step):
+    """A step of the preprocessing as one line.
+
+    Args:
+        step: dict with `name` and the step's settings.
+
+    Returns:
+        str.
+    """
     settings = ", ".join(f"{key}={value}" for key, value in step.items() if key != "name")
     return f"{step['name']}({settings})"
 
 
-def _pictures(figures, **captions):
+def pictures(figures, **captions):
+    """The figures that are there, in the order of their captions.
+
+    Args:
+        figures: dict of figure name to PNG path.
+        **captions: caption by figure name.
+
+    Returns:
+        List of (path, caption).
+    """
     return [(figures[name], caption) for name, caption in captions.items() if name in figures]

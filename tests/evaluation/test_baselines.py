@@ -47,6 +47,24 @@ def test_more_codes_are_closer():
     assert errors[2] < 0.7 * errors[0]
 
 
+def test_volumes_are_cut_into_cubes():
+    kinds = RNG.random((3, 4, 4, 4)).astype("float32")
+    places = RNG.integers(0, 3, (4, 2, 3, 2))
+    volumes = np.zeros((4, 8, 12, 8, 1), "float32")
+    for n, i, j, k in np.ndindex(places.shape):
+        cube = (n, slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4), slice(4 * k, 4 * k + 4), 0)
+        volumes[cube] = kinds[places[n, i, j, k]]
+    baseline = PatchKMeans(4, 3).fit(volumes)
+    np.testing.assert_allclose(baseline.reconstruct(volumes), volumes, atol=1e-5)
+    codes = baseline.encode(volumes)
+    assert codes.shape == places.shape
+    assert len(set(zip(codes.ravel().tolist(), places.ravel().tolist(), strict=True))) == 3
+    odd = volumes[:, :7, :, 1:]
+    assert baseline.reconstruct(odd).shape == odd.shape
+    with pytest.raises(UserError, match="7 x 12 x 7; expected multiples of the patch, 4"):
+        PatchKMeans(4, 3).fit(odd)
+
+
 def test_few_distinct_patches_and_sampling():
     images = np.zeros((2, 8, 8, 1), "float32")
     baseline = PatchKMeans(4, 16).fit(images)

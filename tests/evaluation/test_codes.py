@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainvq.evaluation.codes import CodeCounter, NeighbourModel, code_usage, marginal_bits
+from brainvq.evaluation.codes import (
+    CodeCounter,
+    NeighbourModel,
+    code_locations,
+    code_usage,
+    codes_per_map,
+    marginal_bits,
+)
 
 
 def markov_maps(n, grid, transition, seed):
@@ -55,6 +62,36 @@ class TestUsage:
     def test_bad_codes(self, codes):
         with pytest.raises(ValueError, match="codes must be"):
             code_usage(np.array(codes), 4)
+
+
+class TestPlaces:
+    def test_locations_by_hand(self):
+        codes = np.array([[[0, 1], [2, 2]], [[0, 0], [2, 1]], [[0, 1], [2, 0]]], "int16")
+        found = code_locations(codes, 4)
+        expected = [
+            [[3, 1], [0, 1]],
+            [[0, 2], [0, 1]],
+            [[0, 0], [3, 1]],
+            [[0, 0], [0, 0]],
+        ]
+        np.testing.assert_array_equal(found, expected)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 2**31), st.sampled_from([(5,), (3, 4), (2, 3, 4)]))
+    def test_locations_are_counts_by_code_and_by_place(self, seed, grid):
+        codes = np.random.default_rng(seed).integers(0, 6, (7, *grid))
+        found = code_locations(codes, 8)
+        np.testing.assert_array_equal(found.sum(axis=0), np.full(grid, 7))
+        counts = code_usage(codes, 8)["counts"]
+        np.testing.assert_array_equal(found.reshape(8, -1).sum(axis=1), counts)
+
+    def test_codes_per_map(self):
+        codes = np.array([[[0, 1], [1, 1]], [[3, 3], [3, 3]], [[4, 3], [2, 0]]])
+        np.testing.assert_array_equal(codes_per_map(codes), [2, 1, 4])
+
+    def test_bad_codes(self):
+        with pytest.raises(ValueError, match=r"codes must be in \[0, 3\)"):
+            code_locations(np.array([[1, 3]]), 3)
 
 
 class TestMarginal:

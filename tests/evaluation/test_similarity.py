@@ -21,6 +21,7 @@ from brainvq.evaluation.similarity import (
     ssim_map,
     ssim_parameters,
     summary,
+    to_unit,
 )
 
 
@@ -309,6 +310,30 @@ class TestSummary:
         assert found["n_subjects"].tolist() == [3, 3]
         assert found["ssim"].tolist() == pytest.approx([0.9, 0.5])
         assert found["ssim_sd"].tolist() == pytest.approx([0.1, 0.0])
+
+
+class TestToUnit:
+    def test_measures_do_not_depend_on_the_scale(self):
+        x, y = pair((2, 17, 20, 14))
+        x = x - x.min(axis=(1, 2, 3), keepdims=True)
+        x /= x.max(axis=(1, 2, 3), keepdims=True)
+        scale = np.array([0.4, 7.0], "float32").reshape(2, 1, 1, 1)
+        units = to_unit(*(scale * image - 1.5 for image in (x, y)))
+        np.testing.assert_allclose(units[0], x, atol=1e-5)
+        np.testing.assert_allclose(units[1], y, atol=1e-5)
+        np.testing.assert_allclose(ssim(*units, ndim=3), ssim(x, y, ndim=3), atol=1e-4)
+        np.testing.assert_array_equal(foreground(units[0], ndim=3), foreground(x, ndim=3))
+
+    def test_by_hand(self):
+        images = np.array([[-2.0, 0.0, 6.0], [5.0, 5.0, 5.0]])
+        found, restored = to_unit(images, images + [[2.0, -4.0, 8.0], [0.25, 0.5, -1.0]])
+        np.testing.assert_allclose(found, [[0, 0.25, 1], [0, 0, 0]])
+        np.testing.assert_allclose(restored, [[0.25, 0, 1], [0.25, 0.5, 0]])
+        assert found.dtype == restored.dtype == np.float32
+
+    def test_shapes(self):
+        with pytest.raises(ValueError, match=r"same shape. Received: \(1, 3\) and \(3,\)"):
+            to_unit(np.zeros((1, 3)), np.zeros(3))
 
 
 class TestNearest:

@@ -1,0 +1,396 @@
+"""The report and the model card of a study of volumes, from its measures alone."""
+
+import numpy as np
+import pandas as pd
+
+from brainvq.reports.html import Report, Section, format_cell
+from brainvq.reports.model_card import ModelCard
+from brainvq.reports.slices import (
+    NAMES,
+    PERPLEXITY,
+    footer,
+    measure_card,
+    measures_table,
+    pictures,
+    prior_table,
+    settings_section,
+    step_text,
+    training_section,
+    usage_table,
+    warnings_of,
+)
+
+_NAMES = {name: label.replace("image", "volume") for name, label in NAMES.items()}
+
+
+def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), timings=None):
+    """The report of a run on volumes.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+        metrics: dict, the content of `metrics.json`.
+        subjects: `pandas.DataFrame`, measures per test subject.
+        figures: dict of figure name to PNG path; absent figures are left out.
+        note: str, a line on the cohort.
+        failures: list of str, a line for each scan that was left out.
+        timings: dict of stage to seconds.
+
+    Returns:
+        A `Report`.
+    """
+    study = about["study"]
+    data = "simulated brains" if metrics["simulated"] else f"scans ({study['data']['source']})"
+    warnings = warnings_of(metrics, note, failures)
+    if "codes" in metrics and not _decoded(metrics):
+        warnings.insert(0, _not_from_codes(study))
+    sections = [
+        _reconstruction(study, metrics, subjects, figures),
+        _codes(metrics, figures),
+        _map(metrics, figures),
+        _anatomy(metrics, figures),
+        _prior(metrics, figures),
+        _samples(metrics, figures),
+        training_section(figures, timings, "SSIM of validation subjects."),
+        settings_section(about),
+    ]
+    return Report(
+        title=f"Study {study['name']}, variant {study['variant']}",
+        subtitle=f"Whole volumes. Trained and tested on {data}; {metrics['test_subjects']} test "
+        "subjects that training never saw.",
+        cards=_cards(metrics),
+        warnings=warnings,
+        sections=[section for section in sections if section is not None],
+        footer=footer(about),
+    )
+
+
+def volumes_card(about, metrics, *, split, data_facts):
+    """The model card of a run on volumes.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+        metrics: dict, the content of `metrics.json`.
+        split: dict of split to its number of subjects.
+        data_facts: dict with any of `data_name`, `data_licence`, `data_attribution`, `licence`.
+
+    Returns:
+        A `ModelCard`.
+    """
+    study = about["study"]
+    zscored = study["data"].get("scale") == "zscore"
+    shape_rule = ""
+    if metrics.get("grid"):
+        shape_rule = f"this shape, {metrics['stride']} voxels along each axis for a code"
+    codes = ""
+    if "codes" in metrics:
+        codes = f"{_times(metrics['grid'])} codes out of {_size(metrics)} for a volume"
+        codes += "" if _decoded(metrics) else "; the decoder does not read them"
+    limitations = [
+        "Detail finer than the codes can hold is made up or lost: no use for diagnosis.",
+        f"Voxels of {study['data']['spacing']:g} mm, cut or filled to one shape around the brain.",
+    ]
+    if "codes" in metrics and not _decoded(metrics):
+        limitations.insert(0, _not_from_codes(study))
+    if "prior" in metrics:
+        limitations.append(
+            "Samples are no real persons; they follow the ages and scanners trained on."
+        )
+    return ModelCard(
+        name=f"{study['name']} {study['variant']}",
+        intended_use="Research on discrete codes of brain volumes: reconstruction, maps of codes, "
+        "sampling. Not for diagnosis, nor for any decision about a person.",
+        simulated=metrics["simulated"],
+        split=split,
+        split_rule=f"by subject, seed {study['seed']}",
+        preprocessing=[step_text(step) for step in about["steps"]],
+        intensity_range=None if zscored else (0.0, 1.0),
+        input_shape=f"({', '.join(map(str, study['data']['shape']))}, 1), voxels of "
+        f"{study['data']['spacing']:g} mm",
+        shape_rule=shape_rule,
+        channels="intensity"
+        + (", of mean 0 and standard deviation 1 over the volume" if zscored else "")
+        + "; axes from the subject's right to left, front to back, bottom to top",
+        codes=codes,
+        bits=metrics.get("bits_per_volume"),
+        measures=measures_table(metrics, _NAMES),
+        ssim_parameters=metrics["ssim_settings"],
+        training=about["command"],
+        versions={"brainvq": about["brainvq"], "keras": about["keras"]},
+        limitations=limitations,
+        **data_facts,
+    )
+
+
+def _decoded(metrics):
+    """Whether the reconstruction is made from codes."""
+    return metrics.get("bits_per_volume") is not None
+
+
+def _not_from_codes(study):
+    if study["model"].get("skips"):
+        why = "the decoder also reads the encoder's finer levels"
+    else:
+        why = "the decoder reads the encoder's vectors as they are"
+    return (
+        f"The reconstruction is not made from codes: {why}. Its similarity says nothing of what "
+        "the codes hold."
+    )
+
+
+def _size(metrics):
+    return metrics["codes"]["test"]["num_codes"]
+
+
+def _times(sizes):
+    return " x ".join(map(str, sizes))
+
+
+def _cards(metrics):
+    found = metrics["reconstruction"]
+    cards = [
+        measure_card("SSIM, 3D", found["ssim"], "unseen subjects, whole volume"),
+        measure_card("SSIM, 3D, foreground", found["ssim_foreground"], "unseen subjects"),
+        measure_card("PSNR", found["psnr"], "dB, whole volume", 1),
+    ]
+    if _decoded(metrics):
+        bits = metrics["bits_per_volume"]
+        cards.append(("Bits a volume", f"{bits:.0f}", f"{_times(metrics['grid'])} codes"))
+    if "codes" in metrics:
+        usage = metrics["codes"]["test"]
+        cards.append(
+            (
+                "Codes used",
+                f"{usage['used']} of {usage['num_codes']}",
+                f"perplexity {usage['perplexity']:.1f}, test subjects",
+            )
+        )
+    neighbours = metrics.get("som", {}).get("neighbour_correlation")
+    if neighbours:
+        cards.append(
+            (
+                "Neighbours on the map",
+                f"r {neighbours['mean']:.2f}",
+                f"any two nodes: {neighbours['all_pairs']:.2f}",
+            )
+        )
+    if "tissue" in metrics:
+        tissue = metrics["tissue"]
+        cards.append(
+            (
+                "Code and tissue",
+                f"NMI {tissue['nmi']:.2f}",
+                f"place alone: {tissue['position']['nmi']:.2f}" if "position" in tissue else "",
+            )
+        )
+    if "prior" in metrics:
+        prior = metrics["prior"]
+        cards.append(
+            (
+                "Prior",
+                f"{prior['bits_per_code']:.2f} bits",
+                f"a code; tables need {prior['neighbour_tables']:.2f}",
+            )
+        )
+    return cards
+
+
+def _reconstruction(study, metrics, subjects, figures):
+    settings = "; ".join(f"{key} {value}" for key, value in metrics["ssim_settings"].items())
+    text = (
+        f"Mean and standard deviation over {metrics['test_subjects']} test subjects, after each "
+        f"volume and its reconstruction were put on the volume's own scale from 0 to 1. SSIM "
+        f"settings: {settings}."
+    )
+    weights = metrics.get("parameters", {}).get("autoencoder")
+    if weights:
+        text += f" The network has {_thousands(weights)} weights."
+    if "codes" in metrics and not _decoded(metrics):
+        text += f"\n\n{_not_from_codes(study)}"
+        caption = "A test subject, what the decoder makes of its vectors, and the error."
+    elif "codes" in metrics:
+        text += (
+            f"\n\nA volume is {int(np.prod(metrics['grid']))} codes out of {_size(metrics)}, "
+            f"{metrics['bits_per_volume']:.0f} bits; the reconstruction is made from these alone."
+        )
+        caption = "A test subject, what its codes decode to, and the error."
+    else:
+        text += "\n\nThis variant has no codes: its vectors are decoded as they are."
+        caption = "A test subject, its reconstruction, and the error."
+    if "continuous_reconstruction" in metrics:
+        text += (
+            " `not quantised`: what the same decoder makes of the vectors before they become "
+            "codes, which is what the codes cost."
+        )
+    if "patch_kmeans" in metrics:
+        text += (
+            " `patch k-means`: k-means on blocks of the volume, as many codes of as many bits, "
+            "which needs no network."
+        )
+    return Section(
+        "Reconstruction of unseen subjects",
+        text,
+        tables=[
+            ("Similarity", measures_table(metrics, _NAMES)),
+            ("Each test subject", subjects),
+        ],
+        figures=pictures(
+            figures,
+            reconstructions=caption,
+            continuous="The same subject from its codes and from the vectors before they become "
+            "codes.",
+            subjects="SSIM of each test subject, 3D.",
+        ),
+    )
+
+
+def _codes(metrics, figures):
+    if "codes" not in metrics:
+        return None
+    return Section(
+        "Codes",
+        f"Codes are counted over all volumes of a split. {PERPLEXITY} Much of a volume is air, and "
+        "a few codes stand for it.",
+        tables=[("Use of the codebook", usage_table(metrics))],
+        figures=pictures(
+            figures,
+            usage="How often each code is used by test subjects, from the most to the least used.",
+        ),
+    )
+
+
+def _map(metrics, figures):
+    found = metrics.get("som", {})
+    drawn = pictures(
+        figures,
+        som_grid="The map. Distance to neighbours: ridges part groups of alike nodes. The colours "
+        "are those of the figures below.",
+        tsne="Encodings and the codebook: where codes lie among encodings, the "
+        "codebook fits; where they lie apart, it has drifted away.",
+    )
+    if not found and not drawn:
+        return None
+    rows = [
+        ("mean distance of a vector to its nearest code", "quantization_error"),
+        ("mean squared distance, per channel", "quantization_mse"),
+        ("topographic error", "topographic_error"),
+        ("nodes nearest to a vector", "nodes_used"),
+        ("vectors", "vectors"),
+    ]
+    tables = [
+        (
+            "Fit of the codebook, test subjects",
+            _facts((label, found[name]) for label, name in rows if name in found),
+        )
+    ]
+    text = "Distances are between encodings of test subjects and the vectors of the codebook."
+    if "topographic_error" in found:
+        text += (
+            " Topographic error: the share of vectors whose two nearest nodes are no neighbours "
+            "on the map."
+        )
+    neighbours = found.get("neighbour_correlation")
+    if neighbours:
+        text += (
+            "\n\nNeighbouring nodes may be alike because the map is in order, or because all nodes "
+            "are: compare neighbours with any two nodes, and look at the distances too."
+        )
+        rows = [
+            ("mean r of neighbours", "mean"),
+            ("median", "median"),
+            ("smallest", "min"),
+            ("share of pairs above 0.95", "share_above"),
+            ("mean r of any two nodes", "all_pairs"),
+            ("pairs of neighbours", "pairs"),
+        ]
+        tables.append(
+            (
+                "Pearson correlation of the nodes' vectors",
+                _facts((label, neighbours[name]) for label, name in rows if name in neighbours),
+            )
+        )
+    is_map = neighbours or "topographic_error" in found or "som_grid" in figures
+    return Section(
+        "The map" if is_map else "The codebook",
+        text,
+        tables=[(caption, table) for caption, table in tables if len(table)],
+        figures=drawn,
+    )
+
+
+def _anatomy(metrics, figures):
+    drawn = pictures(
+        figures,
+        brain_on_grid="A test subject in the colours of the map: alike colours are near on it.",
+        locations="Where in the brain the most used codes are found.",
+    )
+    if "tissue" not in metrics and not drawn:
+        return None
+    tables, text = [], "Every code covers a block of voxels, each of which is coloured like it."
+    if "tissue" in metrics:
+        found = metrics["tissue"]
+        text = (
+            "What the code of a voxel's block tells of the voxel's tissue, over "
+            f"{_thousands(found['voxels'])} voxels of tissue of test subjects, known because they "
+            "are simulated. Normalised mutual information (NMI) is 0 where one tells nothing "
+            "of the other and 1 where it determines it. Places alone tell much of the tissue: "
+            "judge the code by what it tells beside its place."
+        )
+        names = {
+            "nmi": "NMI",
+            "bits": "bits per voxel",
+            "explained": "share of the tissue's entropy",
+        }
+        rows = [("code", found)]
+        rows += [("place of the code alone", found["position"])] if "position" in found else []
+        table = pd.DataFrame(
+            [
+                {"known": known, **{label: values.get(name) for name, label in names.items()}}
+                for known, values in rows
+            ]
+        )
+        tables.append(("Tissue", table.dropna(axis=1, how="all")))
+    return Section("Codes in the brain", text, tables=tables, figures=drawn)
+
+
+def _prior(metrics, figures):
+    if "prior" not in metrics:
+        return None
+    bits = metrics["prior"]
+    table, compared = prior_table(bits, "neighbour and position tables, mixed")
+    return Section(
+        "Prior",
+        f"Bits per code on test subjects; fewer is better. The prior needs {compared} than the "
+        f"mixed tables, {bits['bits_per_volume']:.0f} bits a volume.",
+        tables=[("Held-out bits per code", table)],
+        figures=pictures(figures, prior="Bits per code while training."),
+    )
+
+
+def _samples(metrics, figures):
+    if "samples" not in metrics:
+        return None
+    found = metrics["samples"]
+    return Section(
+        "New brains",
+        f"{found['count']} volumes of codes drawn from the prior, then decoded. To see whether "
+        "they merely repeat training volumes: the root mean square difference to the nearest "
+        f"training volume is {found['distance_to_training']:.4f} for samples and "
+        f"{found['distance_of_unseen_to_training']:.4f} for unseen subjects.",
+        figures=pictures(
+            figures,
+            samples="Samples in three planes.",
+            nearest="Samples and the training volume nearest to each.",
+        ),
+    )
+
+
+def _facts(pairs):
+    # Strings, because one column would turn whole numbers into decimals.
+    return pd.DataFrame(
+        [{"measure": label, "value": format_cell(value)} for label, value in pairs],
+        columns=["measure", "value"],
+    )
+
+
+def _thousands(number):
+    return f"{number:,}".replace(",", "\u202f")
