@@ -130,6 +130,8 @@ def steps(study):
         ]
     if options.source == "images":
         return picture_steps(options.size)
+    if options.shape is not None:
+        return volume_steps(options)
     if options.scale == "max":
         scale = [data.ScaleIntensity(method="max")]
     else:
@@ -155,6 +157,24 @@ def steps(study):
     ]
 
 
+def volume_steps(options):
+    """The preprocessing of a study of volumes, of a `hyperparameters.Data`."""
+    scale = {
+        "zscore": data.ZScore(over="all"),
+        "max": data.ScaleIntensity(method="max"),
+        "percentile": data.ScaleIntensity(method="minmax"),
+    }[options.scale]
+    clip = [data.ClipIntensity(upper=options.clip_percentile, over="foreground")]
+    return [
+        data.Canonical(axcodes="LPS"),
+        *([] if options.scale == "max" else clip),
+        data.Resample(spacing=(options.spacing,) * 3),
+        # Cut before the scale: a deviation should be of what the network sees.
+        data.CropOrPad(shape=options.shape, center="foreground"),
+        scale,
+    ]
+
+
 def picture_steps(size):
     """The preprocessing of pictures of any size: scaled to fit, filled, brightest pixel 1."""
     return [
@@ -165,9 +185,10 @@ def picture_steps(size):
 
 
 def arrays(study, scans):
-    """The prepared slices of a cohort: a `brainvq.data.ArrayStore` (built once, then reused)."""
+    """The prepared slices or volumes: a `brainvq.data.ArrayStore` (built once, then reused)."""
+    layout = "slices" if study.data.shape is None else "volumes"
     return data.prepare(
-        scans, steps(study), study.data.cache, layout="slices", workers=study.data.workers
+        scans, steps(study), study.data.cache, layout=layout, workers=study.data.workers
     )
 
 
@@ -201,6 +222,11 @@ def prepared(study, row, **options):
         A `brainvq.data.PreparedScan`.
     """
     return data.PreparedScan.read(row.paths, data.steps_to_config(steps(study)), **options)
+
+
+def sample_shape(study):
+    """Shape of a sample of a study: of a slice `(rows, columns, 1)`, or of a volume."""
+    return (*(study.data.shape or (study.data.size, study.data.size)), 1)
 
 
 def pixel_size(store):
@@ -274,7 +300,7 @@ def main(arguments):
     scans = cohort(study)
     store = arrays(study, scans)
     print(scans.describe())
-    print(f"{len(store)} slices of {store.sample_shape} in {store.path}")
+    print(f"{len(store)} {store.layout} of {store.sample_shape} in {store.path}")
 
 
 if __name__ == "__main__":

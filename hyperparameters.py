@@ -52,20 +52,24 @@ class Data:
     """Which parts of a download to fetch: OASIS-1 discs 1 to 12, OASIS-2 parts 1 and 2."""
     spacing: float | None = 1.5
     """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain. `None`
-    leaves the pixels as the scanner made them."""
+    leaves the pixels as the scanner made them. Volumes get voxels of this side."""
     size: int = 128
     """Rows and columns of a slice, in pixels."""
+    shape: tuple[int, int, int] | None = None
+    """Whole volumes of so many voxels (right to left, front to back, bottom to top), cut or filled
+    around the brain. `None`: slices."""
     slice_spacing: float = 2.0
     """Distance between neighbouring slices, in mm (where `slices` is `None`)."""
     slices: int | None = None
     """Slices of each scan, evenly spread over the brain, in place of `slice_spacing`."""
     slice_margin: tuple[float, float] = (5.0, 5.0)
     """How far inside the lowest and the highest point of the brain slices begin and end, in mm."""
-    scale: Literal["percentile", "max"] = "percentile"
-    """How a scan comes to [0, 1]. `percentile`: clipped at `clip_percentile`, then from its
-    smallest value to its largest; `max`: divided by its largest value."""
+    scale: Literal["percentile", "max", "zscore"] = "percentile"
+    """How a scan is scaled. `percentile`: clipped at `clip_percentile`, then to [0, 1] from its
+    smallest value to its largest; `max`: divided by its largest value; `zscore` (volumes): clipped,
+    then to mean 0 and standard deviation 1 over the volume."""
     clip_percentile: float = 99.9
-    """Intensities above this percentile of the foreground are clipped (scale `percentile` only)."""
+    """Intensities above this percentile of the foreground are clipped (not with scale `max`)."""
     transfer: tuple[int, ...] = ()
     """Test scans are reconstructed on these matrices too, over a field of view of 250 mm; 0 is the
     scan's own matrix, neither cut nor filled."""
@@ -84,9 +88,10 @@ class Data:
 class Model:
     """The network and its bottleneck."""
 
-    network: Literal["conv", "residual"] = "residual"
+    network: Literal["conv", "residual", "strided"] = "residual"
     """`conv`: the strided convolutions of the source; `residual`: patches, residual blocks and
-    pixel shuffling (models/residual_networks.py)."""
+    pixel shuffling (models/residual_networks.py); `strided`: normalised strided convolutions, the
+    source of som3d (models/volume_networks.py)."""
     filters: tuple[int, ...] = (64, 128)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     blocks: tuple[int, ...] = (2, 2)
@@ -99,15 +104,57 @@ class Model:
     """Filters at full resolution, at the end of the decoder (network `residual` only)."""
     bottleneck_filters: int = 128
     """Filters of the last 3x3 convolution before the codes (network `conv` only)."""
-    bottleneck: Literal["identity", "gaussian", "vq", "ema"] = "ema"
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation after each convolution (network `strided` only)."""
+    skips: bool = False
+    """Let the decoder also read the encoder's finer levels (network `strided` only). What is
+    reconstructed is then not made from codes."""
+    checkpoint: bool = False
+    """Compute activations twice to keep fewer of them in memory (network `strided` only)."""
+    bottleneck: Literal["identity", "gaussian", "vq", "ema", "som", "psom", "torus"] = "ema"
     """`identity`: a plain autoencoder; `gaussian`: a VAE; `vq`: straight-through codebook trained
-    by gradient; `ema`: codebook by moving averages, with a start from data and code revival."""
+    by gradient; `ema`: codebook by moving averages, with a start from data and code revival;
+    `som`: a self-organising map (Fortuin et al. 2019); `psom`: a probabilistic one, whose decoder
+    reads the vectors and not the codes (Manduchi et al. 2021); `torus`: a map whose order is built
+    in: the encoder chooses two angles."""
     num_codes: int = 512
-    """Codes in the codebook, K: log2(K) bits for each code."""
+    """Codes in the codebook, K: log2(K) bits for each code (`vq` and `ema`)."""
     embedding_dim: int = 16
-    """Length of a code vector, D."""
+    """Length of a code vector, D (network `strided`: its last filters)."""
+    som_shape: tuple[int, int] = (16, 16)
+    """Rows and columns of the map: so many codes (`som`, `psom` and `torus`)."""
+    topology: Literal["rectangular", "toroid"] = "toroid"
+    """Whether opposite borders of the map meet (`som` and `psom`)."""
+    alpha: float = 6.0
+    """`som`: weight of the commitment of vectors and nodes to each other; `psom`: degrees of
+    freedom of the assignments."""
+    gamma: float = 1.0
+    """Weight of the clustering loss (`psom`), or of the usage loss (`torus`)."""
+    torus_size: float = 3.0
+    """Radius of the circles that the angles run on, beside vectors of a spread of about 1 (`torus`
+    only). Larger: more order, and details that are harder to read."""
+    torus_radius: float = 1.0
+    """Standard deviation of the neighbourhood that shares what a node learns, in nodes (`torus`
+    only)."""
     beta: float = 0.25
-    """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
+    """Weight of the commitment loss (van den Oord et al. 2017, eq. 3); of the neighbours' loss
+    (`som` and `psom`)."""
+    continuous_weight: float | None = None
+    """Weight of the reconstruction from vectors that are not quantised; the other weighs the rest
+    to 1. `None`: it is not made."""
+    sampled_latent: bool = False
+    """Draw the vectors as a VAE does before they are quantised."""
+    start: str | None = None
+    """Variant that must be trained first: its weights, or its encodings, are where this starts."""
+    start_weights: bool = True
+    """Take the weights of `start`; otherwise only its encodings, for `codebook_start`."""
+    codebook_start: Literal["layer", "kmeans", "kohonen", "principal"] = "layer"
+    """Where the codebook starts: as the layer does it (see `initialization`), or at clusters of the
+    encodings of all training scans, by k-means or by Kohonen's map; a `torus` at the angles of
+    their principal components."""
+    kohonen_radius: float = 1.0
+    """Radius of the neighbourhood at the end of Kohonen's map, in nodes: wide maps are smooth,
+    narrow ones near to the data."""
     decay: float = 0.9
     """Decay of the moving averages, per step (`ema` only). Short, because the encoder moves fast in
     a training of minutes: 0.99 leaves the codebook behind."""
@@ -165,6 +212,11 @@ class Train:
     """Share of the steps in which the learning rate rises linearly (`cosine` only)."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Number type of the network; codebooks, statistics and losses stay float32."""
+    start_run: str | None = None
+    """Run that a variant with `model.start` starts from; by default the newest one in `runs` with
+    the same data."""
     augment: Augment = field(default_factory=Augment)
 
 
@@ -190,7 +242,7 @@ class Prior:
     """Tell the prior how high in the brain a slice lies, in this many steps; 0 does not tell it.
     Brains drawn for a known height hold together better."""
     epochs: int = 8
-    """Passes over the code maps."""
+    """Passes over the code maps; 0 trains no prior."""
     batch_size: int = 32
     """Code maps in a step."""
     learning_rate: float = 2e-3
@@ -496,12 +548,119 @@ _IXI2D_FLAIR = replace(
     data=replace(_IXI2D_BEST.data, suffix="FLAIR", scale="percentile", transfer=(0,)),
 )
 
+# --- som3d -----------------------------------------------------------------------------------
+# 3D autoencoders of T1 volumes, 144 x 176 x 144 voxels of 1 mm, to 9 x 11 x 9 codes of 8 bits that
+# lie on a self-organising map. Source: Kapre, "Using Discrete VAEs on T1-Weighted MRI Data to Embed
+# Local Brain Regions" (OASIS, 179 volumes; its table 1 is what the variants are).
+#
+#   python train.py som3d --variants all                                     the whole table
+#   python train.py som3d --variant ae                                       others start from it
+#   python train.py som3d --data.source oasis1 --data.root DIR               `best` on OASIS-1
+
+_SOM3D_AE = Study(
+    name="som3d",
+    variant="ae",
+    data=Data(
+        subjects=40,
+        simulated_spacing=1.0,
+        spacing=1.0,
+        shape=(144, 176, 144),
+        scale="zscore",
+    ),
+    model=Model(
+        network="strided",
+        filters=(4, 8, 16, 32),
+        bottleneck="identity",
+        num_codes=256,
+        decay=0.99,
+        revival_threshold=0.0,
+        initialization="random",
+        mse_weight=1.0,
+        ssim_weight=0.0,
+        # The divergence as a mean over the 28,512 numbers of a latent, as common programs take it.
+        kl_weight=1 / 28512,
+    ),
+    train=Train(
+        epochs=100,
+        batch_size=4,  # 32 in the source, of 128 subjects: small cohorts would get one step
+        learning_rate=5e-3,
+        augment=Augment(shift=0, flip=0.0, gain=0.0),
+    ),
+    prior=Prior(
+        filters=32,
+        blocks=4,
+        levels=0,
+        epochs=0,
+        batch_size=8,
+        copies=1,
+        dropout=0.2,
+    ),
+    sampling=Sampling(samples=8),
+)
+
+
+def _som3d(variant, epochs=25, prior_epochs=0, **model):
+    """A variant of the table: the autoencoder with another bottleneck, or another start."""
+    return replace(
+        _SOM3D_AE,
+        variant=variant,
+        model=replace(_SOM3D_AE.model, **model),
+        train=replace(_SOM3D_AE.train, epochs=epochs),
+        prior=replace(_SOM3D_AE.prior, epochs=prior_epochs),
+    )
+
+
+_VQ = {"bottleneck": "ema", "beta": 6.0}
+_NEW_VQ = _VQ | {"start": "ae", "codebook_start": "kmeans"}
+_SOM = {
+    "bottleneck": "som",
+    "alpha": 6.0,
+    "beta": 1.0,
+    "continuous_weight": 0.8,
+    "start": "ae",
+    "codebook_start": "kmeans",
+}
+_PSOM = {"bottleneck": "psom", "alpha": 10.0, "gamma": 1.0, "beta": 1.0, "start": "ae"}
+_SAMPLED = {"start": "vae", "sampled_latent": True}
+
+_SOM3D = (
+    _som3d(
+        "best",
+        epochs=50,
+        prior_epochs=40,
+        bottleneck="torus",
+        start="ae",
+        codebook_start="principal",
+        continuous_weight=0.7,
+        decay=0.95,
+        beta=0.02,
+        gamma=0.2,
+    ),
+    _SOM3D_AE,
+    _som3d("vae", epochs=100, bottleneck="gaussian"),
+    _som3d("vqvae", epochs=50, **_VQ),
+    _som3d("vqvae-skips", epochs=50, **_VQ, skips=True),
+    _som3d("vqvae-kmeans", **_NEW_VQ),
+    _som3d("vqvae-kmeans-codebook", epochs=50, **_NEW_VQ, start_weights=False),
+    _som3d("vqvae-new", **_NEW_VQ, continuous_weight=0.8),
+    _som3d("vqvae-new-half", **_NEW_VQ, continuous_weight=0.5),
+    _som3d("somvae", **_SOM, topology="rectangular"),
+    _som3d("somvae-kohonen", **_SOM | {"codebook_start": "kohonen"}, topology="rectangular"),
+    _som3d("somvae-toroid", **_SOM, prior_epochs=40),
+    _som3d("psomvae", **_PSOM),
+    _som3d("psomvae-beta03", **_PSOM | {"beta": 0.3}),
+    _som3d("psomvae-gamma10", **_PSOM | {"gamma": 10.0, "codebook_start": "kmeans"}),
+    _som3d("somvae-continuous", **_SOM | _SAMPLED),
+    _som3d("psomvae-continuous", **_PSOM | _SAMPLED),
+)
+
 STUDIES = {
     "oasis2d": {
         study.variant: study
         for study in (_OASIS2D_BEST, _OASIS2D_PAPER, _OASIS2D_TUTORIAL, _OASIS2D_BEST_256BIT)
     },
     "ixi2d": {study.variant: study for study in (_IXI2D_BEST, _IXI2D_PAPER, _IXI2D_FLAIR)},
+    "som3d": {study.variant: study for study in _SOM3D},
 }
 
 SUMMARIES = {
@@ -512,6 +671,23 @@ SUMMARIES = {
     ("ixi2d", "best"): "residual network, any size; 32x32 codes of 9 bits for 256x256",
     ("ixi2d", "paper"): "three strided layers as in the source; 32x32 codes of 9 bits",
     ("ixi2d", "flair"): "`best` on FLAIR, for anomalies",
+    ("som3d", "best"): "codes are places on a torus that the encoder chooses; with a prior",
+    ("som3d", "ae"): "plain autoencoder; most others start from it",
+    ("som3d", "vae"): "variational autoencoder",
+    ("som3d", "vqvae"): "VQ-VAE from a random start (loss 1)",
+    ("som3d", "vqvae-skips"): "the same with skip connections, which starve the codebook",
+    ("som3d", "vqvae-kmeans"): "weights of ae, codebook by k-means (loss 1)",
+    ("som3d", "vqvae-kmeans-codebook"): "codebook by k-means alone, weights from a random start",
+    ("som3d", "vqvae-new"): "vqvae-kmeans with loss 2, weights .8 and .2",
+    ("som3d", "vqvae-new-half"): "the same with weights .5 and .5",
+    ("som3d", "somvae"): "rectangular map, k-means start (loss 3)",
+    ("som3d", "somvae-kohonen"): "rectangular map, started by Kohonen's algorithm",
+    ("som3d", "somvae-toroid"): "toroidal map, k-means start; with a prior",
+    ("som3d", "psomvae"): "probabilistic map (loss 5), gamma 1, beta 1; decodes vectors, not codes",
+    ("som3d", "psomvae-beta03"): "the same with beta .3",
+    ("som3d", "psomvae-gamma10"): "the same with gamma 10 and a k-means start",
+    ("som3d", "somvae-continuous"): "somvae-toroid over sampled vectors, from vae",
+    ("som3d", "psomvae-continuous"): "psomvae over sampled vectors, from vae",
 }
 
 DEFAULT_STUDY = "oasis2d"
@@ -526,10 +702,11 @@ def smoke(study):
             study.data,
             subjects=8,
             simulated_spacing=4.0,
-            spacing=study.data.spacing and 3.0,
+            spacing=study.data.spacing and (5.0 if study.data.shape else 3.0),
             size=64,
             slice_spacing=8.0,
             slices=study.data.slices and 12,
+            shape=study.data.shape and (32, 48, 32),
             transfer=tuple(size and 80 for size in study.data.transfer),
         ),
         model=replace(
@@ -538,10 +715,20 @@ def smoke(study):
             blocks=tuple(1 for _ in study.model.blocks),
             bottleneck_filters=16,
             num_codes=min(study.model.num_codes, 32),
+            som_shape=(4, 5),
         ),
-        train=replace(study.train, epochs=2, batch_size=16, window=study.train.window and 48),
+        train=replace(
+            study.train,
+            epochs=2,
+            batch_size=min(study.train.batch_size, 16),
+            window=study.train.window and 48,
+        ),
         prior=replace(
-            study.prior, epochs=2, filters=8, blocks=1, copies=min(2, study.prior.copies)
+            study.prior,
+            epochs=min(2, study.prior.epochs),
+            filters=8,
+            blocks=1,
+            copies=min(2, study.prior.copies),
         ),
     )
 
@@ -549,7 +736,7 @@ def smoke(study):
 def stride(model):
     """Pixels for each code along an axis, of a `Model`."""
     halvings = len(model.filters)
-    return 2**halvings if model.network == "conv" else model.patch * 2 ** (halvings - 1)
+    return model.patch * 2 ** (halvings - 1) if model.network == "residual" else 2**halvings
 
 
 def check(study):
@@ -566,7 +753,6 @@ def check(study):
         "train.epochs": study.train.epochs,
         "train.batch_size": study.train.batch_size,
         "train.learning_rate": study.train.learning_rate,
-        "prior.epochs": study.prior.epochs,
         "prior.batch_size": study.prior.batch_size,
         "prior.learning_rate": study.prior.learning_rate,
         "prior.filters": study.prior.filters,
@@ -589,9 +775,9 @@ def check(study):
     sampling = study.sampling
     if sampling.temperature < 0:
         raise UserError(f"--sampling.temperature: found {sampling.temperature}; expected 0 or more")
-    if sampling.top_k is not None and not 1 <= sampling.top_k <= study.model.num_codes:
+    if sampling.top_k is not None and not 1 <= sampling.top_k <= codes_of(study.model):
         raise UserError(
-            f"--sampling.top-k: found {sampling.top_k}; expected 1 to {study.model.num_codes}"
+            f"--sampling.top-k: found {sampling.top_k}; expected 1 to {codes_of(study.model)}"
         )
     if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
         raise UserError(f"--sampling.top-p: found {sampling.top_p}; expected above 0, at most 1")
@@ -600,13 +786,17 @@ def check(study):
             f"--model.blocks: found {len(study.model.blocks)} numbers; expected as many as "
             f"--model.filters has, {len(study.model.filters)}"
         )
-    if study.data.size % stride(study.model):
+    if study.data.shape is not None:
+        check_volumes(study)
+    elif study.data.size % stride(study.model):
         raise UserError(
             f"--data.size: found {study.data.size}; expected a multiple of {stride(study.model)}, "
             "the stride of the network"
         )
     if study.model.num_codes < 2:
         raise UserError(f"--model.num-codes: found {study.model.num_codes}; expected at least 2")
+    if study.prior.epochs < 0:
+        raise UserError(f"--prior.epochs: found {study.prior.epochs}; expected 0 or more")
     window = study.train.window
     if window is not None and (window % stride(study.model) or window > study.data.size):
         raise UserError(
@@ -627,6 +817,38 @@ def check(study):
             f"--data.root: not given; --data.source {study.data.source} needs the folder of scans"
         )
     return study
+
+
+def check_volumes(study):
+    """As `check`, for what only studies of volumes have."""
+    if any(size <= 0 or size % stride(study.model) for size in study.data.shape):
+        raise UserError(
+            f"--data.shape: found {study.data.shape}; expected multiples of {stride(study.model)}, "
+            "the stride of the network"
+        )
+    if study.data.spacing is None:
+        raise UserError("--data.spacing: found None; expected a number, because volumes need one")
+    if study.data.source in ("png", "images"):
+        raise UserError(
+            f"--data.source: found {study.data.source}; expected scans, because this study is "
+            "made of volumes"
+        )
+    weight = study.model.continuous_weight
+    if weight is not None and not 0 < weight <= 1:
+        raise UserError(
+            f"--model.continuous-weight: found {weight}; expected a number above 0, at most 1"
+        )
+    if study.prior.levels:
+        raise UserError(
+            f"--prior.levels: found {study.prior.levels}; expected 0, because volumes have no level"
+        )
+
+
+def codes_of(model):
+    """Codes in the codebook, of a `Model`."""
+    rows, columns = model.som_shape
+    is_map = model.bottleneck in ("som", "psom", "torus")
+    return rows * columns if is_map else model.num_codes
 
 
 def parse(arguments, prog, description):
@@ -681,6 +903,22 @@ def take_option(arguments, option, default=None):
         if word.startswith(option + "="):
             return word.split("=", 1)[1], rest[:place] + rest[place + 1 :]
     return default, rest
+
+
+def variants_in_order(name):
+    """The variants of a study, each after the one it starts from, else in their order."""
+    if name not in STUDIES:
+        raise UserError(f"study: found {name!r}; expected one of {', '.join(STUDIES)}")
+    ordered = []
+
+    def add(variant):
+        if variant is not None and variant not in ordered:
+            add(STUDIES[name][variant].model.start)
+            ordered.append(variant)
+
+    for variant in STUDIES[name]:
+        add(variant)
+    return ordered
 
 
 def to_dict(study):

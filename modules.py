@@ -36,8 +36,8 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
 
     Args:
         study: a `hyperparameters.Study`.
-        input_shape: shape of a sample, None in it for any size; by default slices of the study's
-            size, or of any size where the study leaves pixels as they are.
+        input_shape: shape of a sample, None in it for any size; by default volumes or slices of the
+            study's size, or slices of any size where the study leaves pixels as they are.
         variance: variance of the training images, which divides the squared error where the study
             says so (`model.data_variance`).
 
@@ -51,8 +51,18 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
 def _autoencoder(study, input_shape, variance):
     options = study.model
     side = None if study.data.spacing is None else study.data.size
-    shape = tuple(input_shape or (side, side, 1))
-    if options.network == "conv":
+    shape = tuple(input_shape or (*(study.data.shape or (side, side)), 1))
+    if options.network == "strided":
+        sizes = {
+            "filters": options.filters,
+            "norm": options.norm,
+            "skips": options.skips,
+            "checkpoint": options.checkpoint,
+        }
+        encoder = strided_encoder(shape, **sizes)
+        grid = encoder.output_shape[0] if options.skips else encoder.output_shape
+        decoder = strided_decoder(grid[1:], **sizes)
+    elif options.network == "conv":
         sizes = {
             "filters": options.filters,
             "bottleneck_filters": options.bottleneck_filters,
@@ -71,12 +81,20 @@ def _autoencoder(study, input_shape, variance):
             encoder.output_shape[1:], refine_filters=options.refine_filters, **sizes
         )
     bottleneck = build_bottleneck(options)
-    kind = VQVAETrainer if bottleneck.num_codes else Autoencoder
+    # A probabilistic map's decoder reads the vectors: its codes cannot be decoded.
+    decodes_codes = options.bottleneck in ("vq", "ema", "som", "torus")
+    kind = VQVAETrainer if decodes_codes else Autoencoder
     weight = 1.0 / variance if options.data_variance else 1.0
     loss = ReconstructionLoss(
         mse_weight=options.mse_weight * weight, ssim_weight=options.ssim_weight
     )
-    model = kind(encoder, bottleneck, decoder, reconstruction_loss=loss)
+    model = kind(
+        encoder,
+        bottleneck,
+        decoder,
+        reconstruction_loss=loss,
+        continuous_weight=options.continuous_weight,
+    )
     # One call makes the weights, so that they can be loaded.
     model(np.zeros([1, *(size or stride(options) for size in shape)], "float32"))
     return model
@@ -84,10 +102,37 @@ def _autoencoder(study, input_shape, variance):
 
 def build_bottleneck(options):
     """The bottleneck that `hyperparameters.Model` options describe."""
+    sampling = GaussianSampling(kl_weight=options.kl_weight)
+    if options.bottleneck == "gaussian":
+        return sampling
+    bottleneck = _bottleneck(options)
+    return BottleneckChain([sampling, bottleneck]) if options.sampled_latent else bottleneck
+
+
+def _bottleneck(options):
     if options.bottleneck == "identity":
         return Identity()
-    if options.bottleneck == "gaussian":
-        return GaussianSampling(kl_weight=options.kl_weight)
+    if options.bottleneck in ("som", "psom"):
+        som = {
+            "som_shape": options.som_shape,
+            "topology": options.topology,
+            "alpha": options.alpha,
+            "beta": options.beta,
+            "gradient": options.gradient,
+        }
+        if options.bottleneck == "som":
+            return SOMQuantizer(**som)
+        return ProbabilisticSOM(**som, gamma=options.gamma)
+    if options.bottleneck == "torus":
+        return TorusQuantizer(
+            som_shape=options.som_shape,
+            size=options.torus_size,
+            radius=options.torus_radius,
+            decay=options.decay,
+            beta=options.beta,
+            gamma=options.gamma,
+            gradient=options.gradient,
+        )
     shared = {
         "num_codes": options.num_codes,
         "beta": options.beta,

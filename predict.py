@@ -1,10 +1,12 @@
-"""Use a trained study: new brains, reconstructions, codes.
+"""Use a trained study: new brains, reconstructions, codes, maps of codes.
 
     python predict.py [RUN] [sample] [-n 64]        new brains from the prior
     python predict.py [RUN] reconstruct SCANS...    NIfTI on each scan's own grid, SSIM, picture
     python predict.py [RUN] encode SCANS...         SUBJECT.npy: codes; their vectors; a table
-    python predict.py [RUN] decode CODES.npy        back to slices, and to NIfTI
+    python predict.py [RUN] decode CODES.npy        back to slices or volumes, and to NIfTI
                                                     where the scan is known
+    python predict.py [RUN] map SCANS...            the code of every voxel as NIfTI; of a
+                                                    self-organising map row and column too
     python predict.py [RUN] classify --labels participants.tsv:COLUMN [SCANS...]
                                                     classifiers on codes, beside others
     python predict.py [RUN] classify --images DIR   the same on pictures, a sub-folder a class
@@ -13,7 +15,8 @@
     python predict.py [RUN] export                  a small folder of weights to hand on
 
 RUN is the folder of a run; without it the newest run in runs/, or the weights that come
-with brainvq. SCANS are NIfTI files or folders of them.
+with brainvq. SCANS are NIfTI files or folders of them. classify and anomaly need a study of
+slices, all else takes those of volumes (som3d) too.
 """
 
 import argparse
@@ -33,13 +36,14 @@ import pandas as pd
 import dataset
 import hyperparameters
 from brainvq import data, evaluation
+from brainvq.data.code_maps import label_maps, label_table
 from brainvq.data.prepared import AXCODES
 from brainvq.errors import UserError
 from brainvq.evaluation import anomaly as anomaly_measures
 from brainvq.evaluation import ssim
 from brainvq.evaluation.anomaly import MEASURES, LesionScores
 from brainvq.evaluation.similarity import foreground
-from brainvq.files import atomic_path, read_json, write_csv, write_json
+from brainvq.files import atomic_path, read_json, write_csv, write_json, write_text
 from brainvq.reports import figures
 from brainvq.reports.anomaly import (
     anomaly_grid,
@@ -50,7 +54,8 @@ from brainvq.reports.anomaly import (
 )
 from brainvq.reports.classification import classification_report
 from brainvq.reports.html import write_report
-from brainvq.reports.planes import reconstruction_planes
+from brainvq.reports.planes import reconstruction_planes, three_planes
+from brainvq.reports.som import brain_on_grid, grid_colours
 from brainvq.training import classify as training
 from brainvq.training import pretrained
 from brainvq.training.anomaly import AnomalyDetector
@@ -60,7 +65,13 @@ from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Anomaly, Classify, Sampling
 
 PLANES = tuple(AXCODES)
-VERBS = ("sample", "reconstruct", "encode", "decode", "classify", "anomaly", "export")
+VERBS = ("sample", "reconstruct", "encode", "decode", "map", "classify", "anomaly", "export")
+# Options that speak of slices; of volumes there is one way to prepare them.
+SLICES_ONLY = ("plane", "matrix", "spacing", "level")
+# Slices and volumes that the network takes at a time, by default.
+AT_A_TIME = {"slices": 32, "volumes": 2}
+# Samples that a picture in three planes has room for, and columns of code maps.
+SHOWN_SAMPLES, SHOWN_MAPS = 6, 8
 # Scores that are laid over the scan in three planes.
 SHOWN = ("intensity", "pixel", "restoration", "combined")
 # What is combined by default. On FLAIR lesions shine: plain intensity is good evidence there.
@@ -77,6 +88,10 @@ def main(arguments):
     """Reads the command line and does what it says."""
     options = parse(arguments)
     trained = load(options.run)
+    if trained.volume_shape is not None:
+        check_for_volumes(trained, options)
+    if options.batch_size is None:
+        options.batch_size = AT_A_TIME["slices" if trained.volume_shape is None else "volumes"]
     log = start_log()
     log.info("using %s (%s)", trained.path, describe(trained.about))
     actions = {
@@ -84,6 +99,7 @@ def main(arguments):
         "reconstruct": reconstruct,
         "encode": encode,
         "decode": decode,
+        "map": map_codes,
         "classify": classify,
         "anomaly": anomaly,
         "export": export,
@@ -110,7 +126,12 @@ def parse(arguments):
     defaults = Sampling()
 
     verb = verbs.add_parser("sample", help="draw new brains from the prior")
-    verb.add_argument("-n", "--samples", type=int, default=defaults.samples, help="how many")
+    verb.add_argument(
+        "-n",
+        "--samples",
+        type=int,
+        help=f"how many (default: {defaults.samples} slices, or volumes as in the study)",
+    )
     verb.add_argument(
         "--temperature",
         type=float,
@@ -139,27 +160,33 @@ def parse(arguments):
     verb.add_argument(
         "--plane",
         choices=(*PLANES, "all"),
-        default="axial",
-        help="plane of the slices; all: the mean of the three (default: %(default)s)",
+        help="plane of the slices; all: the mean of the three (default: axial)",
     )
     add_matrix(verb)
 
     verb = verbs.add_parser("encode", help="scans to codes")
     verb.add_argument("files", nargs="+", metavar="SCAN")
-    verb.add_argument(
-        "--plane", choices=PLANES, default="axial", help="plane of the slices (default: axial)"
-    )
+    add_plane(verb)
     add_matrix(verb)
 
     verb = verbs.add_parser("decode", help="codes to slices or scans")
     verb.add_argument("files", nargs="+", metavar="CODES.npy")
+
+    verb = verbs.add_parser("map", help="the code of every voxel of scans")
+    verb.add_argument("files", nargs="+", metavar="SCAN")
+    add_plane(verb)
+    add_matrix(verb)
 
     for name, kind in TUNED.items():
         verbs.add_parser(name, help=" ".join(kind.__doc__.split(" (`")[0].split()))
     verbs.add_parser("export", help="weights in half precision, to hand on")
     for verb in verbs.choices.values():
         verb.add_argument("--out", help="folder for the results (default: predictions/VERB)")
-        verb.add_argument("--batch-size", type=int, default=32, help="slices at a time")
+        verb.add_argument(
+            "--batch-size",
+            type=int,
+            help="slices or volumes at a time (default: {slices} or {volumes})".format(**AT_A_TIME),
+        )
     if words[0] in TUNED:
         kind = TUNED[words[0]]
         tuned = hyperparameters.parse_fields(
@@ -176,9 +203,14 @@ def parse(arguments):
         options = parser.parse_args(words)
     options.run = run
     options.out = Path(options.out or Path("predictions") / options.verb)
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}; expected 1 or more")
     return options
+
+
+def add_plane(verb):
+    """Adds the option that says which slices of a scan the model gets."""
+    verb.add_argument("--plane", choices=PLANES, help="plane of the slices (default: axial)")
 
 
 def add_matrix(verb):
@@ -194,6 +226,21 @@ def add_matrix(verb):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} (see python predict.py --help)")
+
+
+def check_for_volumes(trained, options):
+    """Refuses what only a study of slices knows."""
+    if options.verb in TUNED:
+        raise UserError(
+            f"{options.verb}: {trained.path} is of study {trained.about['study']['name']}, whose "
+            "samples are volumes; expected a run of a study of slices"
+        )
+    for name in SLICES_ONLY:
+        if getattr(options, name, None) is not None:
+            raise UserError(
+                f"--{name}: found {getattr(options, name)}; expected it with a study of slices "
+                f"only, and the samples of {trained.path} are volumes"
+            )
 
 
 def load(name):
@@ -216,12 +263,17 @@ def describe(about):
 
 
 def sample(trained, options, log):
-    """Draws brains: `samples.npy`, `codes.npy` and a picture."""
-    if options.samples < 1:
-        raise UserError(f"-n: found {options.samples}; expected 1 or more")
+    """Draws brains: `samples.npy`, `codes.npy` and a picture; volumes as NIfTI too."""
+    volumes = trained.volume_shape is not None
+    count = options.samples
+    if count is None:
+        count = trained.about["study"]["sampling"]["samples"] if volumes else Sampling().samples
+    if count < 1:
+        raise UserError(f"-n: found {count}; expected 1 or more")
     images, codes = trained.sample(
-        options.samples,
+        count,
         level=options.level,
+        batch_size=options.batch_size,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
@@ -229,34 +281,70 @@ def sample(trained, options, log):
     )
     save_array(options.out / "samples.npy", images)
     save_array(options.out / "codes.npy", codes.astype("int32"))
-    figures.image_grid(
-        images[:64],
-        options.out / "samples.png",
-        title=f"{min(64, len(images))} of {len(images)} brains drawn from the prior, axial",
+    title = f"of {len(images)} brains drawn from the prior"
+    if volumes:
+        names = [f"sample-{number:03d}" for number in range(1, len(images) + 1)]
+        save_volumes(trained, options.out, names, images)
+        picture_volumes(
+            trained,
+            dict(zip(names[:SHOWN_SAMPLES], images, strict=False)),
+            options.out / "samples.png",
+            title=f"{min(SHOWN_SAMPLES, len(images))} {title}",
+        )
+    else:
+        figures.image_grid(
+            images[:64],
+            options.out / "samples.png",
+            title=f"{min(64, len(images))} {title}, axial",
+            simulated=is_simulated(trained),
+        )
+    log.info("%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out)
+
+
+def free_grid(trained):
+    """The affine of volumes that belong to no scan: axes of the study, the origin in the middle."""
+    spacing = trained.about["study"]["data"]["spacing"]
+    return data.oriented_affine(trained.volume_shape, [spacing] * 3, "LPS")
+
+
+def save_volumes(trained, folder, names, images):
+    """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities."""
+    units = (
+        "shares of the scan's range, from 0 to 1"
+        if trained.unit_range
+        else "standard deviations of the scan above its background; what is darker is 0"
+    )
+    about = {"Description": "decoded from codes", "Units": units, "Run": trained.path.name}
+    for name, image in zip(names, images, strict=True):
+        image = image[..., 0] if trained.unit_range else data.above_background(image[..., 0])
+        data.save_nifti(folder / f"{name}.nii.gz", image, free_grid(trained))
+        write_json(folder / f"{name}.json", about)
+
+
+def picture_volumes(trained, volumes, path, title):
+    """A picture of volumes that belong to no scan, in three planes through the middle."""
+    three_planes(
+        {name: data.above_background(image[..., 0]) for name, image in volumes.items()},
+        free_grid(trained),
+        path,
+        position=(0, 0, 0),
+        title=title,
         simulated=is_simulated(trained),
     )
-    log.info("%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out)
 
 
 def reconstruct(trained, options, log):
     """Writes each scan's reconstruction on the scan's own grid, and how alike the two are."""
-    planes = PLANES if options.plane == "all" else (options.plane,)
+    volumes = trained.volume_shape is not None
+    plane = PLANES[0] if options.plane in (None, "all") else options.plane
     rows = []
-    for path, name, scan in prepared_scans(trained, options, planes[0], log):
-        volume, started = 0, time.perf_counter()
-        for plane in planes:
-            if plane != scan.plane:
-                scan = read_scan(trained, options, path, plane)
-            restored = np.clip(
-                trained.model.reconstruct(scan.slices, batch_size=options.batch_size), 0, 1
-            )
-            volume = volume + scan.to_volume(restored) / np.float32(len(planes))
-            rows.append(similarity_row(path, plane, scan, restored))
-        if len(planes) > 1:
-            scan = read_scan(trained, options, path, "axial")
-            rows.append(similarity_row(path, "mean of three", scan, scan.from_volume(volume)))
+    for path, name, scan in prepared_scans(trained, options, plane, log):
+        started = time.perf_counter()
+        restore = restored_volume if volumes else restored_slices
+        image, measured = restore(trained, options, path, scan)
+        rows += measured
         seconds = time.perf_counter() - started
-        image, affine = scan.to_intensities(volume), scan.original_affine
+        affine = scan.original_affine
         data.save_nifti(
             options.out / f"{name}_desc-reconstruction.nii.gz", image, affine, like=path
         )
@@ -265,7 +353,10 @@ def reconstruct(trained, options, log):
             image,
             affine,
             options.out / f"{name}_reconstruction.png",
-            title=f"{name} through its codes",
+            title=f"{name} through its codes"
+            if trained.model.decodes_codes
+            else f"{name}, restored",
+            simulated=comes_from_simulation(path),
         )
         alike = rows[-1]
         log.info(
@@ -273,7 +364,49 @@ def reconstruct(trained, options, log):
             *(path, alike["ssim"], alike["ssim_foreground"], seconds),
         )
     write_csv(options.out / "similarity.csv", pd.DataFrame(rows))
-    log.info("%d rows in %s (SSIM: 2D, 7x7 window, data range 1)", len(rows), options.out)
+    kind = "3D, 7x7x7" if volumes else "2D, 7x7"
+    log.info("%d rows in %s (SSIM: %s window, data range 1)", len(rows), options.out, kind)
+
+
+def restored_slices(trained, options, path, scan):
+    """A scan's reconstruction from slices of one or three planes, and a row of measures of each."""
+    planes = PLANES if options.plane == "all" else (scan.plane,)
+    volume, rows = 0, []
+    for plane in planes:
+        if plane != scan.plane:
+            scan = read_scan(trained, options, path, plane)
+        restored = trained.model.reconstruct(scan.slices, batch_size=options.batch_size)
+        restored = np.clip(restored, 0, 1)
+        volume = volume + scan.to_volume(restored) / np.float32(len(planes))
+        rows.append(similarity_row(path, plane, scan, restored))
+    if len(planes) > 1:
+        scan = read_scan(trained, options, path, "axial")
+        rows.append(similarity_row(path, "mean of three", scan, scan.from_volume(volume)))
+    return scan.to_intensities(volume), rows
+
+
+def restored_volume(trained, options, path, scan):
+    """A scan's reconstruction as one volume, and its measures in the voxels of the study."""
+    images = scan.volume[None]
+    restored = trained.model.reconstruct(images, batch_size=options.batch_size)
+    pair = evaluation.to_unit(images, restored)
+    measured = evaluation.per_subject(*pair, [str(path)], ndim=3).to_dict("records")[0]
+    row = {"file": str(path), "voxels": sizes(scan.size)} | {
+        name: measured[name] for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground")
+    }
+    return on_scan(scan, restored), [row]
+
+
+def on_scan(scan, images):
+    """What a model made for a prepared scan, on the scan's own grid in its intensities."""
+    if isinstance(scan, data.PreparedVolume):
+        return scan.to_intensities(scan.to_scan(scan.clip(images[0])))
+    return scan.to_intensities(scan.to_volume(np.clip(images, 0, 1)))
+
+
+def sizes(shape):
+    """Sizes as they are written: 9x11x9."""
+    return "x".join(map(str, shape))
 
 
 def similarity_row(path, plane, scan, restored):
@@ -293,34 +426,54 @@ def similarity_row(path, plane, scan, restored):
 
 def encode(trained, options, log):
     """Writes each scan's codes and their vectors, what decoding needs to know, and a table."""
+    require_codes(trained, options)
     model, rows = trained.model, []
     for path, name, scan in prepared_scans(trained, options, options.plane, log):
         started = time.perf_counter()
-        codes = model.encode(scan.slices, batch_size=options.batch_size)
+        codes = codes_of(trained, options, scan)
         seconds = time.perf_counter() - started
         save_array(options.out / f"{name}.npy", codes)
         save_array(options.out / "vectors" / f"{name}.npy", vectors_of(model, codes))
         write_json(options.out / f"{name}.json", {"scan": path.name, **scan.place()})
+        shape = {"grid": sizes(codes.shape)}
+        if trained.volume_shape is None:
+            shape = {
+                "plane": scan.plane,
+                "slices": len(codes),
+                "code_rows": codes.shape[1],
+                "code_columns": codes.shape[2],
+            }
         rows.append(
             {
                 "name": name,
                 "subject": subject_of(path),
                 "file": str(path),
-                "plane": scan.plane,
-                "slices": len(codes),
-                "code_rows": codes.shape[1],
-                "code_columns": codes.shape[2],
-                "bits": codes.size * model.bits_per_code,
+                **shape,
+                # Codes that the decoder does not read do not hold the image.
+                "bits": codes.size * model.bits_per_code if trained.model.decodes_codes else np.nan,
                 "codes_used": len(np.unique(codes)),
             }
         )
-        log.info(
-            "%s: %d code maps of %s (%.1f s)",
-            *(path, len(codes), "x".join(map(str, codes.shape[1:])), seconds),
-        )
+        log.info("%s: codes %s (%.1f s)", path, sizes(codes.shape), seconds)
     save_array(options.out / "codebook" / "codebook.npy", codebook_of(model))
     write_csv(options.out / "scans.csv", pd.DataFrame(rows))
     log.info("codes, vectors (float16), codebook and scans.csv in %s", options.out)
+
+
+def require_codes(trained, options):
+    """Refuses a model without codes."""
+    if trained.model.num_codes is None:
+        raise UserError(
+            f"{options.verb}: the model of {trained.path} has no codes; expected one with a "
+            "codebook, such as VectorQuantizer or SOMQuantizer"
+        )
+
+
+def codes_of(trained, options, scan):
+    """The codes of a prepared scan: `(n, rows, columns)` of slices, `(x, y, z)` of a volume."""
+    if trained.volume_shape is None:
+        return trained.model.codes(scan.slices, batch_size=options.batch_size)
+    return trained.model.codes(scan.volume[None], batch_size=1)[0]
 
 
 def codebook_of(model):
@@ -334,31 +487,128 @@ def vectors_of(model, codes):
 
 
 def decode(trained, options, log):
-    """Writes the slices of each code file; as NIfTI where a `.json` beside it tells the grid."""
+    """Writes what each code file decodes to; as NIfTI where a `.json` beside it tells the grid.
+
+    Volumes become NIfTI without it too, around an origin of their own.
+    """
+    trained.require_decoding()
+    volumes = trained.volume_shape is not None
+    kind = data.PreparedVolume if volumes else data.PreparedScan
     for path in map(Path, options.files):
         codes = read_codes(path, trained.model)
         place, scan = path.with_suffix(".json"), None
         if place.exists():
-            scan = data.PreparedScan.from_place(read_json(place))
+            scan = kind.from_place(read_json(place))
+        if volumes and scan and len(codes) > 1:
+            raise UserError(f"{path}: found {len(codes)} volumes; expected one, that of {place}")
         try:
             images = trained.model.decode(
                 codes, batch_size=options.batch_size, size=scan and scan.size
             )
         except ValueError as error:
             raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-        images = np.clip(images, 0, 1)
+        if trained.unit_range:
+            images = np.clip(images, 0, 1)
         name = path.name.removesuffix(".npy")
         save_array(options.out / f"{name}_decoded.npy", images)
-        figures.image_grid(
-            images[np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)],
-            options.out / f"{name}_decoded.png",
-            title=f"decoded from {path.name}, {scan.plane if scan else 'plane not known'}",
-            simulated=is_simulated(trained),
-        )
         if scan:
-            image = scan.to_intensities(scan.to_volume(images))
-            data.save_nifti(options.out / f"{name}_decoded.nii.gz", image, scan.original_affine)
-        log.info("%s: %d slices in %s", path, len(images), options.out)
+            image, affine = on_scan(scan, images), scan.original_affine
+            data.save_nifti(options.out / f"{name}_decoded.nii.gz", image, affine)
+        picture, title = options.out / f"{name}_decoded.png", f"decoded from {path.name}"
+        if not volumes:
+            figures.image_grid(
+                images[np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)],
+                picture,
+                title=f"{title}, {scan.plane if scan else 'plane not known'}",
+                simulated=is_simulated(trained),
+            )
+        elif scan:
+            three_planes(image, affine, picture, title=title, simulated=is_simulated(trained))
+        else:
+            names = [f"{name}-{number:03d}_decoded" for number in range(1, len(images) + 1)]
+            save_volumes(trained, options.out, names, images)
+            shown = dict(zip(names[:SHOWN_SAMPLES], images, strict=False))
+            picture_volumes(trained, shown, picture, title)
+        what = "volume" if volumes else "slice"
+        plural = "s" if len(images) > 1 else ""
+        log.info("%s: %d %s%s in %s", path, len(images), what, plural, options.out)
+
+
+def map_codes(trained, options, log):
+    """Writes the code of every voxel of scans; of a self-organising map row and column as well."""
+    require_codes(trained, options)
+    model = trained.model
+    grid = getattr(model.quantizer, "som_grid", None)
+    rows = []
+    for path, name, scan in prepared_scans(trained, options, options.plane, log):
+        started = time.perf_counter()
+        codes = codes_of(trained, options, scan)
+        labels = scan.code_map(codes, model.stride)
+        for key, (values, about) in label_maps(labels, model.num_codes, grid).items():
+            file = options.out / f"{name}_desc-{key}_dseg"
+            data.save_nifti(f"{file}.nii.gz", values, scan.original_affine, like=path)
+            about = about | {"Sources": [path.name], "Run": trained.path.name}
+            write_json(f"{file}.json", about | {"VoxelsPerCode": list(model.stride)})
+        picture, simulated = options.out / f"{name}_map.png", comes_from_simulation(path)
+        if grid is None:
+            picture_codes(model, scan, codes, picture, f"{name}: its codes", simulated)
+        else:
+            brain_on_grid(
+                scan.image,
+                labels.astype("int32") - 1,
+                scan.original_affine,
+                *(grid.height, grid.width, grid.topology),
+                picture,
+                title=f"{name}: place on the map of every voxel's code",
+                simulated=simulated,
+            )
+        used, counts = np.unique(labels[labels > 0] - 1, return_counts=True)
+        rows.append(
+            {
+                "name": name,
+                "subject": subject_of(path),
+                "file": str(path),
+                "voxels": int(counts.sum()),
+                "codes_used": len(used),
+                "num_codes": model.num_codes,
+                "commonest_code": used[counts.argmax()] if len(used) else np.nan,
+                "commonest_share": counts.max() / counts.sum() if len(used) else np.nan,
+            }
+        )
+        log.info(
+            "%s: %d of %d codes (%.1f s)",
+            *(path, len(used), model.num_codes, time.perf_counter() - started),
+        )
+    write_csv(options.out / "map.csv", pd.DataFrame(rows))
+    if grid is None:
+        colours = figures.code_colours(model.num_codes, codebook_of(model))
+    else:
+        colours = grid_colours(grid.height, grid.width, grid.topology)
+    table = label_table(colours, grid).to_csv(sep="\t", index=False)
+    write_text(options.out / "desc-codes_dseg.tsv", table)
+    log.info("label maps, pictures, map.csv and desc-codes_dseg.tsv in %s", options.out)
+
+
+def picture_codes(model, scan, codes, path, title, simulated):
+    """Slices of a prepared scan above their codes, for codes that lie on no map."""
+    images, plane = getattr(scan, "slices", None), getattr(scan, "plane", "axial")
+    steps = scan.affine[:3, 1], scan.affine[:3, 0]
+    if images is None:  # of a volume the slice in the middle of each layer of codes
+        middles = np.arange(codes.shape[2]) * model.stride[2] + model.stride[2] // 2
+        images = scan.volume[:, :, middles.clip(0, scan.size[2] - 1), 0].T
+        codes = codes.T
+    picked = np.linspace(0, len(codes) - 1, min(SHOWN_MAPS, len(codes))).astype(int)
+    figures.code_map_grid(
+        images[picked],
+        codes[picked],
+        model.num_codes,
+        path,
+        codebook=codebook_of(model),
+        title=title,
+        plane=plane,
+        spacing=tuple(np.linalg.norm(step) for step in steps),
+        simulated=simulated,
+    )
 
 
 def classify(trained, options, log):
@@ -680,8 +930,10 @@ def export(trained, options, log):
     log.info("%s: %.1f MB, brainvq.load(%r) reads it", options.out, size, str(options.out))
 
 
-def read_scan(trained, options, path, plane="axial"):
-    """A scan as the slices that the options ask for."""
+def read_scan(trained, options, path, plane=None):
+    """A scan as the slices that the options ask for, or as the volume of the study."""
+    if trained.volume_shape is not None:
+        return data.PreparedVolume.read(str(path), trained.steps)
     matrix = getattr(options, "matrix", "study")
     if matrix is None:
         native = trained.about["study"]["data"].get("spacing", 0) is None
@@ -699,12 +951,12 @@ def read_scan(trained, options, path, plane="axial"):
     if spacing is not None and not isinstance(matrix, int):
         raise UserError("--spacing: given; expected it with a number as --matrix only")
     return data.PreparedScan.read(
-        str(path), trained.steps, plane=plane, matrix=matrix, spacing=spacing
+        str(path), trained.steps, plane=plane or "axial", matrix=matrix, spacing=spacing
     )
 
 
 def prepared_scans(trained, options, plane, log):
-    """Yields (path, name, `PreparedScan`) of each scan; bad ones are reported and counted."""
+    """Yields (path, name, prepared scan) of each scan; bad ones are reported and counted."""
     paths = scan_paths(options.files)
     bad = 0
     for path, name in paths.items():
@@ -775,13 +1027,15 @@ def read_codes(path, model):
         raise UserError(f"{path}: no such file; expected codes (.npy)") from None
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected codes (.npy)") from None
-    if codes.dtype.kind not in "iu" or codes.ndim < 2:
+    rank = len(model.stride)
+    if codes.ndim == rank:
+        codes = codes[None]
+    if codes.dtype.kind not in "iu" or codes.ndim != rank + 1:
+        shape = "(n, rows, columns)" if rank == 2 else "(x, y, z) or (n, x, y, z)"
         raise UserError(
             f"{path}: found {codes.dtype} of shape {codes.shape}; expected whole numbers of shape "
-            "(n, rows, columns)"
+            f"{shape}"
         )
-    if codes.ndim == 2:
-        codes = codes[None]
     if codes.size == 0 or codes.min() < 0 or codes.max() >= model.num_codes:
         found = f"{codes.min()} to {codes.max()}" if codes.size else "no codes"
         raise UserError(f"{path}: found {found}; expected codes from 0 to {model.num_codes - 1}")

@@ -3,14 +3,20 @@
     python train.py                                              the demo, on simulated brains
     python train.py oasis2d --data.source bids --data.root DIR   on your own scans
     python train.py oasis2d --variant paper                      the network of the source
+    python train.py som3d --variants all                         one variant after the other, each
+                                                                 after what it starts from; done
+                                                                 ones are skipped, stopped ones
+                                                                 go on
     python train.py --resume RUN                                 go on with a run that was stopped
 
 The run's folder, runs/STUDY-VARIANT-TIME, holds model, prior, every measure and report.html. Press
 Ctrl-C, or pull the plug: `--resume` goes on from the last whole epoch.
 """
 
+import dataclasses
 import shlex
 import sys
+from pathlib import Path
 
 import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
 
@@ -25,25 +31,85 @@ import similarity
 from brainvq.data import steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json, write_text
+from brainvq.training import codebook_init
 from brainvq.training.augment import Augment
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.fit import UnseenLoss, UnseenSimilarity, duration, fit, optimizer
 from brainvq.training.pretrained import load_model
 from brainvq.training.programs import Clock, run_program
-from brainvq.training.runs import RunFolder
+from brainvq.training.runs import RunFolder, start_log
 from brainvq.training.stream import BatchStream
 from brainvq.training.windows import ForegroundWindows
 
 # Slices of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
 WATCHED = 256
+# And volumes, every so many epochs: 3D SSIM takes a second each.
+WATCHED_VOLUMES = 2
+WATCHED_EVERY = 10
+# Samples encoded or reconstructed at a time.
+AT_A_TIME = {"slices": 64, "volumes": 2}
 # The run of this process, for what is said after Ctrl-C.
 OPENED = []
 
 
 def main(arguments):
-    """Runs every stage that the run's folder does not hold yet."""
+    """Trains what the command line asks for: one run, or several variants."""
+    variants, rest = hyperparameters.take_option(arguments, "--variants")
+    if variants is not None:
+        return train_variants(variants, rest)
     run, study = open_run(arguments)
-    OPENED.append(run)
+    return train_run(run, study)
+
+
+def train_variants(names, arguments):
+    """Trains variants of a study in the order of their dependencies; what is done is skipped."""
+    _, rest = hyperparameters.take_option(arguments, "--variant")
+    if len(rest) < len(arguments):
+        raise UserError("--variant: found beside --variants; expected one of them")
+    name = rest[0] if rest and not rest[0].startswith("-") else hyperparameters.DEFAULT_STUDY
+    known = hyperparameters.variants_in_order(name)
+    chosen = known if names == "all" else names.split(",")
+    for variant in chosen:
+        if variant not in known:
+            raise UserError(
+                f"--variants: found {variant!r}; expected all, or some of {','.join(known)}"
+            )
+    log = start_log()
+    finished = []
+    for variant in known:
+        if variant not in chosen:
+            continue
+        words = [*rest, "--variant", variant]
+        study = hyperparameters.parse(words, "python train.py", __doc__)
+        run = run_of(study)
+        if run is None:
+            run, study = open_run(words)
+        if run.has("finished.json"):
+            log.info("%s %s: done, in %s", study.name, variant, run.path)
+        else:
+            train_run(run, study)
+            # What one variant leaves in memory should not add up over the table.
+            keras.utils.clear_session(free_memory=True)
+        finished.append(str(run.path))
+    log.info("compare them: python similarity.py %s", shlex.join(finished))
+
+
+def run_of(study):
+    """The newest run with just these settings, finished or not; None where there is none."""
+    for path in sorted(Path(study.runs).glob(f"{study.name}-{study.variant}-*"), reverse=True):
+        try:
+            run = RunFolder.open(path)
+            found = hyperparameters.from_dict(run.study["study"])
+        except UserError:
+            continue  # a folder of another version, or no run at all
+        if found == study:
+            return run
+    return None
+
+
+def train_run(run, study):
+    """Runs every stage that the run's folder does not hold yet."""
+    OPENED[:] = [run]
     log = run.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())
     clock = Clock(run.file("timings.json"))
@@ -59,9 +125,10 @@ def main(arguments):
     with clock("autoencoder"):
         model = train_autoencoder(study, run, store, rows)
     codes = prior = None
-    if model.bottleneck.num_codes:
+    if model.num_codes:
         with clock("codes"):
             codes = {split: encode_split(study, run, model, store, rows, split) for split in rows}
+    if codes and study.prior.epochs and model.decodes_codes:
         with clock("prior"):
             prior = train_prior(study, run, model, store, rows, codes)
     with clock("measures"):
@@ -84,6 +151,7 @@ def open_run(arguments):
         run = RunFolder.open(resume)
         return run, hyperparameters.from_dict(run.study["study"])
     study = hyperparameters.parse(arguments, "python train.py", __doc__)
+    start = start_of(study)
     try_networks(study)
     scans = dataset.cohort(study)
     content = {
@@ -93,19 +161,75 @@ def open_run(arguments):
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
     }
+    if start is not None:
+        content["start"] = str(start.path.resolve())
     # Nothing is on disk until here: a mistake leaves it as it was.
     run = RunFolder.create(study.runs, study.name, study.variant, content)
     dataset.keep_cohort(scans, run)
     return run, study
 
 
+def start_of(study):
+    """The trained run that a variant starts from, or None where it starts from nothing."""
+    wanted = study.model.start
+    if wanted is None:
+        return None
+    chosen = study.train.start_run
+    paths = (
+        sorted(Path(study.runs).glob(f"{study.name}-{wanted}-*"), reverse=True)
+        if chosen is None
+        else [Path(chosen)]
+    )
+    for path in paths:
+        try:
+            run = RunFolder.open(path)
+            found = hyperparameters.from_dict(run.study["study"])
+        except UserError:
+            if chosen is not None:
+                raise
+            continue
+        # Another split would have shown it the subjects that this run is tested on.
+        same = same_data(found) == same_data(study) and found.model.filters == study.model.filters
+        if same and found.variant == wanted and run.has("model.keras"):
+            return run
+    if chosen is not None:
+        raise UserError(
+            f"--train.start-run: found {chosen}, of other data, split or filters, or not trained; "
+            "expected a trained run on the same data"
+        )
+    raise UserError(
+        f"--variant {study.variant}: found no trained run of {wanted} on these data in "
+        f"{study.runs}; expected one: python train.py {study.name} --variant {wanted}, or "
+        f"--variants {wanted},{study.variant}"
+    )
+
+
+def same_data(study):
+    """What must be equal for two runs to have the same arrays and the same split."""
+    return dataclasses.replace(study.data, cache="", workers=None, transfer=()), study.seed
+
+
 def try_networks(study):
     """Builds both networks once: a wrong number should stop a run before hours of work."""
-    model = modules.build_autoencoder(study)
+    model = build_autoencoder(study)
     Augment(**vars(study.train.augment))
-    if model.bottleneck.num_codes:
-        grid = model.code_shape((study.data.size, study.data.size, 1))
-        modules.build_prior(study, grid, model.num_codes)
+    if study.prior.epochs and model.decodes_codes:
+        modules.build_prior(study, model.code_shape(dataset.sample_shape(study)), model.num_codes)
+
+
+def build_autoencoder(study, variance=1.0):
+    """The study's autoencoder in its number type."""
+    keras.config.set_dtype_policy(study.train.precision)
+    try:
+        return modules.build_autoencoder(study, variance=variance)
+    finally:
+        keras.config.set_dtype_policy("float32")  # the prior's likelihoods
+
+
+def augmentation(study):
+    """The random changes of training samples."""
+    # Left and right: columns of a slice, the first axis of a volume.
+    return Augment(**vars(study.train.augment), flip_axis=1 if study.data.shape is None else 0)
 
 
 def train_autoencoder(study, run, store, rows):
@@ -114,7 +238,7 @@ def train_autoencoder(study, run, store, rows):
         return load_model(run.file("model.keras"))
     options = study.train
     keras.utils.set_random_seed(study.seed)
-    changes = Augment(**vars(options.augment))
+    changes = augmentation(study)
     stream = BatchStream(
         store.read,
         rows["train"],
@@ -123,8 +247,14 @@ def train_autoencoder(study, run, store, rows):
         seed=study.seed,
         augment=ForegroundWindows(options.window, changes) if options.window else changes,
     )
-    variance = float(np.var(store.read(similarity.spread(rows["train"], 512))))
-    model = modules.build_autoencoder(study, variance=variance)
+    at_a_time = AT_A_TIME[store.layout]
+    variance = 1.0
+    if study.model.data_variance:
+        picked = similarity.spread(rows["train"], 8 * at_a_time)
+        variance = float(np.var(store.read(picked)))
+    model = build_autoencoder(study, variance)
+    if study.model.start is not None and not run.has("checkpoints", "model.npz"):
+        start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
     model.compile(
         optimizer(
             options.learning_rate,
@@ -134,21 +264,49 @@ def train_autoencoder(study, run, store, rows):
             weight_decay=options.weight_decay,
         )
     )
-    watched = similarity.spread(rows["validation"], WATCHED)
+    count = WATCHED if store.layout == "slices" else WATCHED_VOLUMES
+    watched = similarity.spread(rows["validation"], count)
     unseen = BatchStream(store.read, watched, options.batch_size)
+    watch = UnseenSimilarity(
+        store.read(watched),
+        similarity.watch,
+        batch_size=min(32, at_a_time),
+        every=1 if store.layout == "slices" else WATCHED_EVERY,
+    )
     fit(
         model,
         stream,
         epochs=options.epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
-        callbacks=[UnseenLoss(unseen), UnseenSimilarity(store.read(watched), similarity.watch)],
+        callbacks=[UnseenLoss(unseen), watch],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model
+
+
+def start_from(study, run, model, stream):
+    """Takes weights from the run that this one starts from, and a codebook from its encodings."""
+    source = load_model(RunFolder.open(run.study["start"]).require("model.keras", "not trained"))
+    options = study.model
+    trained = model if options.start_weights else build_autoencoder(study)
+    trained.encoder.set_weights(source.encoder.get_weights())
+    trained.decoder.set_weights(source.decoder.get_weights())
+    if options.sampled_latent:
+        trained.bottleneck.bottlenecks[0].set_weights(source.bottleneck.get_weights())
+    if options.codebook_start == "kmeans":
+        codebook = codebook_init.kmeans_initialize(trained, stream, seed=study.seed)
+    elif options.codebook_start == "kohonen":
+        codebook = codebook_init.kohonen_initialize(
+            trained, stream, seed=study.seed, final_radius=options.kohonen_radius
+        )
+    elif options.codebook_start == "principal":
+        codebook_init.principal_initialize(trained, stream, seed=study.seed)
+    if trained is not model and options.codebook_start in ("kmeans", "kohonen"):
+        model.quantizer.set_codebook(codebook)
 
 
 def encode_split(study, run, model, store, rows, split):
@@ -160,8 +318,9 @@ def encode_split(study, run, model, store, rows, split):
         store.read,
         rows[split],
         copies=copies,
-        augment=Augment(**vars(study.train.augment)),
+        augment=augmentation(study),
         seed=study.seed,
+        batch_size=AT_A_TIME[store.layout],
         title=f"codes of the {split} split",
     )
 

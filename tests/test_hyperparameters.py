@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dataset
 import hyperparameters
 import modules
 import predict
@@ -49,12 +50,48 @@ def test_every_preset_is_named_checked_and_survives_json(study, variant):
 def test_every_preset_builds_a_model_of_the_bits_it_promises(study, variant):
     preset = STUDIES[study][variant]
     model = modules.build_autoencoder(preset)
-    grid = model.code_shape((preset.data.size, preset.data.size, 1))
-    bits = np.prod(grid) * model.bits_per_code
-    (promised,) = re.findall(r"\((\d+) bits", SUMMARIES[study, variant]) or [bits]
-    assert bits == float(promised)
-    prior = modules.build_prior(preset, grid, model.num_codes)
-    assert prior.count_params() > 0
+    grid = model.code_shape(dataset.sample_shape(preset))
+    if isinstance(model, modules.VQVAETrainer):
+        bits = np.prod(grid) * model.bits_per_code
+        (promised,) = re.findall(r"\((\d+) bits", SUMMARIES[study, variant]) or [bits]
+        assert bits == float(promised)
+        prior = modules.build_prior(preset, grid, model.num_codes)
+        assert prior.count_params() > 0
+    assert model.num_codes == (
+        None
+        if preset.model.bottleneck in ("identity", "gaussian")
+        else hyperparameters.codes_of(preset.model)
+    )
+
+
+def test_the_table_of_som3d_is_that_of_the_source():
+    presets = STUDIES["som3d"]
+    assert len(presets) == 17
+    model = modules.build_autoencoder(presets["somvae"])
+    assert model.code_shape((144, 176, 144, 1)) == (9, 11, 9)
+    assert model.quantizer.codebook.shape == (256, 32)
+    assert (model.quantizer.topology, model.quantizer.alpha) == ("rectangular", 6.0)
+    assert (model.quantizer.beta, model.continuous_weight) == (1.0, 0.8)
+    psom = modules.build_autoencoder(presets["psomvae-continuous"])
+    assert not isinstance(psom, modules.VQVAETrainer)
+    assert [type(part).__name__ for part in psom.bottleneck.bottlenecks] == [
+        "GaussianSampling",
+        "ProbabilisticSOM",
+    ]
+    assert (psom.quantizer.gamma, psom.quantizer.beta, psom.quantizer.alpha) == (1, 1, 10)
+    assert {v: p.model.start for v, p in presets.items() if p.model.start != "ae"} == {
+        **dict.fromkeys(("ae", "vae", "vqvae", "vqvae-skips")),
+        **dict.fromkeys(("somvae-continuous", "psomvae-continuous"), "vae"),
+    }
+
+
+def test_variants_come_after_what_they_start_from():
+    for study in STUDIES:
+        ordered = hyperparameters.variants_in_order(study)
+        assert sorted(ordered) == sorted(STUDIES[study])
+        for variant in ordered:
+            start = STUDIES[study][variant].model.start
+            assert start is None or ordered.index(start) < ordered.index(variant)
 
 
 def test_paper_preset_is_the_network_of_the_source():
@@ -130,6 +167,11 @@ def test_unknown_or_missing_fields_of_an_old_run():
         (["--data.fractions", "0.5", "0.1", "0.1"], "--data.fractions: found"),
         (["--data.sourc", "bids"], "perhaps you meant --data.source"),
         (["--model.bottleneck", "magic"], "invalid choice 'magic'"),
+        (["som3d", "--data.shape", "144", "170", "144"], "--data.shape: found (144, 170, 144)"),
+        (["som3d", "--data.spacing", "None"], "--data.spacing: found None"),
+        (["som3d", "--data.source", "png", "--data.root", "x"], "--data.source: found png"),
+        (["som3d", "--model.continuous-weight", "1.5"], "--model.continuous-weight: found 1.5"),
+        (["som3d", "--prior.levels", "4"], "--prior.levels: found 4"),
     ],
 )
 def test_bad_options(words, told):
@@ -147,10 +189,8 @@ def test_options_reach_their_fields():
 
 
 def test_steps_survive_json():
-    import dataset
-
-    for source in ("simulated", "png"):
-        study = parse("--data.source", source, "--data.root", "x")
+    for words in (["--data.source", "png", "--data.root", "x"], [], ["som3d"]):
+        study = parse(*words)
         steps = dataset.steps(study)
         config = json.loads(json.dumps(steps_to_config(steps)))
         assert list(steps_from_config(config)) == list(steps)

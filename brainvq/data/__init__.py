@@ -11,6 +11,7 @@ _EXPORTS = {
     "Cohort": "cohort",
     "ScanError": "scans",
     "load_scan": "scans",
+    "oriented_affine": "scans",
     "save_nifti": "scans",
     "scan_files": "scans",
     "to_original_grid": "scans",
@@ -42,9 +43,12 @@ _EXPORTS = {
     "ArrayStore": "store",
     "prepare": "store",
     "PreparedScan": "prepared",
+    "PreparedVolume": "prepared_volume",
+    "above_background": "prepared_volume",
     "SimulatedScan": "simulation",
     "simulate": "simulation",
     "simulated_cohort": "simulation",
+    "tissue_labels": "simulation_bids",
     "write_simulated_bids": "simulation_bids",
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from brainvq.data.scans import load_scan, to_original_grid
+from brainvq.data.scans import ScanError, load_scan, to_original_grid
 from brainvq.data.steps import (
     PLANES,
     Canonical,
@@ -13,6 +13,8 @@ from brainvq.data.steps import (
     Resample,
     ScaleIntensity,
     SelectSlices,
+    ZScore,
+    foreground_mask,
     steps_from_config,
 )
 from brainvq.errors import UserError
@@ -21,12 +23,70 @@ from brainvq.errors import UserError
 # right (in sagittal ones: the face) at the left, the face (in the others: the vertex) above.
 AXCODES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
 
-# What a file needs to hold of a `PreparedScan` to bring slices back.
-_PLACE = ("affine", "size", "shape", "original_affine", "low", "high", "plane")
+
+class Prepared:
+    """What `PreparedScan` and `PreparedVolume` share: ways back to the scan.
+
+    Subclasses are dataclasses with the fields named in `way_back`, which a file needs to hold for
+    that, and with `image`, the scan.
+    """
+
+    way_back = ("affine", "size", "shape", "original_affine", "low", "high")
+
+    def to_intensities(self, volume):
+        """Values of the prepared scale as intensities of the scan, float32."""
+        return volume * np.float32(self.high - self.low) + np.float32(self.low)
+
+    def code_map(self, codes, stride):
+        """The code of each voxel of the scan, as labels.
+
+        Args:
+            codes: int array, the codes of what was prepared: `(n, rows, cols)` of slices, or
+                `(x, y, z)` of a volume.
+            stride: pixels for each code, one number for each axis of an image.
+
+        Returns:
+            int16 array of the scan's shape (int32 for codes beyond it): 1 + the code of the cell
+            that a voxel's centre lies in; 0 outside the foreground of the scan (see
+            `foreground_mask`) and where nothing was prepared.
+        """
+        labels = np.asarray(codes).astype("int16" if np.max(codes) < 2**15 - 1 else "int32") + 1
+        found = self._to_scan(_spread(labels, self.size, stride), order=0)
+        return np.where(foreground_mask(self.image), found, 0).astype(labels.dtype)
+
+    def place(self):
+        """Everything but the images, for a JSON file."""
+        return {name: getattr(self, name) for name in self.way_back}
+
+    @classmethod
+    def from_place(cls, place):
+        """The counterpart of `place`.
+
+        Raises:
+            UserError: something is missing in it.
+        """
+        try:
+            found = {name: place[name] for name in cls.way_back}
+        except KeyError as error:
+            raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
+        for name in ("affine", "original_affine"):
+            found[name] = np.asarray(found[name], float)
+        for name in ("size", "shape"):
+            found[name] = tuple(found[name])
+        return cls(None, **found)
+
+    def _to_scan(self, array, order):
+        raise NotImplementedError
+
+    def _from_scan(self, array, shape):
+        """The nearest voxels of an array on the scan's grid, `shape` of them on the prepared."""
+        if tuple(array.shape) != tuple(self.shape):
+            raise UserError(f"volume: found shape {array.shape}; expected the scan's {self.shape}")
+        return to_original_grid(array, self.original_affine, shape, self.affine, order=0)
 
 
 @dataclasses.dataclass
-class PreparedScan:
+class PreparedScan(Prepared):
     """Slices of a scan, and what is needed to bring slices back onto the scan's own grid.
 
     Attributes:
@@ -51,6 +111,8 @@ class PreparedScan:
     plane: str = "axial"
     image: np.ndarray | None = None
 
+    way_back = (*Prepared.way_back, "plane")
+
     @classmethod
     def read(cls, paths, steps, plane="axial", matrix="study", spacing=None, selected=False):
         """Reads a scan and applies the intensity and the geometry of a study to it.
@@ -74,18 +136,10 @@ class PreparedScan:
         """
         if plane not in PLANES:
             raise UserError(f"plane: found {plane!r}; expected one of {', '.join(PLANES)}")
-        original, original_affine = load_scan((paths,) if isinstance(paths, str) else tuple(paths))
-        image, affine = original, original_affine
-        low, high = float(image.min()), float(image.max())
-        for step in _adapted(steps_from_config(steps), plane, matrix, spacing, selected):
-            if isinstance(step, ScaleIntensity):
-                low, high = map(float, step.limits(image))
-            image, affine = step(image, affine)
+        steps = _adapted(steps_from_config(steps), plane, matrix, spacing, selected)
+        image, fields = read_and_prepare(paths, steps)
         slices = np.moveaxis(image, 2, 0).swapaxes(1, 2)[..., None].astype("float32")
-        return cls(
-            *(slices, affine, slices.shape[1:3], original.shape, original_affine),
-            *(low, high, plane, original),
-        )
+        return cls(slices, size=slices.shape[1:3], plane=plane, **fields)
 
     def every(self, step):
         """Every `step`-th slice alone, as a `PreparedScan`: what is between is interpolated."""
@@ -103,10 +157,6 @@ class PreparedScan:
         stack = np.moveaxis(slices.swapaxes(1, 2), 0, 2)
         return to_original_grid(stack, self.affine, self.shape, self.original_affine, order=order)
 
-    def to_intensities(self, volume):
-        """Values from 0 to 1 as intensities of the scan, float32."""
-        return volume * np.float32(self.high - self.low) + np.float32(self.low)
-
     def from_volume(self, volume):
         """The slices of another volume on the scan's grid, such as a mask: `(n, rows, cols)`.
 
@@ -119,38 +169,60 @@ class PreparedScan:
         Raises:
             UserError: the volume has another shape.
         """
-        if tuple(volume.shape) != tuple(self.shape):
-            raise UserError(f"volume: found shape {volume.shape}; expected the scan's {self.shape}")
         rows, cols = self.size
-        stack = to_original_grid(
-            np.asarray(volume, np.float32),
-            self.original_affine,
-            (cols, rows, len(self.slices)),
-            self.affine,
-            order=0,
-        )
+        volume = np.asarray(volume, np.float32)
+        stack = self._from_scan(volume, (cols, rows, len(self.slices)))
         return np.moveaxis(stack, 2, 0).swapaxes(1, 2)
 
-    def place(self):
-        """Everything but the images, for a JSON file."""
-        return {name: getattr(self, name) for name in _PLACE}
+    _to_scan = to_volume
 
-    @classmethod
-    def from_place(cls, place):
-        """The counterpart of `place`.
 
-        Raises:
-            UserError: something is missing in it.
-        """
-        try:
-            found = {name: place[name] for name in _PLACE}
-        except KeyError as error:
-            raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
-        for name in ("affine", "original_affine"):
-            found[name] = np.asarray(found[name], float)
-        for name in ("size", "shape"):
-            found[name] = tuple(found[name])
-        return cls(slices=None, **found)
+def read_and_prepare(paths, steps):
+    """Reads a scan, runs the steps, and keeps what the way back needs.
+
+    Args:
+        paths: path of the scan, or a tuple of paths as `load_scan` takes it.
+        steps: iterable of steps.
+
+    Returns:
+        (image after the steps, dict of affine, shape, original_affine, low, high, image): those
+        fields of a `Prepared`.
+
+    Raises:
+        UserError: the scan cannot be read or prepared.
+    """
+    paths = (paths,) if isinstance(paths, str) else tuple(paths)
+    original, original_affine = load_scan(paths)
+    image, affine = original, original_affine
+    low, high = 0.0, 1.0
+    try:
+        for step in steps:
+            if isinstance(step, ScaleIntensity | ZScore):
+                span = high - low
+                low, high = (low + span * float(limit) for limit in step.limits(image))
+            image, affine = step(image, affine)
+    except ScanError as error:
+        raise ScanError(f"{paths[0]}: {error}") from None
+    return image, {
+        "affine": affine,
+        "shape": original.shape,
+        "original_affine": original_affine,
+        "low": low,
+        "high": high,
+        "image": original,
+    }
+
+
+def _spread(codes, size, stride):
+    """Every code of the last axes on the pixels it stands for: `size` of them, `stride` a code.
+
+    Images that no stride divides were padded on both sides before they were encoded, the smaller
+    half before the first pixel.
+    """
+    for axis, (pixels, step) in enumerate(zip(size, stride, strict=True), start=-len(size)):
+        first = -pixels % step // 2
+        codes = np.take(codes, (np.arange(pixels) + first) // step, axis=axis)
+    return codes
 
 
 def _adapted(steps, plane, matrix, spacing, selected):

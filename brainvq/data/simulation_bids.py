@@ -11,7 +11,7 @@ from brainvq.data.cohort import safe_id
 from brainvq.data.jobs import DISK_FULL, disk_errors, run_jobs
 from brainvq.data.readers.bids import SIMULATED_KEY, is_simulated
 from brainvq.data.readers.folders import entries, read_people
-from brainvq.data.scans import SIMULATED, save_nifti
+from brainvq.data.scans import SIMULATED, load_scan, save_nifti
 from brainvq.data.simulation import LABELS, simulate
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json, write_text
@@ -76,6 +76,34 @@ def write_simulated_bids(cohort, folder, *, workers=None, progress=True):
                     raise error
         _write_participants(folder, cohort)
     return folder
+
+
+def tissue_labels(paths):
+    """The tissues of a simulated scan, on its own grid.
+
+    Args:
+        paths: paths of the scan, as a cohort has them: a simulated one, or the image of a folder
+            that `write_simulated_bids` made.
+
+    Returns:
+        labels: uint8 (x, y, z), see `brainvq.data.simulation.LABELS`.
+        affine: float64 (4, 4), voxel index to mm, RAS+.
+
+    Raises:
+        UserError: there are no labels of this scan.
+    """
+    path = str(paths[0])
+    if path.startswith(SIMULATED):
+        made = simulate(path.removeprefix(SIMULATED))
+        return made.labels, made.affine
+    image = Path(path)
+    anat, name = image.parent, image.name.split("_")[0]
+    file = anat.parents[1] / "derivatives" / "tissues" / name / "anat"
+    file = file / f"{name}_label-tissue_dseg.nii.gz"
+    if not file.exists():
+        raise UserError(f"{path}: is no simulated scan with labels; expected {file} for it")
+    labels, affine = load_scan(file)
+    return labels.astype(np.uint8), affine
 
 
 class _Scan:

@@ -361,13 +361,22 @@ class ZScore:
     def __post_init__(self):
         _check_over("ZScore", self.over)
 
+    def limits(self, image):
+        """The intensities (low, high) of `image` that become 0 and 1: mean, mean + deviation."""
+        mean, deviation = self._moments(image)
+        return mean, mean + deviation
+
     def __call__(self, image, affine):
         """Returns the standardised image and the same affine."""
+        mean, deviation = self._moments(image)
+        return (image - np.float32(mean)) / np.float32(deviation), affine
+
+    def _moments(self, image):
         values = image[foreground_mask(image)] if self.over == "foreground" else image
         mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
         if not deviation > 0:
             raise ScanError(f"all intensities are {mean:g}; expected more than one value")
-        return (image - np.float32(mean)) / np.float32(deviation), affine
+        return mean, deviation
 
 
 STEPS = {

@@ -21,7 +21,7 @@ def encode_to_file(
 
     Args:
         path: the `.npy` file.
-        model: a `VQVAETrainer`.
+        model: an `Autoencoder` with codes.
         read: function of an integer array of sample numbers that returns the samples.
         rows: the sample numbers.
         copies: int, encodings of each sample.
@@ -39,7 +39,7 @@ def encode_to_file(
         with (
             atomic_path(path) as temporary,
             tqdm(
-                total=total, desc=title, unit="slice", leave=False, disable=not sys.stderr.isatty()
+                total=total, desc=title, unit="sample", leave=False, disable=not sys.stderr.isatty()
             ) as bar,
         ):
             codes = None
@@ -50,7 +50,7 @@ def encode_to_file(
                 if augment is not None and late.any():
                     rng = np.random.default_rng((seed, 2, start))
                     samples[late] = augment(samples[late], rng)
-                batch = model.encode(samples, batch_size=batch_size)
+                batch = model.codes(samples, batch_size=batch_size)
                 if codes is None:
                     codes = np.lib.format.open_memmap(
                         temporary, mode="w+", dtype=kind, shape=(total, *batch.shape[1:])

@@ -1,4 +1,4 @@
-"""Starting a codebook from clusters of encoded data."""
+"""Starting a codebook from encoded data: k-means, or a self-organising map."""
 
 import keras
 import numpy as np
@@ -7,6 +7,9 @@ from sklearn.cluster import MiniBatchKMeans
 from brainvq.backend import compile_function
 from brainvq.layers.bottleneck import BottleneckChain
 from brainvq.layers.quantizer import Quantizer
+from brainvq.layers.som_grid import GridQuantizer
+from brainvq.layers.torus_quantizer import TorusQuantizer
+from brainvq.training.som_init import kohonen_map, order_on_grid
 
 
 def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
@@ -15,15 +18,17 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     The data is read once, batch by batch; memory holds one batch and a uniform random sample of
     `max_vectors` encoded vectors (reservoir sampling, Vitter 1985). An `EMAVectorQuantizer` also
     gets matching counts and sums (sum = centroid × count) and is marked as initialised, so that
-    the first training step does not start it anew.
+    the first training step does not start it anew. On the grid of a map the centroids, which come
+    in no order, are placed so that neighbours are near in space (`som_init.order_on_grid`): a map
+    would begin folded otherwise.
 
     Args:
-        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser, or a chain that ends in
-            one.
+        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a codebook, or a
+            chain that ends in one. Of an encoder that returns a list, the first is clustered.
         batches: iterable of arrays `(batch, *spatial, channels)`, or of tuples that begin with one
             (a `tf.data.Dataset` or `keras.utils.PyDataset` too). It must end.
         max_vectors: int, the most vectors kept for clustering.
-        seed: int, for the sample and the clustering.
+        seed: int, for the sample, the clustering and the order.
 
     Returns:
         Float32 NumPy array `(num_codes, dim)`: the centroids.
@@ -31,39 +36,10 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     Raises:
         ValueError: if the bottleneck has no codebook or there is no data.
     """
-    members = (
-        model.bottleneck.bottlenecks
-        if isinstance(model.bottleneck, BottleneckChain)
-        else [model.bottleneck]
-    )
+    members = _members(model, Quantizer, "a quantiser with a codebook, such as VectorQuantizer")
     quantizer = members[-1]
-    if not isinstance(quantizer, Quantizer):
-        raise ValueError(
-            "The bottleneck must be VectorQuantizer or EMAVectorQuantizer. "
-            f"Received: model.bottleneck={model.bottleneck}"
-        )
-
-    def encode(x):
-        z = model.encoder(x)
-        for member in members[:-1]:
-            z = member(z, training=False)["quantized"]
-        return keras.ops.cast(z, "float32")  # (batch, *grid, dim)
-
-    encode = compile_function(encode, owner=model)
     rng = np.random.default_rng(seed)
-    sample, seen, per_batch = None, 0, 0
-    for x in _images(batches):
-        vectors = keras.ops.convert_to_numpy(encode(x))
-        vectors = vectors.reshape(-1, vectors.shape[-1])
-        if quantizer.distance == "cosine":
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-        sample = vectors[:0] if sample is None else sample
-        sample = _keep(sample, vectors, seen, max_vectors, rng)
-        seen += len(vectors)
-        per_batch = max(per_batch, len(vectors))
-    if seen == 0:
-        raise ValueError("There is nothing to cluster. Received: batches without data")
-
+    sample, per_batch = _encoded_sample(model, members, batches, max_vectors, rng)
     num_codes = quantizer.num_codes
     if len(sample) < num_codes:
         # Repeat with a little noise, so that every code has a place of its own.
@@ -77,8 +53,125 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     # Counts in vectors per training batch. An empty cluster gets a hundredth of the mean: zero
     # would divide by zero, and one so small is soon revived.
     counts = np.maximum(counts, 0.01 * counts.mean())
+    if isinstance(quantizer, GridQuantizer):
+        order = order_on_grid(centroids, quantizer.som_grid, seed=seed)
+        centroids, counts = centroids[order], counts[order]
     quantizer.set_codebook(centroids, counts * (per_batch / counts.sum()))
     return keras.ops.convert_to_numpy(quantizer.codebook)
+
+
+def kohonen_initialize(
+    model,
+    batches,
+    max_vectors=100_000,
+    seed=0,
+    *,
+    iterations=40,
+    first_radius=None,
+    final_radius=1.0,
+    starts=12,
+):
+    """Sets the codebook of a map to Kohonen's map of what the model's encoder makes of data.
+
+    The data is read as by `kmeans_initialize`; `som_init.kohonen_map` fits the map, without
+    gradients.
+
+    Args:
+        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a grid
+            (`SOMQuantizer`, `ProbabilisticSOM`), or a chain that ends in one.
+        batches: see `kmeans_initialize`.
+        max_vectors: int, the most vectors kept for fitting.
+        seed: int, for the sample and the starts.
+        iterations: see `kohonen_map`, as for the arguments below.
+        first_radius: float > 0, or None for half the grid's longer side.
+        final_radius: float > 0; trades the order of the map for its closeness to the vectors.
+        starts: int ≥ 1.
+
+    Returns:
+        Float32 NumPy array `(num_codes, dim)`: the codebook, node by node.
+
+    Raises:
+        ValueError: if the bottleneck has no grid, there is no data, or an argument is out of its
+            range.
+    """
+    members = _members(model, GridQuantizer, "a quantiser with a grid, such as SOMQuantizer")
+    rng = np.random.default_rng(seed)
+    sample, _ = _encoded_sample(model, members, batches, max_vectors, rng)
+    codebook = kohonen_map(
+        sample,
+        members[-1].som_grid,
+        iterations=iterations,
+        first_radius=first_radius,
+        final_radius=final_radius,
+        starts=starts,
+        seed=seed,
+    )
+    members[-1].set_codebook(codebook)
+    return codebook
+
+
+def principal_initialize(model, batches, max_vectors=100_000, seed=0):
+    """Starts the angles of a `TorusQuantizer` at the principal components of encoded data.
+
+    The data is read as by `kmeans_initialize`; see `TorusQuantizer.set_coordinates`.
+
+    Args:
+        model: built `brainvq.Autoencoder` whose bottleneck is a `TorusQuantizer`, or a chain that
+            ends in one.
+        batches: see `kmeans_initialize`.
+        max_vectors: int, the most vectors kept.
+        seed: int, for the sample.
+
+    Raises:
+        ValueError: if the bottleneck is another, or there is no data.
+    """
+    members = _members(model, TorusQuantizer, "a TorusQuantizer")
+    sample, _ = _encoded_sample(model, members, batches, max_vectors, np.random.default_rng(seed))
+    members[-1].set_coordinates(sample)
+
+
+def _members(model, kind, expected):
+    """The parts of a model's bottleneck, in turn; the last must be of a kind."""
+    chained = isinstance(model.bottleneck, BottleneckChain)
+    members = model.bottleneck.bottlenecks if chained else [model.bottleneck]
+    if not isinstance(members[-1], kind):
+        raise ValueError(
+            f"The bottleneck must be {expected}, or end in one. "
+            f"Received: model.bottleneck={model.bottleneck}"
+        )
+    return members
+
+
+def _encoded_sample(model, members, batches, max_vectors, rng):
+    """Encodes batches to what the quantiser reads.
+
+    Returns:
+        A uniform random sample, float32 `(at most max_vectors, dim)`, of unit length with the
+        cosine distance; and the most vectors in a batch.
+    """
+
+    def encode(x):
+        z = model.encoder(x)
+        z = z[0] if isinstance(z, list | tuple) else z  # the others go past the bottleneck
+        for member in members[:-1]:
+            z = member(z, training=False)["quantized"]
+        return keras.ops.cast(z, "float32")  # (batch, *grid, dim)
+
+    encode = compile_function(encode, owner=model)
+    cosine = members[-1].distance == "cosine"
+    sample, seen, per_batch = None, 0, 0
+    for x in _images(batches):
+        vectors = keras.ops.convert_to_numpy(encode(x))
+        vectors = vectors.reshape(-1, vectors.shape[-1])
+        if cosine:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+        sample = vectors[:0] if sample is None else sample
+        sample = _keep(sample, vectors, seen, max_vectors, rng)
+        seen += len(vectors)
+        per_batch = max(per_batch, len(vectors))
+    if seen == 0:
+        raise ValueError("There is nothing to cluster. Received: batches without data")
+    return sample, per_batch
 
 
 def _images(batches):

@@ -202,14 +202,18 @@ class UnseenSimilarity(keras.callbacks.Callback):
         images: float32 array `(n, *image_shape)` of subjects that training never sees.
         measure: function `(images, reconstructions) -> dict of float`.
         batch_size: int.
+        every: int, epochs from one measurement to the next; the last epoch is always measured.
     """
 
-    def __init__(self, images, measure, batch_size=32):
+    def __init__(self, images, measure, batch_size=32, every=1):
         super().__init__()
         self.images, self.measure, self.batch_size = images, measure, batch_size
+        self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the measures to `logs`."""
+        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
+            return
         reconstructions = self.model.reconstruct(self.images, batch_size=self.batch_size)
         logs.update(self.measure(self.images, reconstructions))
 

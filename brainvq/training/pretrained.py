@@ -22,7 +22,8 @@ class Trained:
     """What `load` returns.
 
     Attributes:
-        model: the `VQVAETrainer`: `encode`, `decode`, `reconstruct`.
+        model: the `Autoencoder`: `reconstruct`; where `decodes_codes`, also `encode` to codes and
+            `decode` from them.
         prior: the `PixelCNN` over its codes, or None.
         steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
         about: dict, the content of `study.json`.
@@ -35,7 +36,18 @@ class Trained:
     about: dict
     path: Path
 
-    def sample(self, n, level=None, **options):
+    @property
+    def volume_shape(self):
+        """Voxels (x, y, z) of a sample of a study of volumes; None for one of slices."""
+        shape = self.about.get("study", {}).get("data", {}).get("shape")
+        return None if shape is None else tuple(shape)
+
+    @property
+    def unit_range(self):
+        """Whether images lie in [0, 1]; z-scored ones do not."""
+        return all(step["name"] != "ZScore" for step in self.steps)
+
+    def sample(self, n, level=None, batch_size=32, **options):
         """Draws `n` new images.
 
         Args:
@@ -43,20 +55,34 @@ class Trained:
             level: for a prior that knows levels, how high in the brain the slices lie: a number
                 from 0 (the lowest slice) to 1 (the highest); by default spread over the brain,
                 from the lowest on.
+            batch_size: int, images decoded at a time.
             **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed.
 
         Returns:
-            (images, codes): float32 `(n, *image_shape)` in [0, 1] and int32 `(n, *grid)`.
+            (images, codes): float32 `(n, *image_shape)`, in [0, 1] where the study's images are
+            (`unit_range`), and int32 `(n, *grid)`.
 
         Raises:
-            UserError: there is no prior, or `level` is out of range or not known to the prior.
+            UserError: there is no prior, the model does not decode codes, or `level` is out of
+                range or not known to the prior.
         """
         if self.prior is None:
             raise UserError(
                 f"{self.path}: has no prior.keras; expected a run whose prior is trained"
             )
+        self.require_decoding()
         codes = self.prior.sample(n, labels=self._labels(n, level), **options)
-        return np.clip(self.model.decode(codes), 0.0, 1.0), codes
+        images = self.model.decode(codes, batch_size=batch_size)
+        return np.clip(images, 0.0, 1.0, out=images) if self.unit_range else images, codes
+
+    def require_decoding(self):
+        """Raises `UserError` where `decodes_codes` does not hold."""
+        if not self.model.decodes_codes:
+            what = "the encoder's finer levels" if self.model.has_skips else "vectors, not codes"
+            raise UserError(
+                f"{self.path}: its decoder reads {what}; expected a run that decodes codes alone, "
+                "such as one with a VectorQuantizer or a SOMQuantizer"
+            )
 
     def _labels(self, n, level):
         count = self.prior.num_classes

@@ -7,7 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainvq.data import load_scan, open_cohort, simulate, simulated_cohort, write_simulated_bids
+from brainvq.data import (
+    load_scan,
+    open_cohort,
+    simulate,
+    simulated_cohort,
+    tissue_labels,
+    write_simulated_bids,
+)
 from brainvq.data import simulation_bids as module
 from brainvq.errors import UserError
 
@@ -65,6 +72,18 @@ def test_masks_and_labels(cohort, root):
             np.testing.assert_array_equal(np.asarray(stored.dataobj), expected)
             np.testing.assert_allclose(stored.affine, made.affine, atol=1e-5)
         assert made.lesion_mask.any() == (row.group != "healthy")
+
+
+def test_labels_are_found_from_parameters_and_from_files(cohort, root, tmp_path):
+    read = open_cohort("bids", root).table.set_index("subject")["paths"]
+    for row in cohort.table.itertuples():
+        made = simulate(json.loads(row.paths[0].removeprefix("simulated:")))
+        for paths in (row.paths, read[row.subject]):
+            labels, affine = tissue_labels(paths)
+            np.testing.assert_array_equal(labels, made.labels)
+            np.testing.assert_allclose(affine, made.affine)
+    with pytest.raises(UserError, match="no simulated scan with labels"):
+        tissue_labels([tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz"])
 
 
 def test_descriptions(cohort, root):

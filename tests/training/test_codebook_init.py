@@ -7,10 +7,13 @@ from brainvq import (
     EMAVectorQuantizer,
     GaussianSampling,
     Identity,
+    ProbabilisticSOM,
+    SOMQuantizer,
     VectorQuantizer,
     VQVAETrainer,
 )
-from brainvq.training.codebook_init import _keep, kmeans_initialize
+from brainvq.training.codebook_init import _keep, kmeans_initialize, kohonen_initialize
+from brainvq.training.som_init import kohonen_map
 
 PLACES = np.array([[5, 0], [0, 5], [-5, 0], [0, -5]], "float32")
 RNG = np.random.default_rng(0)
@@ -72,6 +75,54 @@ def test_a_chain_is_clustered_where_its_quantiser_reads():
     np.testing.assert_allclose(centroids, 2 * PLACES[nearest_place(centroids / 2)], atol=0.04)
 
 
+@pytest.mark.parametrize("quantizer", [VectorQuantizer, SOMQuantizer, ProbabilisticSOM])
+@pytest.mark.parametrize("chained", [False, True])
+def test_every_quantiser_of_any_autoencoder_starts_at_the_clusters(quantizer, chained):
+    layer = quantizer(4) if quantizer is VectorQuantizer else quantizer((2, 2))
+    model = make([Identity(), layer] if chained else layer, Autoencoder)
+    centroids = kmeans_initialize(model, [X])
+    np.testing.assert_allclose(value(layer.codebook), centroids, rtol=1e-5)
+    order = nearest_place(centroids)
+    assert sorted(order) == [0, 1, 2, 3]
+    np.testing.assert_allclose(centroids, PLACES[order], atol=0.02)
+
+
+@pytest.mark.parametrize("topology", ["rectangular", "toroid"])
+def test_centroids_lie_in_order_on_a_grid(topology):
+    model = make(SOMQuantizer((2, 2), topology=topology))
+    for seed in range(5):
+        a, b, c, d = kmeans_initialize(model, [X], seed=seed)  # a b / c d
+        # The places are the corners of a square: opposite corners of the map are opposite.
+        assert np.allclose(a, -d, atol=0.05)
+        assert np.allclose(b, -c, atol=0.05)
+
+
+@pytest.mark.parametrize("initialize", [kmeans_initialize, kohonen_initialize])
+def test_of_an_encoder_with_skips_the_first_output_is_read(initialize):
+    x = keras.Input((10, 2))
+    encoder = keras.Model(x, [keras.layers.Rescaling(1.0)(x), keras.layers.Rescaling(9.0)(x)])
+    z, skip = keras.Input((10, 2)), keras.Input((10, 2))
+    decoder = keras.Model([z, skip], keras.layers.Add()([z, skip]))
+    model = Autoencoder(encoder, SOMQuantizer((2, 2)), decoder)
+    model.build((None, 10, 2))
+    plain = make(SOMQuantizer((2, 2)))
+    np.testing.assert_array_equal(initialize(model, [X]), initialize(plain, [X]))
+
+
+@pytest.mark.parametrize("quantizer", [SOMQuantizer, ProbabilisticSOM])
+def test_the_codebook_becomes_kohonens_map_of_the_encodings(quantizer):
+    model = make([Identity(), quantizer((3, 5), topology="toroid")], Autoencoder)
+    layer = model.bottleneck.bottlenecks[-1]
+    options = {"iterations": 12, "first_radius": 2.0, "final_radius": 0.6, "starts": 2}
+    codebook = kohonen_initialize(model, [(X[:5],), (X[5:],)], seed=3, **options)
+    np.testing.assert_array_equal(value(layer.codebook), codebook)
+    expected = kohonen_map(X.reshape(-1, 2), layer.som_grid, seed=3, **options)
+    np.testing.assert_allclose(codebook, expected, atol=1e-5)
+    # A sample of them gives a map of the same places.
+    few = kohonen_initialize(model, [X], max_vectors=60, final_radius=0.3)
+    assert sorted(set(nearest_place(few))) == [0, 1, 2, 3]
+
+
 class Batches(keras.utils.PyDataset):
     @property
     def num_batches(self):
@@ -96,10 +147,15 @@ def test_data_sets_and_few_vectors():
 
 
 def test_what_cannot_be_clustered_is_named():
-    with pytest.raises(ValueError, match="must be VectorQuantizer"):
+    with pytest.raises(ValueError, match="must be a quantiser with a codebook"):
         kmeans_initialize(make(Identity(), Autoencoder), [X])
-    with pytest.raises(ValueError, match="nothing to cluster"):
-        kmeans_initialize(make(VectorQuantizer(4)), [])
+    with pytest.raises(ValueError, match="must be a quantiser with a grid"):
+        kohonen_initialize(make(VectorQuantizer(4)), [X])
+    for initialize in (kmeans_initialize, kohonen_initialize):
+        with pytest.raises(ValueError, match="nothing to cluster"):
+            initialize(make(SOMQuantizer((2, 2))), [])
+    with pytest.raises(ValueError, match="`final_radius` must be above 0"):
+        kohonen_initialize(make(SOMQuantizer((2, 2))), [X], final_radius=0)
 
 
 def test_the_reservoir_keeps_each_vector_equally_often():

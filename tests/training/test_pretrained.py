@@ -78,6 +78,28 @@ def test_load_a_run(tmp_path):
     assert codes.shape == (3, 2, 2)
 
 
+def test_samples_are_clipped_where_images_are_in_the_unit_range(tmp_path):
+    original, codes_prior = model(), prior()
+    original.quantizer.set_codebook(100 * np.random.default_rng(0).normal(size=(8, 4)))
+    drawn = {}
+    for step in ("ScaleIntensity", "ZScore"):
+        trained = pretrained.Trained(original, codes_prior, [{"name": step}], {}, tmp_path)
+        assert trained.volume_shape is None
+        drawn[step], codes = trained.sample(4, batch_size=3, seed=0)
+    np.testing.assert_array_equal(drawn["ZScore"], original.decode(codes))
+    np.testing.assert_array_equal(drawn["ScaleIntensity"], drawn["ZScore"].clip(0, 1))
+    assert drawn["ZScore"].min() < 0
+    assert drawn["ZScore"].max() > 1
+
+
+def test_a_model_that_does_not_decode_codes_gives_no_samples(tmp_path):
+    original = model()
+    plain = brainvq.Autoencoder(original.encoder, brainvq.layers.Identity(), original.decoder)
+    trained = pretrained.Trained(plain, prior(), [], {}, tmp_path)
+    with pytest.raises(UserError, match="its decoder reads vectors, not codes"):
+        trained.sample(2)
+
+
 def test_weights_of_another_shape(tmp_path):
     original = model()
     pretrained.pack(original, tmp_path / "model.zip")

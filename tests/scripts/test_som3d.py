@@ -1,0 +1,252 @@
+"""Study som3d end to end: volumes, maps of codes, a prior over them, and the study's table."""
+
+import contextlib
+import dataclasses
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import dataset
+import hyperparameters
+import modules
+import similarity
+import train
+from brainvq import data, evaluation
+from brainvq.errors import UserError
+from brainvq.files import write_json
+from brainvq.training.runs import RunFolder
+from tests.scripts.conftest import run
+
+SMALL = ("--smoke", "--data.subjects", "6", "--data.workers", "1", "--sampling.samples", "2")
+FILES = (
+    "study.json",
+    "cohort.csv",
+    "model.keras",
+    "model.weights.h5",
+    "prior.keras",
+    "history.csv",
+    "prior_history.csv",
+    "subjects.csv",
+    "metrics.json",
+    "report.html",
+    "MODEL_CARD.md",
+    "codes/locations.npy",
+    "samples/codes.npy",
+    "samples/sample-01.nii.gz",
+    "samples/sample-02.nii.gz",
+    "samples/nearest.csv",
+)
+FIGURES = (
+    "reconstructions",
+    "continuous",
+    "losses",
+    "ssim",
+    "subjects",
+    "usage",
+    "tsne",
+    "locations",
+    "som_grid",
+    "brain_on_grid",
+    "prior",
+    "samples",
+    "nearest",
+)
+
+
+@pytest.fixture(scope="module")
+def som(tmp_path_factory):
+    """A folder in which the autoencoder and a map that starts from it were trained."""
+    folder = tmp_path_factory.mktemp("som3d")
+    run(folder, "train.py", "som3d", "--variants", "ae,somvae-toroid", *SMALL)
+    return folder
+
+
+def made(folder, variant):
+    (found,) = (folder / "runs").glob(f"som3d-{variant}-*")
+    return found
+
+
+def read(folder, variant):
+    return json.loads((made(folder, variant) / "metrics.json").read_text())
+
+
+def compare(folder, *words):
+    """`similarity.py` in this process; returns its table."""
+    with contextlib.chdir(folder):
+        similarity.main([str(word) for word in words])
+    return pd.read_csv(folder / "runs" / "similarity.csv").set_index("variant")
+
+
+def test_a_run_holds_everything_the_study_names(som):
+    folder = made(som, "somvae-toroid")
+    for name in (*FILES, *(f"figures/{name}.png" for name in FIGURES)):
+        assert (folder / name).stat().st_size > 0, name
+    assert not [path for path in folder.rglob(".*") if path.is_file()], "temporary files are left"
+    text = (folder / "report.html").read_text()
+    assert "simulated" in text
+    assert text.count("data:image/png;base64,") == len(FIGURES)
+
+
+def test_measures_are_those_of_unseen_subjects(som):
+    folder, metrics = made(som, "somvae-toroid"), read(som, "somvae-toroid")
+    cohort = pd.read_csv(folder / "cohort.csv")
+    subjects = pd.read_csv(folder / "subjects.csv")
+    assert set(subjects["subject"]) == set(cohort.loc[cohort["split"] == "test", "subject"])
+    assert metrics["reconstruction"]["ssim"]["mean"] == pytest.approx(subjects["ssim"].mean())
+    assert metrics["ssim_settings"]["dimensions"] == "3D"
+    assert metrics["grid"] == [2, 3, 2]
+    assert metrics["stride"] == 16
+    assert metrics["bits_per_volume"] == pytest.approx(12 * np.log2(20))
+    codes = {split: np.load(folder / "codes" / f"{split}.npy") for split in dataset.SPLITS}
+    whole = np.concatenate(list(codes.values()))
+    assert metrics["codes"]["all"]["used"] == len(np.unique(whole))
+    assert metrics["codes"]["test"]["used"] == len(np.unique(codes["test"]))
+    locations = np.load(folder / "codes" / "locations.npy")
+    np.testing.assert_array_equal(locations.sum(axis=0), np.full((2, 3, 2), len(cohort)))
+    assert metrics["som"]["vectors"] == codes["test"].size
+    assert metrics["som"]["nodes_used"] == metrics["codes"]["test"]["used"]
+    assert metrics["som"]["neighbour_correlation"]["pairs"] == 2 * 20
+    assert 0 < metrics["tissue"]["nmi"] <= 1
+    # Few of 12 places say all that the 12 places say of one brain.
+    assert 0 < metrics["tissue"]["explained"] <= metrics["tissue"]["position"]["explained"] + 1e-9
+    assert metrics["prior"]["neighbour_tables"] > 0
+
+
+def test_without_codes_there_is_only_the_reconstruction(som):
+    metrics = read(som, "ae")
+    assert metrics["bits_per_volume"] is None
+    assert not {"codes", "som", "patch_kmeans", "prior", "samples", "tissue"} & set(metrics)
+    assert (made(som, "ae") / "report.html").exists()
+
+
+def test_samples_are_volumes_in_millimetres(som):
+    folder = made(som, "somvae-toroid")
+    for number in (1, 2):
+        image = nib.load(folder / "samples" / f"sample-{number:02d}.nii.gz")
+        assert image.shape == (32, 48, 32)
+        assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+        np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 5.0, rtol=1e-5)
+        middle = image.affine @ [15.5, 23.5, 15.5, 1]
+        np.testing.assert_allclose(middle[:3], 0, atol=1e-3)
+        assert image.get_fdata().min() >= 0
+    cohort = pd.read_csv(folder / "cohort.csv").set_index("scan_id")
+    nearest = pd.read_csv(folder / "samples" / "nearest.csv")
+    assert set(cohort.loc[nearest["scan_id"], "split"]) == {"train"}
+    assert read(som, "somvae-toroid")["samples"]["distance_to_training"] == pytest.approx(
+        nearest["distance"].mean()
+    )
+
+
+def test_variants_that_are_done_are_left_alone(som, monkeypatch):
+    monkeypatch.chdir(som)
+    monkeypatch.setattr(train, "train_run", lambda *_: pytest.fail("trained again"))
+    before = sorted((som / "runs").iterdir())
+    train.main(["som3d", "--variants", "ae,somvae-toroid", *SMALL])
+    assert sorted((som / "runs").iterdir()) == before
+
+
+def test_the_table_has_a_row_for_each_variant_in_the_order_of_the_source(som, monkeypatch):
+    runs = [made(som, "somvae-toroid"), made(som, "ae")]
+    with monkeypatch.context() as patch:  # what is on file is not measured again
+        patch.setattr(similarity, "opened", lambda *_: pytest.fail("measured"))
+        table = compare(som, *runs)
+    assert list(table.index) == ["ae", "somvae-toroid"]
+    for variant in table.index:
+        metrics, row = read(som, variant), table.loc[variant]
+        assert row["ssim"] == pytest.approx(metrics["reconstruction"]["ssim"]["mean"])
+        assert (row["published_ssim"], row["published_psnr"]) == {
+            "ae": (0.87, 25.5),
+            "somvae-toroid": (0.82, 24.2),
+        }[variant]
+        assert row["epochs"] == 2
+    assert table["codes_used_all"].isna().tolist() == [True, False]
+    assert (som / "runs" / "similarity.png").stat().st_size > 0
+
+    (made(som, "ae") / "subjects.csv").unlink()
+    again = compare(som, "--again", *runs)
+    assert (made(som, "ae") / "subjects.csv").exists()
+    pd.testing.assert_frame_equal(again, table, rtol=1e-3, atol=1e-5)
+    assert "prior" in read(som, "somvae-toroid"), "measuring again forgets the prior"
+
+
+def test_slices_and_volumes_are_not_put_into_one_table(som):
+    study = hyperparameters.STUDIES["oasis2d"]["best"]
+    other = som / "other" / "oasis2d-best-1"
+    write_json(other / "study.json", {"format": 1, "study": hyperparameters.to_dict(study)})
+    with pytest.raises(
+        UserError, match="is on volumes, .* is on slices; expected runs of one kind"
+    ):
+        compare(som, made(som, "ae"), other)
+    with pytest.raises(UserError, match="--twice: no such option"):
+        compare(som, "--twice", other)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A function of a variant that gives study, cohort and arrays of tiny volumes."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+
+    def build(variant):
+        study = hyperparameters.smoke(hyperparameters.STUDIES["som3d"][variant])
+        study = dataclasses.replace(
+            study,
+            data=dataclasses.replace(
+                study.data,
+                subjects=5,
+                simulated_spacing=8.0,
+                spacing=8.0,
+                shape=(16, 24, 16),
+                cache=cache,
+                workers=1,
+            ),
+            model=dataclasses.replace(study.model, filters=(4, 8)),
+        )
+        scans = dataset.cohort(study)
+        store = dataset.arrays(study, scans)
+        return study, scans, store, dataset.split_rows(scans, store)
+
+    return build
+
+
+@pytest.mark.parametrize("variant", ["vae", "vqvae-skips", "psomvae"])
+def test_what_is_not_made_of_codes_has_no_bits(small, tmp_path, variant):
+    study, scans, store, rows = small(variant)
+    model = modules.build_autoencoder(study)
+    codes = model.num_codes and {split: model.codes(store.read(rows[split])) for split in rows}
+    folder = RunFolder(tmp_path)
+    similarity.measure_run(folder, study, scans, store, rows, model, None, codes or None)
+    metrics = folder.metrics()
+    assert metrics["bits_per_volume"] is None
+    assert "patch_kmeans" not in metrics
+    assert metrics["grid"] == [4, 6, 4]
+    assert ("codes" in metrics) == (variant != "vae")
+    assert ("neighbour_correlation" in metrics.get("som", {})) == (variant == "psomvae")
+    assert ("topographic_error" in metrics.get("som", {})) == (variant == "psomvae")
+
+
+def test_watched_volumes_are_measured_as_in_the_end(small):
+    study, _, store, rows = small("ae")
+    model = modules.build_autoencoder(study)
+    volumes = store.read(rows["validation"])
+    assert volumes.min() < 0, "z-scored"
+    restored = model.reconstruct(volumes)
+    table = similarity.similarity_of(model.reconstruct, store, rows["validation"]).table()
+    found = similarity.watch(volumes, restored)
+    assert found["val_ssim"] == pytest.approx(table["ssim"].mean())
+    assert found["val_ssim_foreground"] == pytest.approx(table["ssim_foreground"].mean())
+    assert similarity.watch(volumes, volumes)["val_ssim"] == pytest.approx(1)
+
+
+def test_tissues_lie_where_the_brain_is(small):
+    _, scans, store, rows = small("ae")
+    # One code for what is bright and one for the rest, voxel by voxel: codes that know the brain.
+    volumes = store.read(rows["test"])[..., 0]
+    inside = evaluation.foreground(volumes, ndim=3)
+    bright = (volumes > np.median(volumes[inside])) & inside
+    found = similarity.measure_tissue(scans, store, rows, bright.astype("int64"), 2)
+    assert found["explained"] > 0.2
+    labels, affine = data.tissue_labels(scans.table["paths"].iloc[0])
+    assert found["voxels"] <= len(rows["test"]) * 1.3 * np.count_nonzero(labels)
