@@ -207,6 +207,9 @@ def commands():
 def test_commands_of_the_readme_are_understood(command):
     script, *words = shlex.split(command)
     if script == "train.py" and "--help" not in words and "--resume" not in words:
+        variants, words = hyperparameters.take_option(words, "--variants")
+        known = hyperparameters.variants_in_order(words[0]) if variants else []
+        assert variants in (None, "all") or set(variants.split(",")) <= set(known)
         parse(*words)
     elif script == "predict.py":
         predict.parse(words)

@@ -3,7 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import re
+from types import SimpleNamespace
 
+import keras
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -17,7 +20,9 @@ import train
 from brainvq import data, evaluation
 from brainvq.errors import UserError
 from brainvq.files import write_json
+from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
+from brainvq.training.stream import BatchStream
 from tests.scripts.conftest import run
 
 SMALL = ("--smoke", "--data.subjects", "6", "--data.workers", "1", "--sampling.samples", "2")
@@ -148,6 +153,54 @@ def test_variants_that_are_done_are_left_alone(som, monkeypatch):
     assert sorted((som / "runs").iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--variants", "ae,magic"], "--variants: found 'magic'; expected all, or some of ae,"),
+        (["--variants", "all", "--variant", "ae"], "--variant: found beside --variants"),
+        (["--variant", "somvae", *SMALL, "--runs", "none"], "found no trained run of ae on these"),
+        # Another split would show the test subjects to what is measured on them.
+        (["--variant", "somvae", *SMALL, "--seed", "1"], "found no trained run of ae on these"),
+        (
+            ["--variant", "somvae", *SMALL, "--seed", "1", "--train.start-run", "AE"],
+            "of other data, split or filters",
+        ),
+        (["--variant", "somvae", *SMALL, "--train.start-run", "none"], "none: no such folder"),
+    ],
+)
+def test_a_start_that_cannot_be_is_named(som, monkeypatch, words, told):
+    monkeypatch.chdir(som)
+    before = sorted((som / "runs").iterdir())
+    words = [str(made(som, "ae")) if word == "AE" else word for word in words]
+    with pytest.raises(UserError, match=re.escape(told)):
+        train.main(["som3d", *words])
+    assert sorted((som / "runs").iterdir()) == before
+
+
+def test_a_variant_starts_from_the_weights_and_encodings_of_another(som, monkeypatch):
+    monkeypatch.chdir(som)
+    source = load_model(made(som, "ae") / "model.keras")
+    words = ("som3d", *SMALL, "--variant")
+    for variant, same in (("best", True), ("vqvae-kmeans", True), ("vqvae-kmeans-codebook", False)):
+        study = hyperparameters.parse([*words, variant], "train.py", "")
+        store = dataset.arrays(study, dataset.cohort(study))
+        model = modules.build_autoencoder(study)
+        about = {"start": str(train.start_of(study).path)}
+        folder = SimpleNamespace(study=about)
+        train.start_from(study, folder, model, BatchStream(store.read, range(3), 2))
+        z = source.continuous(store.read(range(3)), 2).reshape(-1, 4)
+        for ours, theirs in ((model.encoder, source.encoder), (model.decoder, source.decoder)):
+            pairs = zip(ours.get_weights(), theirs.get_weights(), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs) == same, variant
+        if variant == "best":
+            kernel, bias = model.quantizer.coordinates.get_weights()
+            np.testing.assert_allclose((z @ kernel + bias).mean(0), 0, atol=1e-2)
+        else:  # every code lies among the encodings of the source, whatever the weights are
+            codebook = np.asarray(keras.ops.convert_to_numpy(model.quantizer.codebook))
+            apart = np.linalg.norm(codebook[:, None] - z, axis=-1).min(axis=1)
+            assert np.median(apart) < 0.5 * z.std(axis=0).max()
+
+
 def test_the_table_has_a_row_for_each_variant_in_the_order_of_the_source(som, monkeypatch):
     runs = [made(som, "somvae-toroid"), made(som, "ae")]
     with monkeypatch.context() as patch:  # what is on file is not measured again
@@ -209,6 +262,18 @@ def small(tmp_path_factory):
         return study, scans, store, dataset.split_rows(scans, store)
 
     return build
+
+
+def test_the_torus_of_best_is_measured_as_a_map(small, tmp_path):
+    study, scans, store, rows = small("best")
+    model = modules.build_autoencoder(study)
+    codes = {split: model.codes(store.read(rows[split])) for split in rows}
+    folder = RunFolder(tmp_path)
+    similarity.measure_run(folder, study, scans, store, rows, model, None, codes)
+    metrics = folder.metrics()
+    assert metrics["bits_per_volume"] == pytest.approx(4 * 6 * 4 * np.log2(20))
+    assert metrics["som"]["neighbour_correlation"]["pairs"] == 40
+    assert set(metrics["continuous_reconstruction"]) == set(metrics["reconstruction"])
 
 
 @pytest.mark.parametrize("variant", ["vae", "vqvae-skips", "psomvae"])

@@ -58,6 +58,21 @@ def test_a_tree_becomes_slices_of_disjoint_subjects(folder, make, source):
     assert 0.3 < images.max() <= 1
 
 
+def test_an_oasis_tree_becomes_volumes(folder, make):
+    words = ["som3d", "--data.source", "oasis1", "--data.root", str(make.oasis1(folder / "data"))]
+    words += ["--data.shape", "16", "32", "16", "--data.workers", "1"]
+    study = hyperparameters.parse(words, "train.py", "")
+    scans = dataset.cohort(study)
+    store = dataset.arrays(study, scans)
+    assert store.layout == "volumes"
+    assert store.sample_shape == dataset.sample_shape(study) == (16, 32, 16, 1)
+    volumes = store.read(slice(None))
+    assert len(volumes) == len(scans.table)
+    for volume in volumes:  # z-scores of the volume that the network sees
+        assert abs(volume.mean()) < 1e-2
+        assert volume.std() == pytest.approx(1, abs=1e-2)
+
+
 def test_the_folders_of_png_slices_are_the_split(folder, make):
     scans, _, _ = arrays("png", make.png_slices(folder / "data"))
     table = scans.table.set_index("subject")["split"]
