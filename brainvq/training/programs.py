@@ -24,6 +24,8 @@ def run_program(main, arguments, on_interrupt=None):
     The status is 0 for success, 2 for a mistake of the user (one line on standard error), 130 for
     Ctrl-C. Anything else is a defect of ours and keeps its traceback.
     """
+    # Each model compiles its own functions; TensorFlow warns that a program with many models does.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         main(arguments)
     except UserError as error:
