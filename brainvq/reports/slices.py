@@ -125,8 +125,9 @@ def _cards(metrics):
     ]
     if "codes" in metrics:
         usage = metrics["codes"]["test"]
+        bits = metrics["bits_per_slice"]
         cards += [
-            ("Bits a slice", f"{metrics['bits_per_slice']:.0f}"),
+            ("Bits a slice", "none" if bits is None else f"{bits:.0f}"),
             (
                 "Codes used",
                 f"{usage['used']} of {round(usage['used'] / usage['fraction'])}",

@@ -218,12 +218,12 @@ def _reconstruction(study, metrics, subjects, figures):
         caption = "A test subject, its reconstruction, and the error."
     if "continuous_reconstruction" in metrics:
         text += (
-            " `not quantised`: what the same decoder makes of the vectors before they become "
+            " Not quantised: what the same decoder makes of the vectors before they become "
             "codes, which is what the codes cost."
         )
     if "patch_kmeans" in metrics:
         text += (
-            " `patch k-means`: k-means on blocks of the volume, as many codes of as many bits, "
+            " Patch k-means: k-means on blocks of the volume, as many codes of as many bits, "
             "which needs no network."
         )
     return Section(
