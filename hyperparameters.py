@@ -242,7 +242,8 @@ class Prior:
     """Tell the prior how high in the brain a slice lies, in this many steps; 0 does not tell it.
     Brains drawn for a known height hold together better."""
     epochs: int = 8
-    """Passes over the code maps; 0 trains no prior."""
+    """Passes over the code maps; 0 trains no prior. The weights of the best of them, by the loss on
+    validation subjects, are kept."""
     batch_size: int = 32
     """Code maps in a step."""
     learning_rate: float = 2e-3
@@ -591,9 +592,10 @@ _SOM3D_AE = Study(
         blocks=4,
         levels=0,
         epochs=0,
-        batch_size=8,
+        batch_size=4,
         copies=1,
-        dropout=0.2,
+        dropout=0.5,  # two dozen volumes are soon known by heart
+        weight_decay=0.1,
     ),
     sampling=Sampling(samples=8),
 )
@@ -627,7 +629,7 @@ _SOM3D = (
     _som3d(
         "best",
         epochs=50,
-        prior_epochs=40,
+        prior_epochs=60,
         bottleneck="torus",
         start="ae",
         codebook_start="principal",
@@ -646,7 +648,7 @@ _SOM3D = (
     _som3d("vqvae-new-half", **_NEW_VQ, continuous_weight=0.5),
     _som3d("somvae", **_SOM, topology="rectangular"),
     _som3d("somvae-kohonen", **_SOM | {"codebook_start": "kohonen"}, topology="rectangular"),
-    _som3d("somvae-toroid", **_SOM, prior_epochs=40),
+    _som3d("somvae-toroid", **_SOM, prior_epochs=60),
     _som3d("psomvae", **_PSOM),
     _som3d("psomvae-beta03", **_PSOM | {"beta": 0.3}),
     _som3d("psomvae-gamma10", **_PSOM | {"gamma": 10.0, "codebook_start": "kmeans"}),

@@ -179,6 +179,7 @@ def compare_volumes(runs, studies, again, log):
     log.info("%s", printed(table).to_string(index=False))
     log.info(
         "SSIM: 3D, 7x7x7 window, data range 1; mean and sd over test subjects; fg: foreground. "
+        "Continuous: SSIM of what the vectors decode to before they become codes, whole and fg. "
         "Codes: used by test subjects, by all, and how many there are. Published: validation "
         "subjects, and codes of one training image"
     )
@@ -201,6 +202,9 @@ def printed(table):
             "SSIM": with_sd(row, "ssim", "{:.3f}"),
             "SSIM fg": with_sd(row, "ssim_foreground", "{:.3f}"),
             "PSNR": with_sd(row, "psnr", "{:.1f}"),
+            "continuous": " ".join(
+                text(row[name], "{:.3f}") for name in ("ssim_continuous", "ssim_fg_continuous")
+            ),
             "codes": " ".join(
                 text(row[name], "{:.0f}") for name in ("codes_used", "codes_used_all", "num_codes")
             ),
@@ -226,7 +230,7 @@ def printed(table):
 def volumes_row(run, study, metrics):
     """A row of the table of a study of volumes, as a dict."""
     found, codes = metrics["reconstruction"], metrics.get("codes", {})
-    maps = metrics.get("som", {})
+    vectors, maps = metrics.get("continuous_reconstruction", {}), metrics.get("som", {})
     epochs = len(pd.read_csv(run.file("history.csv"))) if run.has("history.csv") else None
     ssim, psnr, published_codes = PUBLISHED.get(study.variant, (None, None, None))
     return {
@@ -237,6 +241,8 @@ def volumes_row(run, study, metrics):
             for name in ("ssim", "ssim_foreground", "psnr")
             for part in ("mean", "sd")
         },
+        "ssim_continuous": vectors.get("ssim", {}).get("mean"),
+        "ssim_fg_continuous": vectors.get("ssim_foreground", {}).get("mean"),
         "codes_used": codes.get("test", {}).get("used"),
         "codes_used_all": codes.get("all", {}).get("used"),
         "num_codes": codes.get("test", {}).get("num_codes"),

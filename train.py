@@ -34,7 +34,7 @@ from brainvq.files import atomic_path, write_json, write_text
 from brainvq.training import codebook_init
 from brainvq.training.augment import Augment
 from brainvq.training.codebook import encode_to_file
-from brainvq.training.fit import UnseenLoss, UnseenSimilarity, duration, fit, optimizer
+from brainvq.training.fit import BestWeights, UnseenLoss, UnseenSimilarity, duration, fit, optimizer
 from brainvq.training.pretrained import load_model
 from brainvq.training.programs import Clock, run_program
 from brainvq.training.runs import RunFolder, start_log
@@ -356,16 +356,18 @@ def train_prior(study, run, model, store, rows, codes):
             clip_norm=options.clip_norm,
         )
     )
+    best = BestWeights(run.file("checkpoints", "prior-best.npz"))
     fit(
         prior,
         stream,
         epochs=options.epochs,
         state=run.file("checkpoints", "prior.npz"),
         history_csv=run.file("prior_history.csv"),
-        callbacks=[UnseenLoss(unseen)],
+        callbacks=[UnseenLoss(unseen), best],
         tensorboard=run.file("tensorboard", "prior"),
         title=f"{study.name} {study.variant} prior",
     )
+    best.restore(prior)
     save(run, "prior", prior)
     return prior
 

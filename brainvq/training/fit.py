@@ -235,6 +235,51 @@ class UnseenLoss(keras.callbacks.Callback):
         logs.update({f"val_{key}": value for key, value in results.items()})
 
 
+class BestWeights(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the smallest loss on unseen samples, in a file.
+
+    Small cohorts are learned by heart long before a training ends; what is left then is worse than
+    what was there halfway. Give it after `UnseenLoss`, and call `restore` after the training. The
+    file survives a kill, as the training state does.
+
+    Args:
+        path: the `.npz` file.
+        monitor: str, the entry of the logs that shall be small.
+    """
+
+    def __init__(self, path, monitor="val_loss"):
+        super().__init__()
+        self.path, self.monitor = Path(path), monitor
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the weights where this epoch is the best so far."""
+        value = float(logs[self.monitor])
+        if not math.isfinite(value) or value >= self._read()[0]:
+            return
+        weights = {
+            f"{number:04d}": to_numpy(variable)
+            for number, variable in enumerate(self.model.weights)
+        }
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, value=value, epoch=epoch + 1, **weights)
+
+    def restore(self, model):
+        """Puts the best weights back; returns their epoch, or None where none was kept."""
+        value, epoch, weights = self._read()
+        if math.isfinite(value):
+            model.set_weights(weights)
+            logger.info("weights of epoch %d, with the smallest %s", epoch, self.monitor)
+        return epoch
+
+    def _read(self):
+        if not self.path.exists():
+            return math.inf, None, []
+        with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = sorted(set(archive.files) - {"value", "epoch"})
+            weights = [archive[name] for name in names]
+            return float(archive["value"]), int(archive["epoch"]), weights
+
+
 def optimizer(
     learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_decay=0.0, clip_norm=0.0
 ):

@@ -8,7 +8,14 @@ import pytest
 import brainvq
 from brainvq.errors import UserError
 from brainvq.training import fit as fit_module
-from brainvq.training.fit import TrainingState, UnseenLoss, UnseenSimilarity, fit, optimizer
+from brainvq.training.fit import (
+    BestWeights,
+    TrainingState,
+    UnseenLoss,
+    UnseenSimilarity,
+    fit,
+    optimizer,
+)
 from brainvq.training.stream import BatchStream
 
 
@@ -143,3 +150,33 @@ def test_learning_rate_rises_then_falls_to_zero():
 )
 def test_duration(seconds, text):
     assert fit_module.duration(seconds) == text
+
+
+class Rising(keras.callbacks.Callback):
+    """Stands for unseen samples that training serves until epoch 2 and not beyond."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = abs(epoch - 1) + 0.5
+        if epoch == 1:
+            self.weights = self.model.get_weights()
+
+
+def test_the_best_epoch_is_kept_and_survives_a_kill(tmp_path):
+    best = BestWeights(tmp_path / "best.npz")
+    rising = Rising()
+    model, _ = train(tmp_path, 3, [rising, best])
+    assert any((a != b).any() for a, b in zip(rising.weights, model.get_weights(), strict=True))
+    # Another process goes on: what is no better than the file does not replace it.
+    again = BestWeights(tmp_path / "best.npz")
+    model, history = train(tmp_path, 4, [Rising(), again])
+    assert len(history) == 4
+    assert again.restore(model) == 2
+    for kept, weight in zip(rising.weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, weight)
+
+
+def test_without_a_finite_loss_nothing_is_kept(tmp_path):
+    best = BestWeights(tmp_path / "best.npz")
+    best.on_epoch_end(0, {"val_loss": float("nan")})
+    assert not best.path.exists()
+    assert best.restore(make_model()) is None
