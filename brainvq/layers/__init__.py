@@ -2,7 +2,9 @@
 
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.layers.ema_vector_quantizer import EMAVectorQuantizer
+from brainvq.layers.finite_scalar_quantizer import FiniteScalarQuantizer
 from brainvq.layers.gaussian_sampling import GaussianSampling
+from brainvq.layers.gumbel_quantizer import GumbelQuantizer
 from brainvq.layers.identity import Identity
 from brainvq.layers.masked_convolution import (
     CausalConv,
@@ -11,6 +13,7 @@ from brainvq.layers.masked_convolution import (
     MaskedConv3D,
 )
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
+from brainvq.layers.residual_quantizer import ResidualQuantizer
 from brainvq.layers.som_grid import SOMGrid
 from brainvq.layers.som_quantizer import SOMQuantizer
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
@@ -23,12 +26,15 @@ __all__ = [
     "CausalConv",
     "DepthToSpace",
     "EMAVectorQuantizer",
+    "FiniteScalarQuantizer",
     "GaussianSampling",
+    "GumbelQuantizer",
     "Identity",
     "MaskedConv1D",
     "MaskedConv2D",
     "MaskedConv3D",
     "ProbabilisticSOM",
+    "ResidualQuantizer",
     "SOMGrid",
     "SOMQuantizer",
     "SpaceToDepth",

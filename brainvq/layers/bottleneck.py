@@ -10,7 +10,8 @@ class Bottleneck(keras.layers.Layer):
     `call(z, training=None)` takes float `(batch, *grid, dim)` and returns a dict:
 
     - `"quantized"`: float32, the shape of `z`; what the decoder reads;
-    - `"codes"`: int32 `(batch, *grid)`; the key is missing where there are no codes;
+    - `"codes"`: int32 `(batch, *grid)`, or `(batch, *grid, depth)` with `depth`; the key is missing
+      where there are no codes;
     - `"continuous"`: float32, the shape of `z`: the vectors that codes were found for; the key is
       missing where there are no codes, or where `quantized` is that already;
     - `"losses"`: a dict of name → weighted float32 scalar, with the names of `loss_names`.
@@ -30,8 +31,11 @@ class Bottleneck(keras.layers.Layer):
     num_codes = None
     """Number of codes K; None where the layer has none."""
 
+    depth = None
+    """Number of codes per grid cell, the last axis of `codes`; None where there is no such axis."""
+
     codebook = None
-    """Float32 `(num_codes, dim)`; None where the layer has none."""
+    """Float32 `(num_codes, dim)`, after a `depth` if there is one; None where there is none."""
 
     def __init__(self, **kwargs):
         kwargs["dtype"] = "float32"
@@ -41,7 +45,7 @@ class Bottleneck(keras.layers.Layer):
         """Looks codes up in the codebook; never changes it.
 
         Args:
-            codes: int `(batch, *grid)` in 0 … num_codes − 1.
+            codes: int `(batch, *grid)`, or `(batch, *grid, 1 … depth)`, in 0 … num_codes − 1.
 
         Returns:
             Float32 `(batch, *grid, dim)`.
@@ -128,6 +132,11 @@ class BottleneckChain(Bottleneck):
     def num_codes(self):
         """Number of codes of the last member, or None."""
         return self.bottlenecks[-1].num_codes
+
+    @property
+    def depth(self):
+        """Codes per grid cell of the last member, or None."""
+        return self.bottlenecks[-1].depth
 
     @property
     def codebook(self):

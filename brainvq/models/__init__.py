@@ -1,6 +1,12 @@
 """Encoders and decoders, the autoencoders that join them, and the prior over codes."""
 
 from brainvq.models.autoencoder import Autoencoder, VQVAETrainer
+from brainvq.models.bundle_networks import (
+    bundle_decoder,
+    bundle_encoder,
+    streamline_decoder,
+    streamline_encoder,
+)
 from brainvq.models.classifier import (
     CodeClassifier,
     FrozenEncoder,
@@ -26,11 +32,15 @@ __all__ = [
     "ReconstructionLoss",
     "SSIMLoss",
     "VQVAETrainer",
+    "bundle_decoder",
+    "bundle_encoder",
     "conv_decoder",
     "conv_encoder",
     "pixel_classifier",
     "residual_decoder",
     "residual_encoder",
+    "streamline_decoder",
+    "streamline_encoder",
     "strided_decoder",
     "strided_encoder",
     "structural_similarity",

@@ -21,8 +21,8 @@ class Autoencoder(keras.Model):
 
     `call(x, training=None)` takes float `(batch, *spatial, channels)` and returns a dict:
     `reconstruction` (float32, the shape of `x`), `losses` (name → scalar, the bottleneck's terms)
-    and, where the bottleneck has codes, `codes` (int32 `(batch, *grid)`); with `continuous_weight`
-    also `continuous_reconstruction`.
+    and, where the bottleneck has codes, `codes` (int32 `(batch, *grid)`, or `(batch, *grid, depth)`
+    of a `ResidualQuantizer`); with `continuous_weight` also `continuous_reconstruction`.
 
     `fit(x)` reconstructs `x`; `fit(x, y)` reconstructs `y` from `x`. The loss is the
     reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former;
@@ -97,7 +97,7 @@ class Autoencoder(keras.Model):
             names = (*names, "continuous_reconstruction_loss")
         self._term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         if bottleneck.num_codes is not None:
-            self._code_usage = CodeUsage(bottleneck.num_codes)
+            self._code_usage = CodeUsage(bottleneck.num_codes, bottleneck.depth)
         self._stride = None
         self._compiled_functions = {}
 
@@ -142,8 +142,13 @@ class Autoencoder(keras.Model):
 
     @property
     def num_codes(self):
-        """Number of codes K of the codebook; None where there is none."""
+        """Number of codes K of the codebook, or of each stage's; None where there is none."""
         return self.bottleneck.num_codes
+
+    @property
+    def depth(self):
+        """Codes per grid cell on a last axis of the codes; None where there is no such axis."""
+        return self.bottleneck.depth
 
     def call(self, x, training=None):
         """Reconstructs `x`; see the class for shapes."""
@@ -168,13 +173,13 @@ class Autoencoder(keras.Model):
         return results
 
     def code_shape(self, input_shape):
-        """Returns the shape of one image's grid of vectors, and of its codes.
+        """Returns the shape of one image's codes; without codes that of its grid of vectors.
 
         Args:
             input_shape: tuple `(*spatial, channels)` of one image.
 
         Returns:
-            Tuple of ints `(*grid)`.
+            Tuple of ints `(*grid)`, or `(*grid, depth)`.
         """
         self._require_shape()
         padded = [
@@ -182,7 +187,8 @@ class Autoencoder(keras.Model):
             for n, s in zip(input_shape[:-1], self.stride, strict=True)
         ]
         latent_shape = self.encoder.compute_output_shape((1, *padded, input_shape[-1]))
-        return tuple(_first(latent_shape)[1:-1])
+        depth = () if self.depth is None else (self.depth,)
+        return (*_first(latent_shape)[1:-1], *depth)
 
     def load_weights(self, filepath, **kwargs):
         """Loads weights as `keras.Model.load_weights` does.
@@ -350,7 +356,7 @@ class Autoencoder(keras.Model):
             batch_size: int, images per step.
 
         Returns:
-            Int32 NumPy array `(n, *grid)` in 0 … num_codes − 1.
+            Int32 NumPy array `(n, *grid)`, or `(n, *grid, depth)`, in 0 … num_codes − 1.
 
         Raises:
             ValueError: if the bottleneck has no codes, or the encoder was made for another size.
@@ -491,7 +497,8 @@ class VQVAETrainer(Autoencoder):
     """The autoencoder whose bottleneck has codes: a brain image as a few integers.
 
     `encode` gives codes and `decode` takes them. Arguments and training are those of `Autoencoder`
-    (van den Oord et al. 2017).
+    (van den Oord et al. 2017). With a `ResidualQuantizer`, `decode(codes[..., :i])` decodes the
+    first i codes of each cell, coarser for fewer bits.
 
         >>> model = VQVAETrainer(
         ...     conv_encoder((128, 128, 1)), EMAVectorQuantizer(16), conv_decoder((8, 8, 16))
@@ -536,7 +543,7 @@ class VQVAETrainer(Autoencoder):
 
     @property
     def bits_per_code(self):
-        """log2(K): the bits of one code stored without a prior."""
+        """log2(K): the bits of one code stored without a prior; a cell has `depth` of them."""
         return math.log2(self.num_codes)
 
     def encode(self, x, batch_size=32):
@@ -548,7 +555,7 @@ class VQVAETrainer(Autoencoder):
             batch_size: int, images per step.
 
         Returns:
-            Int32 NumPy array `(n, *grid)` in 0 … num_codes − 1.
+            Int32 NumPy array `(n, *grid)`, or `(n, *grid, depth)`, in 0 … num_codes − 1.
 
         Raises:
             ValueError: if the encoder was made for another size.
@@ -559,8 +566,8 @@ class VQVAETrainer(Autoencoder):
         """Decodes codes to images; the codebook stays as it is.
 
         Args:
-            codes: int array `(n, *grid)` in 0 … num_codes − 1. The grid may have any size that the
-                decoder takes.
+            codes: int array `(n, *grid)`, or `(n, *grid, 1 … depth)`, in 0 … num_codes − 1. The
+                grid may have any size that the decoder takes.
             batch_size: int, samples per step.
             size: spatial sizes of the images that were encoded; the padding of `encode` is cut off
                 again. By default the images keep it.
@@ -569,14 +576,21 @@ class VQVAETrainer(Autoencoder):
             Float32 NumPy array `(n, *spatial, channels)`.
 
         Raises:
-            ValueError: if the codes are no integers, out of range, or of another rank, images
-                of that `size` have another grid, or the decoder needs more than codes.
+            ValueError: if the codes are no integers, out of range, of another rank or of more
+                stages than there are, images of that `size` have another grid, or the decoder needs
+                more than codes.
         """
         self._refuse_skips()
         codes = np.asarray(codes)
-        if not np.issubdtype(codes.dtype, np.integer) or codes.ndim != len(self.stride) + 1:
+        axes = len(self.stride) + (1 if self.depth is None else 2)
+        if (
+            not np.issubdtype(codes.dtype, np.integer)
+            or codes.ndim != axes
+            or (self.depth is not None and not 1 <= codes.shape[-1] <= self.depth)
+        ):
+            stages = "" if self.depth is None else f", 1 to {self.depth}"
             raise ValueError(
-                f"Codes must be integers (n{', size' * len(self.stride)}). "
+                f"Codes must be integers (n{', size' * len(self.stride)}{stages}). "
                 f"Received: codes.shape={codes.shape}, codes.dtype={codes.dtype}"
             )
         if codes.size and (codes.min() < 0 or codes.max() >= self.num_codes):
@@ -584,7 +598,9 @@ class VQVAETrainer(Autoencoder):
                 f"Codes must be from 0 to {self.num_codes - 1}. "
                 f"Received: codes from {codes.min()} to {codes.max()}"
             )
-        images = self._batched("decode", self._decode_codes, codes.astype("int32"), batch_size)
+        # A program per number of stages: TensorFlow would compile one for any number of them.
+        name = "decode" if self.depth is None else f"decode {codes.shape[-1]} stages"
+        images = self._batched(name, self._decode_codes, codes.astype("int32"), batch_size)
         return self._cropped(images, size)
 
     def _decode_codes(self, codes):

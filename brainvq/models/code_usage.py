@@ -12,34 +12,46 @@ class CodeUsage(keras.metrics.Metric):
 
     `result()` is a dict: `codes_used`, the number of codes that occurred, and `perplexity`,
     exp(entropy of the code frequencies), from 1 to `num_codes`. The perplexity of a single batch
-    understates usage; therefore counts are summed until `reset_state`.
+    understates usage; therefore counts are summed until `reset_state`. With a `depth`, the stages
+    are counted apart: `codes_used` is the mean over them, `perplexity` the geometric mean, so that
+    depth · log2(perplexity) bits are the sum of their entropies.
 
     Args:
         num_codes: int, the number of codes K.
+        depth: int, number of stages on the last axis of the codes; None (default) where there is no
+            such axis. See `ResidualQuantizer`.
         name: str.
         **kwargs: `dtype`, ignored: counts are float32, exact to 2²⁴ per code and close above.
     """
 
-    def __init__(self, num_codes, name="code_usage", **kwargs):
+    def __init__(self, num_codes, depth=None, name="code_usage", **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
         self.num_codes = num_codes
-        self.counts = self.add_variable((num_codes,), initializer="zeros", name="counts")
+        self.depth = depth
+        shape = (num_codes,) if depth is None else (depth, num_codes)
+        self.counts = self.add_variable(shape, initializer="zeros", name="counts")
 
     def update_state(self, codes, sample_weight=None):
-        """Adds `codes`, int of any shape in 0 … num_codes − 1. Sample weights do not matter."""
+        """Adds `codes`, int in 0 … num_codes − 1, of any shape `(...)`, or `(..., depth)`.
+
+        Sample weights do not matter.
+        """
         del sample_weight
-        flat = ops.reshape(ops.cast(codes, "int32"), (-1,))
-        self.counts.assign_add(count_codes(flat, self.num_codes))
+        codes, rows = ops.cast(codes, "int32"), self.depth or 1
+        if self.depth is not None:
+            codes = codes + self.num_codes * ops.arange(rows, dtype="int32")  # a table per stage
+        counts = count_codes(ops.reshape(codes, (-1,)), rows * self.num_codes)
+        self.counts.assign_add(ops.reshape(counts, self.counts.shape))
 
     def result(self):
         """Returns `{"codes_used": float32 scalar, "perplexity": float32 scalar}`."""
-        counts = ops.convert_to_tensor(self.counts)
-        frequencies = counts / ops.maximum(ops.sum(counts), 1.0)
-        entropy = -ops.sum(frequencies * ops.log(ops.maximum(frequencies, 1e-30)))
-        used = ops.sum(ops.cast(counts > 0, "float32"))
-        return {"codes_used": used, "perplexity": ops.exp(entropy)}
+        counts = ops.convert_to_tensor(self.counts)  # (num_codes,) or (depth, num_codes)
+        frequencies = counts / ops.maximum(ops.sum(counts, axis=-1, keepdims=True), 1.0)
+        entropy = -ops.sum(frequencies * ops.log(ops.maximum(frequencies, 1e-30)), axis=-1)
+        used = ops.sum(ops.cast(counts > 0, "float32"), axis=-1)
+        return {"codes_used": ops.mean(used), "perplexity": ops.exp(ops.mean(entropy))}
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "num_codes": self.num_codes}
+        return {**super().get_config(), "num_codes": self.num_codes, "depth": self.depth}

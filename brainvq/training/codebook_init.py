@@ -6,7 +6,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from brainvq.backend import compile_function
 from brainvq.layers.bottleneck import BottleneckChain
-from brainvq.layers.quantizer import Quantizer
+from brainvq.layers.quantizer import Quantizer, nearest_codes
+from brainvq.layers.residual_quantizer import ResidualQuantizer
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.training.som_init import kohonen_map, order_on_grid
@@ -20,26 +21,43 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     gets matching counts and sums (sum = centroid × count) and is marked as initialised, so that
     the first training step does not start it anew. On the grid of a map the centroids, which come
     in no order, are placed so that neighbours are near in space (`som_init.order_on_grid`): a map
-    would begin folded otherwise.
+    would begin folded otherwise. The stages of a `ResidualQuantizer` are clustered in turn, each on
+    what those before it leave of the sample.
 
     Args:
-        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a codebook, or a
-            chain that ends in one. Of an encoder that returns a list, the first is clustered.
+        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a codebook, a
+            `ResidualQuantizer` of such, or a chain that ends in one. Of an encoder that returns a
+            list, the first is clustered.
         batches: iterable of arrays `(batch, *spatial, channels)`, or of tuples that begin with one
             (a `tf.data.Dataset` or `keras.utils.PyDataset` too). It must end.
         max_vectors: int, the most vectors kept for clustering.
         seed: int, for the sample, the clustering and the order.
 
     Returns:
-        Float32 NumPy array `(num_codes, dim)`: the centroids.
+        Float32 NumPy array `(num_codes, dim)`, or `(depth, num_codes, dim)`: the centroids.
 
     Raises:
         ValueError: if the bottleneck has no codebook or there is no data.
     """
-    members = _members(model, Quantizer, "a quantiser with a codebook, such as VectorQuantizer")
-    quantizer = members[-1]
+    members = _members(
+        model,
+        lambda last: all(isinstance(stage, Quantizer) for stage in _stages(last)),
+        "a quantiser with a codebook, such as VectorQuantizer",
+    )
     rng = np.random.default_rng(seed)
     sample, per_batch = _encoded_sample(model, members, batches, max_vectors, rng)
+    stages = _stages(members[-1])
+    for stage in stages:
+        centroids, counts = _clusters(sample, stage, rng, seed)
+        stage.set_codebook(centroids, counts * (per_batch / counts.sum()))
+        if stage is not stages[-1]:
+            codes = nearest_codes(sample, stage.codebook)
+            sample = sample - keras.ops.convert_to_numpy(stage.codes_to_vectors(codes))
+    return keras.ops.convert_to_numpy(members[-1].codebook)
+
+
+def _clusters(sample, quantizer, rng, seed):
+    """The k-means centroids of a sample, in the order of the quantiser's codes, and their sizes."""
     num_codes = quantizer.num_codes
     if len(sample) < num_codes:
         # Repeat with a little noise, so that every code has a place of its own.
@@ -56,8 +74,7 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     if isinstance(quantizer, GridQuantizer):
         order = order_on_grid(centroids, quantizer.som_grid, seed=seed)
         centroids, counts = centroids[order], counts[order]
-    quantizer.set_codebook(centroids, counts * (per_batch / counts.sum()))
-    return keras.ops.convert_to_numpy(quantizer.codebook)
+    return centroids, counts
 
 
 def kohonen_initialize(
@@ -78,7 +95,8 @@ def kohonen_initialize(
 
     Args:
         model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a grid
-            (`SOMQuantizer`, `ProbabilisticSOM`), or a chain that ends in one.
+            (`SOMQuantizer`, `ProbabilisticSOM`), a `ResidualQuantizer` whose first stage is one
+            (the others stay as they are), or a chain that ends in such.
         batches: see `kmeans_initialize`.
         max_vectors: int, the most vectors kept for fitting.
         seed: int, for the sample and the starts.
@@ -94,19 +112,24 @@ def kohonen_initialize(
         ValueError: if the bottleneck has no grid, there is no data, or an argument is out of its
             range.
     """
-    members = _members(model, GridQuantizer, "a quantiser with a grid, such as SOMQuantizer")
+    members = _members(
+        model,
+        lambda last: isinstance(_stages(last)[0], GridQuantizer),
+        "a quantiser with a grid, such as SOMQuantizer",
+    )
+    quantizer = _stages(members[-1])[0]
     rng = np.random.default_rng(seed)
     sample, _ = _encoded_sample(model, members, batches, max_vectors, rng)
     codebook = kohonen_map(
         sample,
-        members[-1].som_grid,
+        quantizer.som_grid,
         iterations=iterations,
         first_radius=first_radius,
         final_radius=final_radius,
         starts=starts,
         seed=seed,
     )
-    members[-1].set_codebook(codebook)
+    quantizer.set_codebook(codebook)
     return codebook
 
 
@@ -116,8 +139,8 @@ def principal_initialize(model, batches, max_vectors=100_000, seed=0):
     The data is read as by `kmeans_initialize`; see `TorusQuantizer.set_coordinates`.
 
     Args:
-        model: built `brainvq.Autoencoder` whose bottleneck is a `TorusQuantizer`, or a chain that
-            ends in one.
+        model: built `brainvq.Autoencoder` whose bottleneck is a `TorusQuantizer`, a
+            `ResidualQuantizer` whose first stage is one, or a chain that ends in such.
         batches: see `kmeans_initialize`.
         max_vectors: int, the most vectors kept.
         seed: int, for the sample.
@@ -125,21 +148,28 @@ def principal_initialize(model, batches, max_vectors=100_000, seed=0):
     Raises:
         ValueError: if the bottleneck is another, or there is no data.
     """
-    members = _members(model, TorusQuantizer, "a TorusQuantizer")
+    members = _members(
+        model, lambda last: isinstance(_stages(last)[0], TorusQuantizer), "a TorusQuantizer"
+    )
     sample, _ = _encoded_sample(model, members, batches, max_vectors, np.random.default_rng(seed))
-    members[-1].set_coordinates(sample)
+    _stages(members[-1])[0].set_coordinates(sample)
 
 
-def _members(model, kind, expected):
-    """The parts of a model's bottleneck, in turn; the last must be of a kind."""
+def _members(model, fits, expected):
+    """The parts of a model's bottleneck, in turn; the last must be one that fits."""
     chained = isinstance(model.bottleneck, BottleneckChain)
     members = model.bottleneck.bottlenecks if chained else [model.bottleneck]
-    if not isinstance(members[-1], kind):
+    if not fits(members[-1]):
         raise ValueError(
             f"The bottleneck must be {expected}, or end in one. "
             f"Received: model.bottleneck={model.bottleneck}"
         )
     return members
+
+
+def _stages(quantizer):
+    """The stages of a quantiser that has some; else itself, as the only one."""
+    return quantizer.quantizers if isinstance(quantizer, ResidualQuantizer) else [quantizer]
 
 
 def _encoded_sample(model, members, batches, max_vectors, rng):
@@ -158,7 +188,7 @@ def _encoded_sample(model, members, batches, max_vectors, rng):
         return keras.ops.cast(z, "float32")  # (batch, *grid, dim)
 
     encode = compile_function(encode, owner=model)
-    cosine = members[-1].distance == "cosine"
+    cosine = _stages(members[-1])[0].distance == "cosine"
     sample, seen, per_batch = None, 0, 0
     for x in _images(batches):
         vectors = keras.ops.convert_to_numpy(encode(x))

@@ -10,9 +10,11 @@ from brainvq import (
     Autoencoder,
     CodeUsage,
     EMAVectorQuantizer,
+    FiniteScalarQuantizer,
     GaussianSampling,
     Identity,
     ProbabilisticSOM,
+    ResidualQuantizer,
     VectorQuantizer,
     VQVAETrainer,
     conv_decoder,
@@ -298,6 +300,104 @@ def test_codes_of_a_map_whose_decoder_reads_the_vectors():
         make(Identity(), Autoencoder).codes(X)
 
 
+def residual(**options):
+    return ResidualQuantizer([EMAVectorQuantizer(5, seed=seed) for seed in range(3)], **options)
+
+
+@pytest.fixture(scope="module")
+def trained_in_stages():
+    model = make([GaussianSampling(1e-3, seed=0), residual(dropout=0.5, seed=1)])
+    history = model.fit(X, batch_size=3, epochs=2, validation_data=(X[:4],), verbose=0).history
+    return model, history
+
+
+def test_codes_of_several_stages_decode_from_any_first_number_of_them(trained_in_stages):
+    model, _ = trained_in_stages
+    assert (model.num_codes, model.depth, model.quantizer.depth) == (5, 3, 3)
+    assert model.code_shape((8, 8, 1)) == (2, 2, 3)
+    # The bits of an image are, as with one code per cell, those of a code times their number.
+    np.testing.assert_allclose(model.bits_per_code, np.log2(5))
+    codes = model.encode(X, batch_size=4)
+    assert codes.shape == (6, 2, 2, 3)
+    assert codes.dtype == np.int32
+    np.testing.assert_array_equal(codes, model.codes(X))
+    outputs = keras.tree.map_structure(ops.convert_to_numpy, model(X, training=False))
+    np.testing.assert_array_equal(codes, outputs["codes"])
+    np.testing.assert_array_equal(model.decode(codes), model.reconstruct(X))
+    np.testing.assert_allclose(model.decode(codes), outputs["reconstruction"], atol=1e-5)
+    np.testing.assert_array_equal(model.predict(X, verbose=0)["codes"], codes)
+    tables = ops.convert_to_numpy(model.quantizer.codebook)
+    for stages in (1, 2, 3):
+        vectors = sum(tables[i][codes[..., i]] for i in range(stages))
+        by_hand = ops.convert_to_numpy(model.decoder(vectors))
+        np.testing.assert_allclose(model.decode(codes[..., :stages]), by_hand, atol=1e-5)
+
+
+def test_usage_of_several_stages_is_counted_apart(trained_in_stages):
+    model, history = trained_in_stages
+    terms = {"loss", "reconstruction_loss", "kl_loss", "commitment_loss"}
+    terms |= {"codes_used", "perplexity"}
+    assert set(history) == terms | {f"val_{name}" for name in terms}
+    scores = model.evaluate(X, batch_size=6, verbose=0, return_dict=True)
+    codes = ops.convert_to_numpy(model(X, training=False)["codes"])
+    counts = np.stack([np.bincount(codes[..., i].ravel(), minlength=5) for i in range(3)])
+    np.testing.assert_allclose(scores["codes_used"], (counts > 0).sum(axis=1).mean(), rtol=1e-6)
+    p = counts / counts.sum(axis=1, keepdims=True)
+    entropy = -np.sum(p * np.log(np.maximum(p, 1e-30)), axis=1)
+    np.testing.assert_allclose(scores["perplexity"], np.exp(entropy.mean()), rtol=1e-4)
+
+
+def test_a_model_of_several_stages_comes_back(trained_in_stages, tmp_path):
+    model, _ = trained_in_stages
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.encode(X), model.encode(X))
+    np.testing.assert_allclose(loaded.reconstruct(X), model.reconstruct(X), rtol=1e-5, atol=1e-6)
+    assert int(loaded.optimizer.iterations) == 4
+    encoder, decoder = parts()
+    fresh = VQVAETrainer(encoder, [GaussianSampling(), residual()], decoder)
+    fresh.build((None, 8, 8, 1))
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(fresh.encode(X), model.encode(X))
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.zeros((1, 2, 2), "int32"), r"integers \(n, size, size, 1 to 3\)"),
+        (np.zeros((1, 2, 2, 4), "int32"), r"integers \(n, size, size, 1 to 3\)"),
+        (np.zeros((1, 2, 2, 0), "int32"), r"integers \(n, size, size, 1 to 3\)"),
+        (np.zeros((1, 2, 2, 3)), r"integers \(n, size, size, 1 to 3\)"),
+        (np.full((1, 2, 2, 3), 5), "from 0 to 4. Received: codes from 5 to 5"),
+    ],
+)
+def test_wrong_codes_of_several_stages_are_named(trained_in_stages, codes, message):
+    with pytest.raises(ValueError, match=message):
+        trained_in_stages[0].decode(codes)
+
+
+@on_tensorflow
+def test_the_vectors_before_several_stages_are_decoded_too():
+    model = make(residual(), continuous_weight=0.5)
+    model.fit(X, batch_size=6, verbose=0)
+    z = ops.convert_to_numpy(model.encoder(X))
+    np.testing.assert_allclose(model.continuous(X), z, atol=1e-6)
+    expected = ops.convert_to_numpy(model.decoder(z))
+    np.testing.assert_allclose(model.reconstruct(X, continuous=True), expected, atol=1e-5)
+
+
+@on_tensorflow
+def test_finite_scalar_codes_are_codes_like_others():
+    model = make(FiniteScalarQuantizer((3, 4, 3)))
+    history = model.fit(X, batch_size=6, verbose=0).history
+    assert set(history) == {"loss", "reconstruction_loss", "codes_used", "perplexity"}
+    assert model.num_codes == 36
+    codes = model.encode(X)
+    assert codes.shape == (6, 2, 2)
+    np.testing.assert_array_equal(model.decode(codes), model.reconstruct(X))
+
+
 def test_skip_connections_reach_the_decoder_and_codes_alone_are_refused():
     fine, coarse = keras.layers.Conv2D(2, 3, 2, "same"), keras.layers.Conv2D(3, 3, 2, "same")
     inputs = keras.Input((8, 8, 1))
@@ -388,6 +488,17 @@ def test_code_usage_counts_over_all_updates():
     assert CodeUsage.from_config(usage.get_config()).num_codes == 4
     usage.reset_state()
     assert float(usage.result()["codes_used"]) == 0
+
+
+def test_code_usage_of_stages_is_their_mean():
+    usage = CodeUsage(4, depth=2)
+    assert usage.result()["codes_used"] == 0
+    usage.update_state(np.array([[0, 2], [1, 2]], "int32"))
+    usage.update_state(np.array([[[3, 2]], [[2, 2]]], "int32"))
+    result = usage.result()
+    assert float(result["codes_used"]) == 2.5  # four and one
+    np.testing.assert_allclose(float(result["perplexity"]), 2.0, rtol=1e-5)  # √(4 · 1)
+    assert CodeUsage.from_config(usage.get_config()).depth == 2
 
 
 def test_the_package_exports_what_it_names():

@@ -5,14 +5,22 @@ import pytest
 from brainvq import (
     Autoencoder,
     EMAVectorQuantizer,
+    FiniteScalarQuantizer,
     GaussianSampling,
     Identity,
     ProbabilisticSOM,
+    ResidualQuantizer,
     SOMQuantizer,
+    TorusQuantizer,
     VectorQuantizer,
     VQVAETrainer,
 )
-from brainvq.training.codebook_init import _keep, kmeans_initialize, kohonen_initialize
+from brainvq.training.codebook_init import (
+    _keep,
+    kmeans_initialize,
+    kohonen_initialize,
+    principal_initialize,
+)
 from brainvq.training.som_init import kohonen_map
 
 PLACES = np.array([[5, 0], [0, 5], [-5, 0], [0, -5]], "float32")
@@ -87,6 +95,52 @@ def test_every_quantiser_of_any_autoencoder_starts_at_the_clusters(quantizer, ch
     np.testing.assert_allclose(centroids, PLACES[order], atol=0.02)
 
 
+@pytest.mark.parametrize("chained", [False, True])
+def test_stages_start_at_the_clusters_of_what_those_before_leave(chained):
+    # Four places, and around each the same four smaller steps.
+    steps = RNG.permutation(np.repeat([0, 1, 2, 3], 30))
+    x = (PLACES[WHICH] + PLACES[steps] / 10).reshape(12, 10, 2)
+    layer = ResidualQuantizer([EMAVectorQuantizer(4), SOMQuantizer((2, 2))])
+    model = make([Identity(), layer] if chained else layer)
+    centroids = kmeans_initialize(model, [x[:6], x[6:]])
+    assert centroids.shape == (2, 4, 2)
+    np.testing.assert_allclose(value(layer.codebook), centroids, rtol=1e-5)
+    order = nearest_place(centroids[0])
+    assert sorted(order) == [0, 1, 2, 3]
+    np.testing.assert_allclose(centroids[0], PLACES[order], atol=0.3)  # means of unequal steps
+    assert sorted(nearest_place(10 * centroids[1])) == [0, 1, 2, 3]
+    first = layer.quantizers[0]
+    np.testing.assert_allclose(value(first.code_counts).sum(), 60, rtol=1e-4)
+    assert float(value(first.initialized)) == 1
+    errors = [np.mean((model.decode(model.encode(x)[..., :i]) - x) ** 2) for i in (1, 2)]
+    assert errors[0] == pytest.approx(0.125, rel=0.2)  # steps of 0.5 in one of two directions
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_of_several_stages_the_first_gets_the_map():
+    stages = [SOMQuantizer((2, 2)), VectorQuantizer(4)]
+    model, plain = make(ResidualQuantizer(stages)), make(SOMQuantizer((2, 2)))
+    rest = value(stages[1].codebook)
+    codebook = kohonen_initialize(model, [X])
+    np.testing.assert_array_equal(codebook, kohonen_initialize(plain, [X]))
+    np.testing.assert_array_equal(value(stages[0].codebook), codebook)
+    np.testing.assert_array_equal(value(stages[1].codebook), rest)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_the_coordinates_of_a_torus_start_from_the_encodings(staged):
+    x = keras.Input((10, 2))
+    encoder = keras.Model(x, keras.layers.Concatenate()([x, x**2, x**3]))
+    z = keras.Input((10, 6))
+    first = TorusQuantizer((2, 3))
+    bottleneck = ResidualQuantizer([first, EMAVectorQuantizer(6)]) if staged else first
+    model = VQVAETrainer(encoder, bottleneck, keras.Model(z, keras.layers.Dense(2)(z)))
+    model.build((None, 10, 2))
+    principal_initialize(model, [X])
+    found = value(first.coordinates(np.concatenate([X, X**2, X**3], axis=-1))).reshape(-1, 4)
+    np.testing.assert_allclose(np.cov(found[:, :2].T), np.eye(2), atol=0.01)
+
+
 @pytest.mark.parametrize("topology", ["rectangular", "toroid"])
 def test_centroids_lie_in_order_on_a_grid(topology):
     model = make(SOMQuantizer((2, 2), topology=topology))
@@ -149,6 +203,11 @@ def test_data_sets_and_few_vectors():
 def test_what_cannot_be_clustered_is_named():
     with pytest.raises(ValueError, match="must be a quantiser with a codebook"):
         kmeans_initialize(make(Identity(), Autoencoder), [X])
+    mixed = ResidualQuantizer([FiniteScalarQuantizer((3, 4)), VectorQuantizer(12)])
+    with pytest.raises(ValueError, match="must be a quantiser with a codebook"):
+        kmeans_initialize(make(mixed), [X])
+    with pytest.raises(ValueError, match="must be a TorusQuantizer"):
+        principal_initialize(make(mixed), [X])
     with pytest.raises(ValueError, match="must be a quantiser with a grid"):
         kohonen_initialize(make(VectorQuantizer(4)), [X])
     for initialize in (kmeans_initialize, kohonen_initialize):

@@ -1,0 +1,277 @@
+"""Encoders and decoders of white-matter bundles: groups of streamlines of equally many points.
+
+A sample is `(streamlines, points, 3)`, coordinates scaled to about [-1, 1]. Two pairs: the image
+network of the VQ-Diff study, which slides over neighbouring streamlines as over the rows of a
+picture, and `streamline_encoder`/`streamline_decoder`, which give each streamline a vector of its
+own and treat a bundle as the unordered set it is.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+def bundle_encoder(
+    input_shape=(64, 64, 3),
+    filters=(64, 128),
+    blocks=2,
+    hidden=32,
+    embedding_dim=64,
+    name="encoder",
+):
+    """The encoder of the VQ-Diff study: a bundle as an image of streamlines by points.
+
+    For each entry of `filters` a 4×4 convolution of stride 2 with ReLU, a 3×3 convolution,
+    `blocks` residual blocks x + W₂ · relu(W₁ * relu(x)) with W₁ 3×3 to `hidden` channels and W₂
+    1×1 back, ReLU, and a linear 1×1 convolution (Lizarraga et al. 2023, section 2.1; the network of
+    van den Oord et al. 2017, section 4.1). The defaults make 16×16×64 of 64×64×3.
+
+    Args:
+        input_shape: tuple `(streamlines, points, 3)`, both multiples of 2**len(filters).
+        filters: channels of the stride-2 convolutions.
+        blocks: number of residual blocks.
+        hidden: channels inside a residual block.
+        embedding_dim: channels of the output.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, streamlines, points, 3)` →
+        `(batch, streamlines / stride, points / stride, embedding_dim)`.
+
+    Raises:
+        ValueError: if the shape has no three sizes or one is no multiple of the stride.
+    """
+    stride = 2 ** len(filters)
+    if len(input_shape) != 3 or any(size % stride for size in input_shape[:2]):
+        raise ValueError(
+            f"A bundle is (streamlines, points, 3), the first two multiples of {stride}. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    inputs = keras.Input(input_shape)
+    x = inputs
+    for channels in filters:
+        x = layers.Conv2D(channels, 4, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(filters[-1], 3, padding="same")(x)
+    x = _residual_stack(x, blocks, hidden)
+    x = layers.Conv2D(embedding_dim, 1)(x)  # (batch, *grid, embedding_dim)
+    return keras.Model(inputs, x, name=name)
+
+
+def bundle_decoder(
+    input_shape=(16, 16, 64),
+    filters=(64, 128),
+    blocks=2,
+    hidden=32,
+    name="decoder",
+):
+    """The mirror of `bundle_encoder`, by transposed convolutions.
+
+    Args:
+        input_shape: tuple `(*grid, embedding_dim)`.
+        filters: channels, in the order of the encoder.
+        blocks: number of residual blocks.
+        hidden: channels inside a residual block.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, *grid, embedding_dim)` → float32
+        `(batch, *grid * 2**len(filters), 3)`.
+    """
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(filters[-1], 3, padding="same")(inputs)
+    x = _residual_stack(x, blocks, hidden)
+    for channels in reversed(filters[:-1]):
+        x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def streamline_encoder(
+    input_shape=(64, 64, 3),
+    modes=16,
+    width=192,
+    blocks=3,
+    spread=0.3,
+    name="encoder",
+):
+    """A vector for every streamline, in the light of the others of its group.
+
+    The vector is the first `modes` coefficients of each coordinate's cosine transform along the
+    streamline, by a dense layer that starts so and may learn another basis, plus what residual
+    blocks add, from zero at the start: quantising the vectors of an untrained encoder is quantising
+    streamlines, and training goes on from there. A block is a perceptron on every streamline and a
+    term from the mean over the group (Zaheer et al. 2017, Deep Sets, equation 4), so that permuting
+    streamlines permutes their vectors and does no more.
+
+    Args:
+        input_shape: tuple `(streamlines, points, 3)`; streamlines may be None, for any number.
+        modes: coefficients of each coordinate; vectors have 3 * modes numbers.
+        width: channels of the blocks.
+        blocks: number of blocks.
+        spread: typical size of a coordinate, which the blocks' input is divided by.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, streamlines, points, 3)` →
+        `(batch, streamlines, 1, 3 * modes)`: a grid of one column.
+
+    Raises:
+        ValueError: if there are more modes than points.
+    """
+    streamlines, points, axes = input_shape
+    if modes > points:
+        raise ValueError(f"`modes` must be at most {points}, the points. Received: modes={modes}")
+    rows = -1 if streamlines is None else streamlines
+    inputs = keras.Input(input_shape)
+    flat = layers.Reshape((rows, points * axes))(inputs)
+    x = layers.Dense(width)(layers.Rescaling(1.0 / spread)(flat))
+    for _ in range(blocks):
+        x = SetBlock()(x)
+    x = layers.LayerNormalization()(x)
+    learned = layers.Dense(axes * modes, kernel_initializer="zeros", dtype="float32")(x)
+    basis = CosineBasis(points, modes, axes)
+    linear = layers.Dense(
+        axes * modes, use_bias=False, kernel_initializer=basis, dtype="float32", name="modes"
+    )(flat)
+    z = layers.Reshape((rows, 1, axes * modes), dtype="float32")(linear + learned)
+    return keras.Model(inputs, z, name=name)
+
+
+def streamline_decoder(
+    input_shape=(64, 1, 48),
+    points=64,
+    width=192,
+    blocks=4,
+    spread=0.3,
+    name="decoder",
+):
+    """The way back of `streamline_encoder`: the inverse transform plus what residual blocks add.
+
+    What the vectors of all streamlines have in common helps to place each of them.
+
+    Args:
+        input_shape: tuple `(streamlines, 1, 3 * modes)`; streamlines may be None.
+        points: points of a streamline.
+        width: channels of the blocks.
+        blocks: number of blocks.
+        spread: typical size of a coordinate, which the blocks' output is multiplied by.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, streamlines, 1, 3 * modes)` → float32
+        `(batch, streamlines, points, 3)`.
+    """
+    streamlines, _, dim = input_shape
+    rows = -1 if streamlines is None else streamlines
+    inputs = keras.Input(input_shape)
+    flat = layers.Reshape((rows, dim))(inputs)
+    x = layers.Dense(width)(layers.Rescaling(1.0 / spread)(flat))
+    for _ in range(blocks):
+        x = SetBlock()(x)
+    x = layers.LayerNormalization()(x)
+    learned = layers.Dense(points * 3, kernel_initializer="zeros", dtype="float32")(x)
+    basis = CosineBasis(points, dim // 3, 3, inverse=True)
+    linear = layers.Dense(
+        points * 3, use_bias=False, kernel_initializer=basis, dtype="float32", name="modes"
+    )(flat)
+    x = linear + layers.Rescaling(spread, dtype="float32")(learned)
+    x = layers.Reshape((rows, points, 3), dtype="float32")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class CosineBasis(keras.initializers.Initializer):
+    """A dense kernel that is the orthonormal cosine transform (DCT-II) of curves.
+
+    Args:
+        points: points of a curve.
+        modes: coefficients that are kept of each coordinate.
+        axes: coordinates of a point. Curves are flat `points * axes` numbers, axes last, and so are
+            coefficients.
+        inverse: the way back, from coefficients to curves.
+    """
+
+    def __init__(self, points, modes, axes=3, inverse=False):
+        self.points, self.modes, self.axes, self.inverse = points, modes, axes, inverse
+
+    def __call__(self, shape, dtype=None):
+        """Returns the kernel `(points * axes, modes * axes)`, or its transpose."""
+        place = (np.arange(self.points)[:, None] + 0.5) * np.arange(self.modes) / self.points
+        basis = np.cos(np.pi * place) * np.sqrt(2.0 / self.points)
+        basis[:, 0] /= np.sqrt(2.0)
+        kernel = np.kron(basis, np.eye(self.axes))
+        kernel = kernel.T if self.inverse else kernel
+        if tuple(shape) != kernel.shape:
+            raise ValueError(f"CosineBasis makes {kernel.shape}. Received: shape={tuple(shape)}")
+        return ops.convert_to_tensor(kernel, dtype=dtype or "float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "points": self.points,
+            "modes": self.modes,
+            "axes": self.axes,
+            "inverse": self.inverse,
+        }
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class SetBlock(layers.Layer):
+    """A residual block over a set: `(batch, members, channels)` → the same shape.
+
+    x + W₂ act(W₁ norm(x)), then x + V₂ act(V₁ mean of x over the members). The last matrices start
+    at zero, so that a deep network starts as a shallow one.
+
+    Args:
+        expansion: width of the perceptron as a multiple of the channels. Default 2.
+        activation: name of a Keras activation. Default "silu".
+        **kwargs: see `keras.layers.Layer`.
+    """
+
+    def __init__(self, expansion=2, activation="silu", **kwargs):
+        super().__init__(**kwargs)
+        self.expansion = expansion
+        self.activation = activation
+
+    def build(self, input_shape):
+        """Makes the four dense layers."""
+        channels = input_shape[-1]
+
+        def dense(units, name, **options):
+            return layers.Dense(units, dtype=self.dtype_policy, name=name, **options)
+
+        self.norm = layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
+        self.widen = dense(self.expansion * channels, "widen", activation=self.activation)
+        self.narrow = dense(channels, "narrow", kernel_initializer="zeros")
+        self.read = dense(channels, "read", activation=self.activation)
+        self.tell = dense(channels, "tell", kernel_initializer="zeros")
+        for layer in (self.norm, self.widen, self.read, self.tell):
+            layer.build(input_shape)
+        self.narrow.build((*input_shape[:-1], self.expansion * channels))
+
+    def call(self, x):
+        """Transforms `x` `(batch, members, channels)`."""
+        x = x + self.narrow(self.widen(self.norm(x)))
+        return x + self.tell(self.read(ops.mean(x, axis=1, keepdims=True)))
+
+    def compute_output_shape(self, input_shape):
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "activation": self.activation,
+        }
+
+
+def _residual_stack(x, blocks, hidden):
+    channels = x.shape[-1]
+    for _ in range(blocks):
+        branch = layers.Conv2D(hidden, 3, padding="same", activation="relu", use_bias=False)(
+            layers.ReLU()(x)
+        )
+        x = x + layers.Conv2D(channels, 1, use_bias=False)(branch)
+    return layers.ReLU()(x)
