@@ -179,7 +179,7 @@ def download(
     tables = _missing_tables(known, root)
     missing = [*tables, *(name for name in names if not (root / name).exists())]
     if missing:
-        _require_terms(dataset, accept_terms)
+        require_terms(dataset, known, accept_terms)
         with _disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
     base_url = (base_url or known.base_url).rstrip("/")
@@ -358,7 +358,7 @@ def _attempt(session, url, path, timeout, bar):
                 _discard(path)
                 return False
             if total is not None:
-                _check_space(path.parent, total - start, url)
+                check_space(path.parent, total - start, url)
         elif response.status_code == 416 and resumable:
             # Nothing is left to send: complete if the length and the file are still the same.
             place = re.fullmatch(r"bytes \*/(\d+)", _header(response, "Content-Range"))
@@ -371,7 +371,7 @@ def _attempt(session, url, path, timeout, bar):
             start, length = 0, _header(response, "Content-Length")
             total = int(length) if length.isdigit() else None
             if total is not None:  # what the old part holds is about to be free
-                _check_space(path.parent, total - _part_size(path), url)
+                check_space(path.parent, total - _part_size(path), url)
             _discard(path)
             content = {"url": url, "validator": _validator(response), "total": total}
             write_json(_sidecar(path), content)
@@ -490,8 +490,8 @@ def _missing_tables(known, root):
     ]
 
 
-def _require_terms(dataset, accepted):
-    known = DATASETS[dataset]
+def require_terms(dataset, known, accepted):
+    """Prints the terms of a `RemoteDataset`; `UserError` unless the user has accepted them."""
     print(f"{known.title}, {known.size}\n{known.terms}\nThe agreement: {known.terms_url}")
     if not accepted:
         raise UserError(
@@ -511,10 +511,11 @@ def _check_total(session, base_url, root, names, timeout):
             if response.ok and length.isdigit():
                 needed += max(int(length) - _part_size(root / name), 0)
     if needed:
-        _check_space(root, needed, f"{len(names)} files from {base_url}")
+        check_space(root, needed, f"{len(names)} files from {base_url}")
 
 
-def _check_space(folder, needed, what):
+def check_space(folder, needed, what):
+    """`UserError` unless the disk of `folder` has room for `needed` bytes of `what`."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -429,11 +429,12 @@ def steps_to_config(steps):
     ]
 
 
-def steps_from_config(config):
+def steps_from_config(config, known=None):
     """Rebuilds the steps that `steps_to_config` wrote.
 
     Args:
         config: list of dicts, each with `name` and settings; missing settings take the default.
+        known: name → class of the steps that there may be; the steps of images (`STEPS`) if None.
 
     Returns:
         Tuple of steps.
@@ -441,21 +442,22 @@ def steps_from_config(config):
     Raises:
         UserError: a name or a setting is not known, or a value is out of range.
     """
+    classes = STEPS if known is None else known
     steps = []
     for entry in config:
         settings = {
             k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
         }
-        step = STEPS.get(entry.get("name"))
+        step = classes.get(entry.get("name"))
         if step is None:
             raise UserError(
-                f"step {entry.get('name')!r} is not known; expected one of {', '.join(STEPS)}"
+                f"step {entry.get('name')!r} is not known; expected one of {', '.join(classes)}"
             )
-        known = {field.name for field in dataclasses.fields(step)}
-        for setting in settings.keys() - known:
+        fields = {field.name for field in dataclasses.fields(step)}
+        for setting in settings.keys() - fields:
             raise UserError(
                 f"step {entry['name']}: setting {setting!r} is not known; expected one of "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(fields))}"
             )
         steps.append(step(**settings))
     return tuple(steps)

@@ -26,11 +26,12 @@ from tqdm.auto import tqdm
 from brainvq.data.jobs import DISK_FULL, disk_errors, run_jobs
 from brainvq.data.scans import load_scan, scan_files
 from brainvq.data.steps import apply_steps, steps_from_config, steps_to_config
+from brainvq.data.streamlines import GroupStreamlines
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json
 
 FORMAT = 1
-LAYOUTS = ("slices", "volumes")
+LAYOUTS = ("slices", "volumes", "bundles")
 DTYPES = ("float16", "float32")
 
 # Columns of a scan that are repeated for each of its samples.
@@ -47,17 +48,20 @@ class ArrayStore:
         key: hash that names the content.
         name: name of the cohort.
         simulated: whether the cohort is simulated.
-        layout: "slices" or "volumes".
+        layout: "slices", "volumes" or "bundles".
         dtype: number type on disk.
         steps: tuple of the steps the scans went through.
         table: `pandas.DataFrame`, a row per sample, in the order of `read`: scan_id, subject,
             session, group, age, sex, site (and split where the cohort is split), index (of the
             sample within its scan) and position_mm (of a slice's centre along the world axis
-            nearest to the slice axis: R, A or S; NaN for volumes).
+            nearest to the slice axis: R, A or S; NaN for the others). For bundles also count, the
+            number of real streamlines in the group.
         scans: `pandas.DataFrame`, a row per scan: every column of the cohort but the paths, and
-            n_samples, shape (of the processed volume) and affine (its 4×4 matrix, index to mm).
+            n_samples, shape (of the processed volume; of bundles: streamlines, points, 3) and
+            affine (its 4×4 matrix, index to mm; the identity for bundles).
         failures: `pandas.DataFrame` of scan_id and message: scans that could not be prepared.
-        sample_shape: shape of one sample: (rows, columns, 1) or (x, y, z, 1).
+        sample_shape: shape of one sample: (rows, columns, 1), (x, y, z, 1) or
+            (streamlines, points, 3).
     """
 
     def __init__(self, path, index):
@@ -67,7 +71,7 @@ class ArrayStore:
         self.simulated = index["simulated"]
         self.layout = index["layout"]
         self.dtype = index["dtype"]
-        self.steps = steps_from_config(index["steps"])
+        self.steps = _steps(index["steps"], self.layout)
         self.sample_shape = tuple(index["sample_shape"])
         self.failures = pd.DataFrame(index["failures"], columns=["scan_id", "message"])
         self.scans = pd.DataFrame(index["scans"])
@@ -77,7 +81,7 @@ class ArrayStore:
         counts = np.array([shard["n_samples"] for shard in self._shards])
         self.scans["n_samples"] = counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self.table = _sample_table(self.scans, counts, self.layout)
+        self.table = _sample_table(self.scans, counts, self.layout, self.sample_shape)
 
     @classmethod
     def open(cls, path):
@@ -242,10 +246,13 @@ def prepare(
 
     Args:
         cohort: `Cohort`.
-        steps: sequence of steps (`brainvq.data.steps`) that give all scans the same shape.
+        steps: sequence of steps (`brainvq.data.steps`) that give all scans the same shape; for
+            bundles one `GroupStreamlines`.
         cache: folder for stores; this one goes into a sub-folder named by its hash.
         layout: "slices": each sample is `image[:, :, k].T`, shape (rows, columns, 1).
             "volumes": each sample is a whole image, shape (x, y, z, 1).
+            "bundles": each sample is a group of streamlines, shape (streamlines, points, 3); see
+            `prepare_bundles`.
         dtype: number type on disk, "float16" (default) or "float32".
         workers: processes to use; 1 works in this process. Default: one per processor core, fewer
             where that leaves less than eight scans for each.
@@ -261,6 +268,13 @@ def prepare(
     steps = tuple(steps)
     if layout not in LAYOUTS:
         raise UserError(f"prepare: layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    grouping = [isinstance(step, GroupStreamlines) for step in steps]
+    if grouping != [True] if layout == "bundles" else any(grouping):
+        raise UserError(
+            f"prepare: layout is {layout!r}, but the steps are "
+            f"{', '.join(type(step).__name__ for step in steps) or 'none'}; expected layout "
+            "'bundles' with GroupStreamlines alone, other layouts with steps for images"
+        )
     if dtype not in DTYPES:
         raise UserError(f"prepare: dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if workers is not None and workers < 1:
@@ -326,7 +340,7 @@ def store_key(table, steps_config, layout, dtype):
         table: cohort table; of it, scan_id and paths count, in any order of rows, with the size and
             the modification time of each file.
         steps_config: what `steps_to_config` returns.
-        layout: "slices" or "volumes".
+        layout: "slices", "volumes" or "bundles".
         dtype: number type on disk.
     """
     scans = sorted(
@@ -371,19 +385,16 @@ def _run(tasks, config, layout, dtype, workers, progress):
 def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     """Makes one shard; returns (scan_id, kind, message, exception) and never raises an error."""
     try:
-        image, affine = apply_steps(steps_from_config(config), *load_scan(paths))
-        samples = (
-            image.transpose(2, 1, 0)[..., None] if layout == "slices" else image[None, ..., None]
-        )
-        if not np.isfinite(image).all():
+        samples, shape, affine = _samples(paths, _steps(config, layout), layout)
+        if not np.isfinite(samples).all():
             raise UserError("the steps gave values that are not finite; expected finite numbers")
-        peak = float(np.abs(image).max())
+        peak = float(np.abs(samples).max())
         if peak > float(np.finfo(dtype).max):
             raise UserError(
                 f"values up to {peak:g} do not fit {dtype}; expected scaled intensities (add "
                 "ScaleIntensity or ZScore) or dtype float32"
             )
-        _write_shard(folder, scan_id, samples.astype(dtype), image.shape, affine)
+        _write_shard(folder, scan_id, samples.astype(dtype), shape, affine)
     except UserError as error:
         return scan_id, "failed", str(error), None
     except Exception as error:
@@ -393,6 +404,22 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
         cause = RuntimeError(traceback.format_exc())
         return scan_id, "unexpected", f"{type(error).__name__}: {error}", cause
     return scan_id, "done", "", None
+
+
+def _steps(config, layout):
+    bundles = {GroupStreamlines.__name__: GroupStreamlines}
+    return steps_from_config(config, bundles if layout == "bundles" else None)
+
+
+def _samples(paths, steps, layout):
+    """Returns the samples of a scan, the shape of what was cut into them, and its affine."""
+    if layout == "bundles":
+        (step,) = steps
+        groups, count = step(paths)
+        return groups, (count, *groups.shape[2:]), np.eye(4)
+    image, affine = apply_steps(steps, *load_scan(paths))
+    samples = image.transpose(2, 1, 0)[..., None] if layout == "slices" else image[None, ..., None]
+    return samples, image.shape, affine
 
 
 def _write_shard(folder, scan_id, samples, shape, affine):
@@ -511,7 +538,7 @@ def _runs(ascending):
     return zip([0, *edges], [*edges, len(ascending)], strict=True)
 
 
-def _sample_table(scans, counts, layout):
+def _sample_table(scans, counts, layout, sample_shape):
     repeats = np.repeat(np.arange(len(scans)), counts)
     columns = [c for c in _SAMPLE_COLUMNS if c in scans.columns]
     table = scans[columns].iloc[repeats].reset_index(drop=True)
@@ -526,4 +553,8 @@ def _sample_table(scans, counts, layout):
             step[i] = affine[axis, 2]
         positions = offset[repeats] + step[repeats] * table["index"].to_numpy()
     table["position_mm"] = positions
+    if layout == "bundles":
+        # All groups of a bundle are full but its last.
+        streamlines = np.array([shape[0] for shape in scans["shape"]])[repeats]
+        table["count"] = np.minimum(streamlines - table["index"] * sample_shape[0], sample_shape[0])
     return table

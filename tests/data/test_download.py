@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import brainvq.data.download as module
 from brainvq.data import load_scan, open_cohort
 from brainvq.data.download import DATASETS, RemoteDataset, download, download_file, fetch
+from brainvq.data.tractoinferno import download_tractoinferno
 from brainvq.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(40_000)
@@ -545,3 +546,131 @@ def test_the_register():
         assert set(known.md5) <= {*known.parts.values(), *known.tables}
         assert set(known.default or ()) <= set(known.parts)
         assert all(re.fullmatch(r"[0-9a-f]{32}", md5) for md5 in known.md5.values())
+
+
+# --- TractoInferno: a list of files, page after page ---
+
+
+def listing(keys, files, token=None):
+    """A page of S3's list; `token` leads to the next one."""
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>{len(files[key])}</Size></Contents>" for key in keys
+    )
+    more = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<IsTruncated>{'true' if token else 'false'}</IsTruncated>{entries}{more}"
+        "</ListBucketResult>"
+    ).encode()
+
+
+@pytest.fixture
+def bucket(server):
+    """The server as a bucket of three people; the list of the test set has three pages."""
+    place = "ds003900/derivatives/testset"
+    content = {}
+    for number, subject in enumerate(("1006", "1007", "1010")):
+        for bundle in ("MCP", "PYT_L", "AF_L"):
+            if (subject, bundle) != ("1007", "MCP"):
+                key = f"{place}/sub-{subject}/tractography/sub-{subject}__{bundle}.trk"
+                content[key] = CONTENT[: 20_000 + number]
+        content[f"{place}/sub-{subject}/anat/sub-{subject}__T1w.nii.gz"] = b"image"
+    content[f"{place}/../sub-1/tractography/sub-1__MCP.trk"] = b"elsewhere"
+    server.files = {f"/{key}": value for key, value in content.items()}
+    keys, first = list(content), f"/?list-type=2&prefix={place.replace('/', '%2F')}%2F"
+    server.files[first] = listing(keys[:4], content, "a/+b=")
+    server.files[f"{first}&continuation-token=a%2F%2Bb%3D"] = listing(keys[4:8], content, "c")
+    server.files[f"{first}&continuation-token=c"] = listing(keys[8:], content)
+    server.first, server.place = first, place
+    return server
+
+
+def stored(root):
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def test_bundles_of_chosen_people_arrive(bucket, tmp_path, capsys):
+    options = {"base_url": bucket.url + "/", "accept_terms": True, **QUICK}
+    bundles = ("MCP", "PYT_L")
+    root = download_tractoinferno(tmp_path, ["sub-1006", "1007"], bundles, **options)
+    names_ = ["sub-1006__MCP.trk", "sub-1006__PYT_L.trk", "sub-1007__PYT_L.trk"]
+    assert stored(root) == names_
+    path = root / "derivatives/testset/sub-1007/tractography/sub-1007__PYT_L.trk"
+    assert path.read_bytes() == CONTENT[:20_001]
+    assert open_cohort("tractoinferno", root).subjects == ["1006", "1007"]
+    shown = capsys.readouterr().out
+    assert "CC0" in shown
+    assert "1 of 4 bundles are not published" in shown
+    # A second call fetches the list alone, a third what is new in it.
+    bucket.requests.clear()
+    download_tractoinferno(tmp_path, ["1006", "1007"], bundles, **options)
+    assert len(bucket.requests) == 3
+    download_tractoinferno(tmp_path, 1, None, **options)
+    assert stored(root) == sorted([*names_, "sub-1006__AF_L.trk"])
+    download_tractoinferno(tmp_path, None, ["MCP"], **options)
+    assert stored(root) == sorted([*names_, "sub-1006__AF_L.trk", "sub-1010__MCP.trk"])
+
+
+def test_interrupted_bundles_are_resumed(bucket, tmp_path):
+    options = {"base_url": bucket.url, "accept_terms": True, "bundles": ["MCP"], **QUICK}
+    # The first page drops and is resumed; then the second file drops, and the server is busy.
+    bucket.faults = [100, "no", "no", "no", "no", 9000, "busy", "busy"]
+    with pytest.raises(UserError, match=r"sub-1010__MCP\.trk: gave up"):
+        download_tractoinferno(tmp_path, retries=1, **options)
+    assert stored(tmp_path) == [
+        "sub-1006__MCP.trk",
+        "sub-1010__MCP.trk.part",
+        "sub-1010__MCP.trk.part.json",
+    ]
+    bucket.faults, bucket.requests = [], []
+    download_tractoinferno(tmp_path, **options)
+    assert stored(tmp_path) == ["sub-1006__MCP.trk", "sub-1010__MCP.trk"]
+    assert bucket.ranges() == [None, None, None, "bytes=9000-"]
+
+
+def test_bundles_that_cannot_be_had(bucket, tmp_path, monkeypatch):
+    options = {"base_url": bucket.url, "accept_terms": True, **QUICK}
+    for wanted, message in (
+        ({"split": "train"}, "found split 'train'; expected one of trainset"),
+        ({"subjects": ["1006", "1111"]}, "has no subject 1111; expected some of 1006, 1007, 1010"),
+        ({"subjects": []}, "has no subject .none given."),
+        ({"subjects": 9}, "subjects: found 9; expected 1 to the 3 there"),
+        ({"bundles": ["MCP", "XY"]}, "has no bundle XY; expected some of AF_L, MCP, PYT_L"),
+        ({"subjects": "1007", "bundles": ["MCP"]}, "none of the subjects has one of MCP"),
+        ({"split": "validset"}, "the server answered 404"),
+        ({"accept_terms": False}, r"--data\.accept-terms"),
+    ):
+        with pytest.raises(UserError, match=message):
+            download_tractoinferno(tmp_path, **{"bundles": ["MCP"], **options, **wanted})
+    small_disk(monkeypatch, 30_000)
+    with pytest.raises(UserError, match="2 bundles needs"):
+        download_tractoinferno(tmp_path, bundles=["MCP"], **options)
+    assert stored(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (b"<html><body>Welcome</body></html>", "is no list of files .found <html>"),
+        (b"not XML", "is no list of files"),
+        (b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>", "is no list"),
+        (b"<ListBucketResult/>", "lists no bundles"),
+        (
+            b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+            "the list of files does not end",
+        ),
+    ],
+)
+def test_lists_that_are_none(bucket, tmp_path, page, message):
+    bucket.files[bucket.first] = page
+    with pytest.raises(UserError, match=message):
+        download_tractoinferno(tmp_path, base_url=bucket.url, accept_terms=True, **QUICK)
+
+
+def test_a_file_of_another_size_than_listed(bucket, tmp_path):
+    key = f"/{bucket.place}/sub-1006/tractography/sub-1006__MCP.trk"
+    bucket.files[key] = CONTENT[:10]
+    options = {"base_url": bucket.url, "accept_terms": True, **QUICK}
+    with pytest.raises(UserError, match="found 10 bytes; expected the 20000"):
+        download_tractoinferno(tmp_path, ["1006"], ["MCP"], **options)

@@ -361,7 +361,9 @@ def test_shapes_that_differ_and_numbers_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"layout": "bundles"}, {"dtype": "int8"}, {"workers": 0}], ids=str
+    "option",
+    [{"layout": "bundles"}, {"layout": "tiles"}, {"dtype": "int8"}, {"workers": 0}],
+    ids=str,
 )
 def test_wrong_options(cohort, tmp_path, option):
     with pytest.raises(UserError, match=next(iter(option))):
