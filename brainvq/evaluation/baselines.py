@@ -12,18 +12,20 @@ class PatchKMeans:
 
     Each image is cut into square patches (each volume into cubes), one for each code of a model's
     grid, and each patch is replaced by the nearest of K centres: the classical codec with as many
-    codes and as many bits.
+    codes and as many bits. Further stages do the same with what is left over.
 
     Args:
         patch: side of a patch, in pixels.
         num_codes: number of centres, K.
+        stages: number of codes for a patch.
         seed: int.
         most_patches: how many training patches are used at most.
     """
 
-    def __init__(self, patch, num_codes, *, seed=0, most_patches=200_000):
+    def __init__(self, patch, num_codes, *, stages=1, seed=0, most_patches=200_000):
         self.patch = patch
         self.num_codes = num_codes
+        self.stages = stages
         self.seed = seed
         self.most_patches = most_patches
 
@@ -44,25 +46,38 @@ class PatchKMeans:
         if len(patches) > self.most_patches:
             rng = np.random.default_rng(self.seed)
             patches = patches[np.sort(rng.choice(len(patches), self.most_patches, replace=False))]
-        # Identical patches, such as the black ones, cannot be told apart by more centres. Adding 0
-        # makes one zero of the two that floats have.
-        distinct = len({(patch + 0.0).tobytes() for patch in patches})
-        clusters = min(self.num_codes, distinct)
-        kmeans = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=self.seed)
-        self.centres_ = kmeans.fit(patches).cluster_centers_.astype("float32")
+        self.centres_ = []  # of each stage
+        for stage in range(self.stages):
+            # Identical patches, such as the black ones, cannot be told apart by more centres.
+            # Adding 0 makes one zero of the two that floats have.
+            distinct = len({(patch + 0.0).tobytes() for patch in patches})
+            clusters = min(self.num_codes, distinct)
+            kmeans = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=self.seed)
+            self.centres_.append(kmeans.fit(patches).cluster_centers_.astype("float32"))
+            if stage + 1 < self.stages:
+                patches = patches - self.centres_[-1][kmeans.labels_]
         return self
 
     def encode(self, images):
-        """Codes of images: int32 `(n, *grid)`, the spatial sizes divided by `patch`."""
-        codes = pairwise_distances_argmin(self._patches(images), self.centres_)
+        """Codes of images: int32 `(n, *grid)`, the spatial sizes divided by `patch`.
+
+        With more stages than one they are an axis at the end.
+        """
+        patches, codes = self._patches(images), []
+        for centres in self.centres_:
+            codes.append(pairwise_distances_argmin(patches, centres))
+            patches = patches - centres[codes[-1]]
         grid = [size // self.patch for size in images.shape[1:-1]]
-        return codes.reshape(len(images), *grid).astype("int32")
+        depth = [] if self.stages == 1 else [self.stages]
+        return np.stack(codes, axis=-1).reshape(len(images), *grid, *depth).astype("int32")
 
     def decode(self, codes):
         """Images of codes: float32 `(n, *spatial, 1)`."""
-        n, *grid = codes.shape
+        codes = codes[..., None] if self.stages == 1 else codes
+        n, *grid, _ = codes.shape
         sides = [self.patch] * len(grid)
-        patches = self.centres_[codes].reshape(n, *grid, *sides)
+        patches = sum(centres[codes[..., i]] for i, centres in enumerate(self.centres_))
+        patches = patches.reshape(n, *grid, *sides)
         images = patches.transpose(_interleaved(len(grid)))  # (n, rows, patch, cols, patch)
         return images.reshape(n, *(size * self.patch for size in grid), 1)
 

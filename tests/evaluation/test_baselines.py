@@ -29,11 +29,11 @@ def test_nearest_centre_by_hand():
     images = RNG.random((3, 8, 8, 1)).astype("float32")
     baseline = PatchKMeans(4, 3).fit(images)
     patch = images[1, 4:8, 0:4, 0].ravel()
-    distances = ((baseline.centres_ - patch) ** 2).sum(axis=1)
+    distances = ((baseline.centres_[0] - patch) ** 2).sum(axis=1)
     assert baseline.encode(images)[1, 1, 0] == distances.argmin()
     np.testing.assert_allclose(
         baseline.decode(baseline.encode(images))[1, 4:8, 0:4, 0].ravel(),
-        baseline.centres_[distances.argmin()],
+        baseline.centres_[0][distances.argmin()],
     )
 
 
@@ -68,7 +68,7 @@ def test_volumes_are_cut_into_cubes():
 def test_few_distinct_patches_and_sampling():
     images = np.zeros((2, 8, 8, 1), "float32")
     baseline = PatchKMeans(4, 16).fit(images)
-    assert len(baseline.centres_) == 1
+    assert len(baseline.centres_[0]) == 1
     many = RNG.random((50, 8, 8, 1)).astype("float32")
     PatchKMeans(4, 2, most_patches=20).fit(many)
 
@@ -76,3 +76,17 @@ def test_few_distinct_patches_and_sampling():
 def test_size_that_is_no_multiple():
     with pytest.raises(UserError, match="10 x 12; expected multiples of the patch, 4"):
         PatchKMeans(4, 2).fit(np.zeros((1, 10, 12, 1)))
+
+
+def test_stages_code_what_is_left():
+    images = np.random.default_rng(3).random((6, 8, 8, 1)).astype("float32")
+    one = PatchKMeans(4, 4).fit(images)
+    two = PatchKMeans(4, 4, stages=2).fit(images)
+    codes = two.encode(images)
+    assert codes.shape == (6, 2, 2, 2)
+    np.testing.assert_array_equal(codes[..., 0], one.encode(images))
+    by_hand = two.centres_[0][codes[..., 0]] + two.centres_[1][codes[..., 1]]  # (6, 2, 2, 16)
+    by_hand = by_hand.reshape(6, 2, 2, 4, 4).transpose(0, 1, 3, 2, 4).reshape(6, 8, 8, 1)
+    np.testing.assert_allclose(two.decode(codes), by_hand, rtol=1e-6)
+    errors = [np.square(codec.reconstruct(images) - images).mean() for codec in (one, two)]
+    assert errors[1] < errors[0]
