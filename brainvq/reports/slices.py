@@ -19,6 +19,7 @@ PERPLEXITY = (
     "Perplexity is 2 to the power of entropy: the number of codes that would be as hard to guess "
     "if all were equally frequent."
 )
+SIMULATED = "These brains are simulated on a template: nothing here holds for scans of people."
 
 
 def slices_report(about, metrics, subjects, figures, *, note="", failures=(), timings=None):
@@ -145,22 +146,21 @@ def _cards(metrics):
     return cards
 
 
-def warnings_of(metrics, note="", failures=()):
+def warnings_of(metrics, note="", failures=(), *, simulated=SIMULATED):
     """What a reader must know first.
 
     Args:
         metrics: dict, the content of `metrics.json`.
         note: str, a line on the cohort.
         failures: list of str, a line for each scan that was left out.
+        simulated: what is said of simulated data.
 
     Returns:
         List of str.
     """
     warnings = []
     if metrics["simulated"]:
-        warnings.append(
-            "These brains are simulated on a template: nothing here holds for scans of people."
-        )
+        warnings.append(simulated)
     if failures:
         warnings.append(f"{len(failures)} scans were left out: " + "; ".join(failures))
     if note:

@@ -1,6 +1,7 @@
 """The report and the model card of a study of volumes, from its measures alone."""
 
-import numpy as np
+import math
+
 import pandas as pd
 
 from brainvq.reports.html import Report, Section, format_cell
@@ -83,7 +84,7 @@ def volumes_card(about, metrics, *, split, data_facts):
         shape_rule = f"this shape, {metrics['stride']} voxels along each axis for a code"
     codes = ""
     if "codes" in metrics:
-        codes = f"{_times(metrics['grid'])} codes out of {_size(metrics)} for a volume"
+        codes = f"{_grid(metrics)} out of {_size(metrics)} for a volume"
         codes += "" if _decoded(metrics) else "; the decoder does not read them"
     limitations = [
         "Detail finer than the codes can hold is made up or lost: no use for diagnosis.",
@@ -141,6 +142,18 @@ def _size(metrics):
     return metrics["codes"]["test"]["num_codes"]
 
 
+def _grid(metrics):
+    """The codes of a volume in words."""
+    stages = metrics.get("codes_per_cell", 1)
+    deep = f" of {stages}" if stages > 1 else ""
+    return f"{_times(metrics['grid'])}{' cells' if deep else ''}{deep} codes"
+
+
+def _count(metrics):
+    """Number of codes of a volume."""
+    return math.prod(metrics["grid"]) * metrics.get("codes_per_cell", 1)
+
+
 def _times(sizes):
     return " x ".join(map(str, sizes))
 
@@ -154,7 +167,7 @@ def _cards(metrics):
     ]
     if _decoded(metrics):
         bits = metrics["bits_per_volume"]
-        cards.append(("Bits a volume", f"{bits:.0f}", f"{_times(metrics['grid'])} codes"))
+        cards.append(("Bits a volume", f"{bits:.0f}", _grid(metrics)))
     if "codes" in metrics:
         usage = metrics["codes"]["test"]
         cards.append(
@@ -209,7 +222,7 @@ def _reconstruction(study, metrics, subjects, figures):
         caption = "A test subject, what the decoder makes of its vectors, and the error."
     elif "codes" in metrics:
         text += (
-            f"\n\nA volume is {int(np.prod(metrics['grid']))} codes out of {_size(metrics)}, "
+            f"\n\nA volume is {_count(metrics)} codes out of {_size(metrics)}, "
             f"{metrics['bits_per_volume']:.0f} bits; the reconstruction is made from these alone."
         )
         caption = "A test subject, what its codes decode to, and the error."
@@ -249,7 +262,12 @@ def _codes(metrics, figures):
     return Section(
         "Codes",
         f"Codes are counted over all volumes of a split. {PERPLEXITY} Much of a volume is air, and "
-        "a few codes stand for it.",
+        "a few codes stand for it."
+        + (
+            " Where a cell has several, it is the first."
+            if metrics.get("codes_per_cell", 1) > 1
+            else ""
+        ),
         tables=[("Use of the codebook", usage_table(metrics))],
         figures=pictures(
             figures,
