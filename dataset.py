@@ -20,6 +20,9 @@ from brainvq.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 SOURCE_NAMES = {
+    "tractoinferno": "TractoInferno (Poulin et al. 2022, OpenNeuro ds003900, CC0)",
+    "tracts": "a folder of tractograms",
+    "groups": "groups of streamlines",
     "bids": "a BIDS data set",
     "oasis1": "OASIS-1 (Marcus et al. 2007)",
     "oasis2": "OASIS-2 (Marcus et al. 2010)",
@@ -27,7 +30,9 @@ SOURCE_NAMES = {
     "png": "OASIS slices as PNG",
     "images": "a folder of pictures",
 }
-DOWNLOADS = ("oasis1", "oasis2", "ixi")
+DOWNLOADS = ("oasis1", "oasis2", "ixi", "tractoinferno")
+# People of TractoInferno that are downloaded where none are named.
+FIRST_PEOPLE = 5
 # In-plane extent of the matrices that `data.transfer` names, in mm: that of many head protocols.
 FIELD_OF_VIEW = 250.0
 
@@ -50,13 +55,9 @@ def cohort(study):
                 f"--data.download: found --data.source {options.source}; expected one of "
                 f"{', '.join(DOWNLOADS)}"
             )
-        data.fetch(
-            options.source,
-            options.root,
-            parts=None if options.source == "ixi" else options.parts,
-            accept_terms=options.accept_terms,
-            base_url=options.mirror,
-        )
+        download(options)
+    if hyperparameters.layout(options) == "bundles":
+        return bundle_cohort(study)
     if options.source == "simulated":
         found = simulated(study, options.subjects, study.seed)
     elif options.source == "bids":
@@ -72,6 +73,36 @@ def cohort(study):
         added.table["split"] = "train"
         found = found.joined(added, found.name)
     return found
+
+
+def download(options):
+    """Downloads what a `hyperparameters.Data` asks for."""
+    terms = {"accept_terms": options.accept_terms, "base_url": options.mirror}
+    if options.source == "tractoinferno":
+        people = list(options.people) or FIRST_PEOPLE
+        data.download_tractoinferno(options.root, people, options.bundles, **terms)
+    else:
+        parts = None if options.source == "ixi" else options.parts
+        data.fetch(options.source, options.root, parts=parts, **terms)
+
+
+def bundle_cohort(study):
+    """The bundles of a study, a row each; split by person where there is more than one."""
+    options = study.data
+    if options.source == "simulated":
+        found = data.open_cohort(
+            "simulated-bundles",
+            n_subjects=options.subjects,
+            seed=study.seed,
+            bundles=options.bundles,
+        )
+    else:
+        found = data.open_cohort(options.source, options.root, bundles=options.bundles)
+    if len(found.subjects) == 1:
+        return found  # its groups are split, once they are made
+    return found.split(
+        options.fractions, seed=study.seed, assignments=options.assignments, stratify=None
+    )
 
 
 def simulated(study, subjects, seed):
@@ -101,6 +132,8 @@ def cohort_of_run(study, run):
 
 def facts(study, scans):
     """Name, licence and attribution of the data, for the model card."""
+    if scans.simulated and hyperparameters.layout(study.data) == "bundles":
+        return {"data_name": f"bundles of {len(scans.subjects)} people, simulated as curves"}
     if scans.simulated:
         return {
             "data_name": f"{len(scans.subjects)} brains simulated on the ICBM152 sym 09a template",
@@ -122,6 +155,12 @@ def facts(study, scans):
 def steps(study):
     """The preprocessing of a study: a list of `brainvq.data.steps`."""
     options = study.data
+    if hyperparameters.layout(options) == "bundles":
+        return [
+            data.GroupStreamlines(
+                options.points, options.streamlines, True, options.per_bundle, study.seed
+            )
+        ]
     if options.source == "png":  # slices already: only their size and scale are left to do
         return [
             data.Resample(spacing=(256 / options.size, 256 / options.size, None)),
@@ -185,19 +224,81 @@ def picture_steps(size):
 
 
 def arrays(study, scans):
-    """The prepared slices or volumes: a `brainvq.data.ArrayStore` (built once, then reused)."""
-    layout = "slices" if study.data.shape is None else "volumes"
+    """The prepared samples: a `brainvq.data.ArrayStore` (built once, then reused)."""
+    layout = hyperparameters.layout(study.data)
+    if layout == "bundles":
+        return data.prepare_bundles(
+            scans,
+            study.data.cache,
+            points=study.data.points,
+            size=study.data.streamlines,
+            bundles=study.data.bundles,
+            per_bundle=study.data.per_bundle,
+            seed=study.seed,
+            workers=study.data.workers,
+        )
     return data.prepare(
         scans, steps(study), study.data.cache, layout=layout, workers=study.data.workers
     )
 
 
-def split_rows(scans, store):
+class UnitStore:
+    """A store of bundles whose samples are read in [-1, 1].
+
+    Args:
+        store: `ArrayStore` of layout "bundles".
+        scale: `brainvq.data.BundleScale`.
+
+    Attributes are those of the store.
+    """
+
+    def __init__(self, store, scale):
+        self.store, self.scale = store, scale
+
+    def read(self, rows):
+        """Samples `(len(rows), streamlines, points, 3)`, float32."""
+        return self.scale.to_unit(self.store.read(rows))
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def __len__(self):
+        return len(self.store)
+
+
+def in_units(store, rows, run):
+    """A store of bundles in the scale of a run, which is that of its training samples.
+
+    Args:
+        store: `ArrayStore` of layout "bundles".
+        rows: dict of split to sample numbers.
+        run: `RunFolder`; keeps the scale in `scale.json`.
+
+    Returns:
+        A `UnitStore`.
+    """
+    if not run.has("scale.json"):
+        write_json(run.file("scale.json"), data.scale_of(store, rows["train"]).to_config())
+    return UnitStore(store, data.BundleScale.from_config(read_json(run.file("scale.json"))))
+
+
+def split_rows(scans, store, study):
     """Sample numbers of each split, as a dict of arrays.
+
+    Of bundles, those of training hold equally many of each; the others are all there are.
 
     Raises:
         UserError: a split has no readable scan.
     """
+    if "split" not in scans.table:
+        rows = data.split_groups(store.table, study.data.fractions, study.seed)
+        for split, found in rows.items():
+            if len(found) == 0:
+                raise UserError(
+                    f"cohort {scans.name}: no group of streamlines is left for the {split} split; "
+                    "expected three groups or more of a bundle"
+                )
+        return rows | {"train": balanced(study, store, rows["train"])}
     rows = {}
     for split in SPLITS:
         subjects = scans.table.loc[scans.table["split"] == split, "subject"].unique()
@@ -207,7 +308,17 @@ def split_rows(scans, store):
                 f"cohort {scans.name}: no readable scan is left for the {split} split; expected at "
                 "least one"
             )
+    if store.layout == "bundles":
+        rows["train"] = balanced(study, store, rows["train"])
     return rows
+
+
+def balanced(study, store, rows):
+    """Equally many samples of each bundle, the rarer ones more than once (Lizarraga et al. 2023).
+
+    The source leaves out what the rarest bundle does not have; this keeps every streamline.
+    """
+    return data.balanced_rows(store.table, rows, study.seed, repeat=True)
 
 
 def prepared(study, row, **options):
@@ -225,7 +336,9 @@ def prepared(study, row, **options):
 
 
 def sample_shape(study):
-    """Shape of a sample of a study: of a slice `(rows, columns, 1)`, or of a volume."""
+    """Shape of a sample: of a slice `(rows, columns, 1)`, a volume, or a group of streamlines."""
+    if hyperparameters.layout(study.data) == "bundles":
+        return (study.data.streamlines, study.data.points, 3)
     return (*(study.data.shape or (study.data.size, study.data.size)), 1)
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 import tyro
 
+from brainvq.data import BUNDLES
 from brainvq.errors import UserError
 
 
@@ -26,11 +27,24 @@ from brainvq.errors import UserError
 class Data:
     """Which scans, and how they become arrays."""
 
-    source: Literal["simulated", "bids", "oasis1", "oasis2", "ixi", "png", "images"] = "simulated"
+    source: Literal[
+        "simulated",
+        "bids",
+        "oasis1",
+        "oasis2",
+        "ixi",
+        "png",
+        "images",
+        "tractoinferno",
+        "tracts",
+        "groups",
+    ] = "simulated"
     """Where the scans come from. `simulated`: the embedded cohort, brains simulated on a real
-    template; `bids`: any BIDS folder; `oasis1`, `oasis2`, `ixi`: the trees of those downloads;
-    `png`: folders keras_png_slices_{train,validate,test}; `images`: pictures, one sub-folder for
-    each class."""
+    template, or simulated bundles; `bids`: any BIDS folder; `oasis1`, `oasis2`, `ixi`: the trees of
+    those downloads; `png`: folders keras_png_slices_{train,validate,test}; `images`: pictures, one
+    sub-folder for each class. Of streamlines: `tractoinferno`: the tree of that data set; `tracts`:
+    any folder of SUBJECT__BUNDLE.trk (.tck, .trx); `groups`: BUNDLE.npy as the study published
+    them, (n, 64, 3, 64) in [-1, 1]."""
     root: str | None = None
     """Folder of the data set (all sources but `simulated` need it)."""
     suffix: str = "T1w"
@@ -42,14 +56,25 @@ class Data:
     add_simulated: int = 0
     """Simulated subjects that are added to the training split of real scans."""
     download: bool = False
-    """Download the data set into `root` first: oasis1 (about 1.3 GB a disc), oasis2 or ixi
-    (4.8 GB)."""
+    """Download the data set into `root` first: oasis1 (about 1.3 GB a disc), oasis2, ixi (4.8 GB)
+    or tractoinferno (`people` and `bundles` of it)."""
     accept_terms: bool = False
     """Accept the data set's terms of use, which are printed before a download starts."""
     mirror: str | None = None
     """Address to download from in place of the publisher's, such as an institute's own copy."""
     parts: tuple[int, ...] = (1,)
     """Which parts of a download to fetch: OASIS-1 discs 1 to 12, OASIS-2 parts 1 and 2."""
+    people: tuple[str, ...] = ()
+    """Which people of TractoInferno's test set to download, such as 1006; by default the first
+    five."""
+    streamlines: int | None = None
+    """Streamlines in a group: a sample is a group of one bundle. `None`: images."""
+    points: int = 64
+    """Points of a streamline, evenly spaced along it."""
+    bundles: tuple[str, ...] = BUNDLES
+    """Bundles of white matter to use."""
+    per_bundle: int | None = None
+    """Groups kept of each person's bundle at most; `None`: all."""
     spacing: float | None = 1.5
     """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain. `None`
     leaves the pixels as the scanner made them. Volumes get voxels of this side."""
@@ -88,10 +113,12 @@ class Data:
 class Model:
     """The network and its bottleneck."""
 
-    network: Literal["conv", "residual", "strided"] = "residual"
+    network: Literal["conv", "residual", "strided", "bundle", "streamline"] = "residual"
     """`conv`: the strided convolutions of the source; `residual`: patches, residual blocks and
     pixel shuffling (models/residual_networks.py); `strided`: normalised strided convolutions, the
-    source of som3d (models/volume_networks.py)."""
+    source of som3d (models/volume_networks.py); of bundles `bundle`: the source's, an image of
+    streamlines by points, and `streamline`: a vector for each streamline, of its cosine transform
+    and in the light of its group (models/bundle_networks.py)."""
     filters: tuple[int, ...] = (64, 128)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     blocks: tuple[int, ...] = (2, 2)
@@ -111,14 +138,28 @@ class Model:
     reconstructed is then not made from codes."""
     checkpoint: bool = False
     """Compute activations twice to keep fewer of them in memory (network `strided` only)."""
-    bottleneck: Literal["identity", "gaussian", "vq", "ema", "som", "psom", "torus"] = "ema"
+    pass_through: bool = False
+    """Start near a network that hands its input on unchanged, which a latent larger than the input
+    allows (network `bundle` only)."""
+    modes: int = 16
+    """Cosine coefficients of each coordinate of a streamline (network `streamline` only)."""
+    bottleneck: Literal["identity", "gaussian", "vq", "ema", "som", "psom", "torus", "gumbel"] = (
+        "ema"
+    )
     """`identity`: a plain autoencoder; `gaussian`: a VAE; `vq`: straight-through codebook trained
     by gradient; `ema`: codebook by moving averages, with a start from data and code revival;
     `som`: a self-organising map (Fortuin et al. 2019); `psom`: a probabilistic one, whose decoder
     reads the vectors and not the codes (Manduchi et al. 2021); `torus`: a map whose order is built
-    in: the encoder chooses two angles."""
+    in: the encoder chooses two angles; `gumbel`: a weighted sum of all codes, which can be
+    differentiated and is no discrete code (Lizarraga et al. 2023)."""
     num_codes: int = 512
-    """Codes in the codebook, K: log2(K) bits for each code (`vq` and `ema`)."""
+    """Codes in the codebook, K: log2(K) bits for each code (`vq`, `ema` and `gumbel`)."""
+    depth: int = 1
+    """Codes for each cell of the grid: further codebooks, by moving averages, quantise what the
+    first one left (Zeghidour et al. 2021). Studies of volumes and bundles only."""
+    beam: int = 1
+    """Sums of codes that encoding follows from one codebook to the next (`depth` above 1); 1 takes
+    the nearest code of each. More find nearer sums and take longer."""
     embedding_dim: int = 16
     """Length of a code vector, D (network `strided`: its last filters)."""
     som_shape: tuple[int, int] = (16, 16)
@@ -139,6 +180,11 @@ class Model:
     beta: float = 0.25
     """Weight of the commitment loss (van den Oord et al. 2017, eq. 3); of the neighbours' loss
     (`som` and `psom`)."""
+    temperature: float = 10.0
+    """Divides the noisy distances to the codes: higher mixes more codes (`gumbel` only)."""
+    codebook_scale: float = 1.4142135623730951
+    """Standard deviation of the codebook at the start (`gumbel` only): the variance of 2 that the
+    text of the source gives; its code takes a standard deviation of 2."""
     continuous_weight: float | None = None
     """Weight of the reconstruction from vectors that are not quantised; the other weighs the rest
     to 1. `None`: it is not made."""
@@ -152,6 +198,9 @@ class Model:
     """Where the codebook starts: as the layer does it (see `initialization`), or at clusters of the
     encodings of all training scans, by k-means or by Kohonen's map; a `torus` at the angles of
     their principal components."""
+    codebook_passes: int = 1
+    """Passes over the training samples, each augmented anew, that the clusters are of where a
+    variant starts from no other one."""
     kohonen_radius: float = 1.0
     """Radius of the neighbourhood at the end of Kohonen's map, in nodes: wide maps are smooth,
     narrow ones near to the data."""
@@ -218,6 +267,11 @@ class Train:
     """Run that a variant with `model.start` starts from; by default the newest one in `runs` with
     the same data."""
     augment: Augment = field(default_factory=Augment)
+    deform: float = 0.0
+    """Size of random affine maps and smooth bends of bundles: at 1 lengths change by 4 %, places by
+    about 3 % of the brain's half. `augment` is of images alone."""
+    permute: bool = False
+    """Shuffle the streamlines of a group (bundles only)."""
 
 
 @dataclass(frozen=True)
@@ -638,6 +692,20 @@ _SOM3D = (
         beta=0.02,
         gamma=0.2,
     ),
+    _som3d(
+        "best-deep",
+        epochs=50,
+        bottleneck="torus",
+        depth=4,
+        initialization="kmeans",
+        revival_threshold=0.03,
+        start="ae",
+        codebook_start="principal",
+        continuous_weight=0.3,  # most of the weight on what the codes decode to
+        decay=0.95,
+        beta=0.02,
+        gamma=0.2,
+    ),
     _SOM3D_AE,
     _som3d("vae", epochs=100, bottleneck="gaussian"),
     _som3d("vqvae", epochs=50, **_VQ),
@@ -656,6 +724,94 @@ _SOM3D = (
     _som3d("psomvae-continuous", **_PSOM | _SAMPLED),
 )
 
+# --- streamlines -----------------------------------------------------------------------------
+# Bundles of white matter in groups of 64 streamlines of 64 points. Source: Lizarraga et al. 2023,
+# "Differentiable VQ-VAE's for Robust White Matter Streamline Encodings" (TractoInferno; its table
+# 1 is the first five variants).
+#
+#   python train.py streamlines --variants all                                 simulated bundles
+#   python train.py streamlines --data.source tractoinferno --data.root DIR    `best` on those
+#   python train.py streamlines --data.source tracts --data.root DIR           on any .trk files
+
+_STREAMLINES_BEST = Study(
+    name="streamlines",
+    variant="best",
+    data=Data(
+        subjects=16,
+        streamlines=64,
+        per_bundle=12,
+    ),
+    model=Model(
+        network="streamline",
+        filters=(192,),  # width of the blocks
+        blocks=(3, 4),  # of encoder and decoder
+        bottleneck="ema",
+        num_codes=512,
+        depth=4,  # 36 bits a streamline
+        beam=16,
+        beta=0.005,
+        decay=0.99,
+        initialization="random",
+        codebook_start="kmeans",
+        codebook_passes=12,
+        revival_threshold=0.0,
+        mse_weight=1.0,
+        ssim_weight=0.0,
+    ),
+    train=Train(
+        epochs=100,
+        batch_size=8,
+        learning_rate=5e-4,
+        weight_decay=1e-3,
+        deform=0.6,
+    ),
+    prior=Prior(filters=48, blocks=6, levels=0, epochs=20, batch_size=16, copies=4),
+    sampling=Sampling(samples=24, temperature=0.9, top_p=0.95),
+)
+
+
+def _streamlines(variant, **model):
+    """A model of the source's table: its network with another bottleneck."""
+    return replace(
+        _STREAMLINES_BEST,
+        variant=variant,
+        model=replace(
+            _STREAMLINES_BEST.model,
+            network="bundle",
+            filters=(64, 128),
+            blocks=(2,),
+            bottleneck_filters=32,  # inside a residual block
+            embedding_dim=64,
+            pass_through=True,  # from a random start the figures take ten times the steps
+            depth=1,
+            beam=1,
+            codebook_start="layer",
+            codebook_passes=1,
+            **model,
+        ),
+        train=replace(
+            _STREAMLINES_BEST.train,
+            epochs=300,
+            batch_size=8,  # 256 in the source, for 15,000 steps on 255 people
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            # The source has neither; without them a hundred groups are learned by heart.
+            deform=0.6,
+            permute=True,
+        ),
+        prior=replace(_STREAMLINES_BEST.prior, epochs=0),
+    )
+
+
+_STREAMLINES = (
+    _STREAMLINES_BEST,
+    _streamlines("vq-diff", bottleneck="gumbel"),
+    _streamlines("ae", bottleneck="identity"),
+    _streamlines("vae", bottleneck="gaussian", kl_weight=1 / 12288),
+    _streamlines("vq-vae", bottleneck="vq", beta=0.25),
+    _streamlines("vq-ema", bottleneck="ema", beta=0.25),
+)
+
 STUDIES = {
     "oasis2d": {
         study.variant: study
@@ -663,6 +819,7 @@ STUDIES = {
     },
     "ixi2d": {study.variant: study for study in (_IXI2D_BEST, _IXI2D_PAPER, _IXI2D_FLAIR)},
     "som3d": {study.variant: study for study in _SOM3D},
+    "streamlines": {study.variant: study for study in _STREAMLINES},
 }
 
 SUMMARIES = {
@@ -674,6 +831,7 @@ SUMMARIES = {
     ("ixi2d", "paper"): "three strided layers as in the source; 32x32 codes of 9 bits",
     ("ixi2d", "flair"): "`best` on FLAIR, for anomalies",
     ("som3d", "best"): "codes are places on a torus that the encoder chooses; with a prior",
+    ("som3d", "best-deep"): "the same, with three more codes a cell for what the map leaves",
     ("som3d", "ae"): "plain autoencoder; most others start from it",
     ("som3d", "vae"): "variational autoencoder",
     ("som3d", "vqvae"): "VQ-VAE from a random start (loss 1)",
@@ -690,7 +848,17 @@ SUMMARIES = {
     ("som3d", "psomvae-gamma10"): "the same with gamma 10 and a k-means start",
     ("som3d", "somvae-continuous"): "somvae-toroid over sampled vectors, from vae",
     ("som3d", "psomvae-continuous"): "psomvae over sampled vectors, from vae",
+    ("streamlines", "best"): "four codes of 9 bits for each streamline; with a prior",
+    ("streamlines", "vq-diff"): "the source's: sums of codes weighted by a Gumbel softmax, no code",
+    ("streamlines", "ae"): "plain autoencoder on the source's network",
+    ("streamlines", "vae"): "variational autoencoder on it",
+    ("streamlines", "vq-vae"): "VQ-VAE on it, straight-through; 36 bits a streamline",
+    ("streamlines", "vq-ema"): "VQ-VAE on it, codebook by moving averages; 36 bits a streamline",
 }
+
+# Sources of streamlines, and bottlenecks whose decoder reads no codes.
+TRACTS = ("tractoinferno", "tracts", "groups")
+WITHOUT_CODES = ("identity", "gaussian", "psom", "gumbel")
 
 DEFAULT_STUDY = "oasis2d"
 DEFAULT_VARIANT = "best"
@@ -710,12 +878,15 @@ def smoke(study):
             slices=study.data.slices and 12,
             shape=study.data.shape and (32, 48, 32),
             transfer=tuple(size and 80 for size in study.data.transfer),
+            per_bundle=study.data.per_bundle and 3,
         ),
         model=replace(
             study.model,
             filters=tuple(max(4, f // 8) for f in study.model.filters),
             blocks=tuple(1 for _ in study.model.blocks),
             bottleneck_filters=16,
+            modes=8,
+            codebook_passes=1,
             num_codes=min(study.model.num_codes, 32),
             som_shape=(4, 5),
         ),
@@ -733,6 +904,13 @@ def smoke(study):
             copies=min(2, study.prior.copies),
         ),
     )
+
+
+def layout(data):
+    """What the samples of a `Data` are: "slices", "volumes" or "bundles"."""
+    if data.streamlines is not None:
+        return "bundles"
+    return "slices" if data.shape is None else "volumes"
 
 
 def stride(model):
@@ -788,7 +966,14 @@ def check(study):
             f"--model.blocks: found {len(study.model.blocks)} numbers; expected as many as "
             f"--model.filters has, {len(study.model.filters)}"
         )
-    if study.data.shape is not None:
+    if layout(study.data) == "bundles":
+        check_bundles(study)
+    elif study.data.source in TRACTS:
+        raise UserError(
+            f"--data.source: found {study.data.source}; expected scans, because this study is not "
+            "made of streamlines"
+        )
+    elif study.data.shape is not None:
         check_volumes(study)
     elif study.data.size % stride(study.model):
         raise UserError(
@@ -797,6 +982,25 @@ def check(study):
         )
     if study.model.num_codes < 2:
         raise UserError(f"--model.num-codes: found {study.model.num_codes}; expected at least 2")
+    if study.model.depth < 1:
+        raise UserError(f"--model.depth: found {study.model.depth}; expected at least 1")
+    if study.model.beam < 1:
+        raise UserError(f"--model.beam: found {study.model.beam}; expected at least 1")
+    if study.model.depth > 1 and layout(study.data) == "slices":
+        raise UserError(
+            f"--model.depth: found {study.model.depth}; expected 1, because slices have one code "
+            "for each cell"
+        )
+    if study.model.depth > 1 and study.model.bottleneck in WITHOUT_CODES:
+        raise UserError(
+            f"--model.depth: found {study.model.depth}; expected 1, because --model.bottleneck "
+            f"{study.model.bottleneck} has no codes to add to"
+        )
+    if study.model.depth > 1 and study.prior.epochs and layout(study.data) == "volumes":
+        raise UserError(
+            f"--prior.epochs: found {study.prior.epochs}; expected 0, because a prior is over "
+            "one code for each cell"
+        )
     if study.prior.epochs < 0:
         raise UserError(f"--prior.epochs: found {study.prior.epochs}; expected 0 or more")
     window = study.train.window
@@ -844,6 +1048,57 @@ def check_volumes(study):
         raise UserError(
             f"--prior.levels: found {study.prior.levels}; expected 0, because volumes have no level"
         )
+
+
+def check_bundles(study):
+    """As `check`, for what only studies of streamlines have."""
+    data, model = study.data, study.model
+    if data.source not in ("simulated", *TRACTS):
+        raise UserError(
+            f"--data.source: found {data.source}; expected simulated, {', '.join(TRACTS)}, because "
+            "this study is made of streamlines"
+        )
+    if model.network not in ("bundle", "streamline"):
+        raise UserError(
+            f"--model.network: found {model.network}; expected bundle or streamline, because this "
+            "study is made of streamlines"
+        )
+    if data.streamlines < 1 or data.points < 2:
+        raise UserError(
+            f"--data.streamlines, --data.points: found {data.streamlines} and {data.points}; "
+            "expected at least 1 and 2"
+        )
+    if data.per_bundle is not None and data.per_bundle < 1:
+        raise UserError(f"--data.per-bundle: found {data.per_bundle}; expected at least 1")
+    unknown = [name for name in data.bundles if name not in BUNDLES]
+    if (unknown or not data.bundles) and data.source != "tracts":
+        raise UserError(
+            f"--data.bundles: found {', '.join(unknown) or 'none'}; expected some of "
+            f"{', '.join(BUNDLES)}"
+        )
+    halvings = 2 ** len(model.filters)
+    if model.network == "bundle" and (data.streamlines % halvings or data.points % halvings):
+        raise UserError(
+            f"--data.streamlines, --data.points: found {data.streamlines} and {data.points}; "
+            f"expected multiples of {halvings}, the stride of the network"
+        )
+    if model.network == "streamline" and (len(model.filters) != 1 or len(model.blocks) != 2):
+        raise UserError(
+            f"--model.filters, --model.blocks: found {model.filters} and {model.blocks}; expected "
+            "one width, and blocks of encoder and decoder"
+        )
+    if model.network == "streamline" and not 1 <= model.modes <= data.points:
+        raise UserError(
+            f"--model.modes: found {model.modes}; expected 1 to --data.points {data.points}"
+        )
+    if study.prior.levels:
+        raise UserError(
+            f"--prior.levels: found {study.prior.levels}; expected 0, because bundles have no level"
+        )
+    if study.train.window is not None:
+        raise UserError(f"--train.window: found {study.train.window}; expected None for bundles")
+    if study.train.deform < 0:
+        raise UserError(f"--train.deform: found {study.train.deform}; expected 0 or more")
 
 
 def codes_of(model):

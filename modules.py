@@ -18,7 +18,15 @@ import numpy as np
 from brainvq.errors import UserError
 from brainvq.layers import *
 from brainvq.models import *
-from hyperparameters import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES, stride
+from hyperparameters import (
+    DEFAULT_STUDY,
+    DEFAULT_VARIANT,
+    STUDIES,
+    WITHOUT_CODES,
+    codes_of,
+    layout,
+    stride,
+)
 
 __all__ = [
     *brainvq.layers.__all__,
@@ -27,6 +35,11 @@ __all__ = [
     "build_autoencoder",
     "build_bottleneck",
     "build_prior",
+    "classes_of",
+    "first_codes",
+    "first_quantizer",
+    "prior_codes",
+    "prior_grid",
     "vqvae_trainer",
 ]
 
@@ -50,6 +63,10 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
 
 def _autoencoder(study, input_shape, variance):
     options = study.model
+    if layout(study.data) == "bundles":
+        shape = tuple(input_shape or (study.data.streamlines, study.data.points, 3))
+        encoder, decoder = _bundle_networks(options, shape)
+        return _joined(study, encoder, decoder, shape, variance)
     side = None if study.data.spacing is None else study.data.size
     shape = tuple(input_shape or (*(study.data.shape or (side, side)), 1))
     if options.network == "strided":
@@ -80,10 +97,31 @@ def _autoencoder(study, input_shape, variance):
         decoder = residual_decoder(
             encoder.output_shape[1:], refine_filters=options.refine_filters, **sizes
         )
+    return _joined(study, encoder, decoder, shape, variance)
+
+
+def _bundle_networks(options, shape):
+    if options.network == "streamline":
+        (width,), (encoding, decoding) = options.filters, options.blocks
+        encoder = streamline_encoder(shape, options.modes, width, encoding)
+        return encoder, streamline_decoder(encoder.output_shape[1:], shape[1], width, decoding)
+    sizes = {
+        "filters": options.filters,
+        "blocks": options.blocks[0],
+        "hidden": options.bottleneck_filters,
+    }
+    encoder = bundle_encoder(shape, embedding_dim=options.embedding_dim, **sizes)
+    decoder = bundle_decoder(encoder.output_shape[1:], **sizes)
+    if options.pass_through:
+        pass_through(encoder, decoder)
+    return encoder, decoder
+
+
+def _joined(study, encoder, decoder, shape, variance):
+    options = study.model
     bottleneck = build_bottleneck(options)
     # A probabilistic map's decoder reads the vectors: its codes cannot be decoded.
-    decodes_codes = options.bottleneck in ("vq", "ema", "som", "torus")
-    kind = VQVAETrainer if decodes_codes else Autoencoder
+    kind = Autoencoder if options.bottleneck in WITHOUT_CODES else VQVAETrainer
     weight = 1.0 / variance if options.data_variance else 1.0
     loss = ReconstructionLoss(
         mse_weight=options.mse_weight * weight, ssim_weight=options.ssim_weight
@@ -106,6 +144,9 @@ def build_bottleneck(options):
     if options.bottleneck == "gaussian":
         return sampling
     bottleneck = _bottleneck(options)
+    if options.depth > 1:
+        stages = [_ema(options, codes_of(options)) for _ in range(options.depth - 1)]
+        bottleneck = ResidualQuantizer([bottleneck, *stages], beam=options.beam)
     return BottleneckChain([sampling, bottleneck]) if options.sampled_latent else bottleneck
 
 
@@ -123,6 +164,12 @@ def _bottleneck(options):
         if options.bottleneck == "som":
             return SOMQuantizer(**som)
         return ProbabilisticSOM(**som, gamma=options.gamma)
+    if options.bottleneck == "gumbel":
+        return GumbelQuantizer(
+            codebook_size=options.num_codes,
+            temperature=options.temperature,
+            codebook_scale=options.codebook_scale,
+        )
     if options.bottleneck == "torus":
         return TorusQuantizer(
             som_shape=options.som_shape,
@@ -133,20 +180,51 @@ def _bottleneck(options):
             gamma=options.gamma,
             gradient=options.gradient,
         )
-    shared = {
-        "num_codes": options.num_codes,
-        "beta": options.beta,
-        "distance": options.distance,
-        "gradient": options.gradient,
-    }
     if options.bottleneck == "vq":
-        return VectorQuantizer(**shared)
+        return VectorQuantizer(
+            num_codes=options.num_codes,
+            beta=options.beta,
+            distance=options.distance,
+            gradient=options.gradient,
+        )
+    return _ema(options, options.num_codes)
+
+
+def _ema(options, num_codes):
     return EMAVectorQuantizer(
-        **shared,
+        num_codes=num_codes,
+        beta=options.beta,
+        distance=options.distance,
+        gradient=options.gradient,
         decay=options.decay,
         initialization=options.initialization,
         revival_threshold=options.revival_threshold,
     )
+
+
+def first_codes(model, codes):
+    """The first code of each cell, that of the map, where a cell has several."""
+    return codes if model.depth is None else codes[..., 0]
+
+
+def first_quantizer(model):
+    """The quantiser of the first code of each cell."""
+    quantizer = model.quantizer
+    return quantizer if model.depth is None else quantizer.quantizers[0]
+
+
+def prior_grid(shape):
+    """The grid that a prior sees of codes of this shape.
+
+    A streamline has one cell and its codes in a row, so a bundle's codes are a picture of a row per
+    streamline.
+    """
+    return tuple(size for size in shape if size > 1) if 1 in shape else tuple(shape)
+
+
+def prior_codes(codes):
+    """Code maps `(n, *grid)` as a prior takes them; see `prior_grid`."""
+    return codes.reshape(len(codes), *prior_grid(codes.shape[1:]))
 
 
 def build_prior(study, grid_shape, num_codes):
@@ -172,8 +250,15 @@ def build_prior(study, grid_shape, num_codes):
             gated=options.gated,
             dropout=options.dropout,
             position_embedding=options.position_embedding,
-            num_classes=options.levels or None,
+            num_classes=classes_of(study),
         )
+
+
+def classes_of(study):
+    """Classes that a prior is told: levels of slices, or bundles; None for none."""
+    if layout(study.data) == "bundles":
+        return len(study.data.bundles)
+    return study.prior.levels or None
 
 
 @contextlib.contextmanager

@@ -22,8 +22,10 @@ import pandas as pd
 from nibabel.affines import voxel_sizes
 from tqdm.auto import tqdm
 
+import bundles
 import dataset
 import hyperparameters
+import modules
 from brainvq import data, evaluation
 from brainvq.data.simulation import LABELS
 from brainvq.errors import UserError
@@ -32,6 +34,7 @@ from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.evaluation.som import TissueOverlap, TopologyCounter, neighbour_correlation
 from brainvq.files import atomic_path, read_json, write_csv, write_json
 from brainvq.reports import figures, som
+from brainvq.reports.bundle_pages import bundles_card, bundles_report
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 from brainvq.reports.planes import reconstruction_planes, three_planes
@@ -101,16 +104,21 @@ def main(arguments):
     studies = [hyperparameters.from_dict(run.study["study"]) for run in runs]
     first, *others = zip(runs, studies, strict=True)
     for run, study in others:
-        if (study.data.shape is None) != (first[1].data.shape is None):
+        if hyperparameters.layout(study.data) != hyperparameters.layout(first[1].data):
             kinds = [
-                f"{run.path} is on {'slices' if study.data.shape is None else 'volumes'}"
+                f"{run.path} is on {hyperparameters.layout(study.data)}"
                 for run, study in (first, (run, study))
             ]
             raise UserError(f"{', '.join(kinds)}; expected runs of one kind in a table")
-    if first[1].data.shape is None:
+    kind = hyperparameters.layout(first[1].data)
+    if kind == "slices":
         compare_slices(runs, studies, log)
-    else:
+    elif kind == "volumes":
         compare_volumes(runs, studies, again, log)
+    else:
+        for run in runs:
+            run.require("metrics.json", "it has not finished training")
+        bundles.compare(runs, studies, log)
 
 
 def compare_slices(runs, studies, log):
@@ -288,7 +296,9 @@ def opened(run, study):
     """Cohort, arrays, rows of each split, and model of a run."""
     scans = dataset.cohort_of_run(study, run)
     store = dataset.arrays(study, scans)
-    rows = dataset.split_rows(scans, store)
+    rows = dataset.split_rows(scans, store, study)
+    if store.layout == "bundles":
+        store = dataset.in_units(store, rows, run)
     model = load_model(run.require("model.keras", "it has not finished training"))
     return scans, store, rows, model
 
@@ -326,7 +336,7 @@ def used(model, store, rows):
     counter = evaluation.CodeCounter(model.num_codes)
     stream = BatchStream(store.read, rows["test"], BATCH[store.layout])
     for number in range(len(stream)):
-        counter.add(model.codes(*stream[number]))
+        counter.add(modules.first_codes(model, model.codes(*stream[number])))
     usage = counter.usage()
     return {name: usage[name] for name in ("used", "num_codes", "perplexity")}
 
@@ -347,12 +357,15 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
     """Fills `metrics.json` and `subjects.csv` from test subjects; done once for each run."""
     if run.has("metrics.json"):
         return
-    measure = measure_slices if study.data.shape is None else measure_volumes
-    metrics = measure(run, study, scans, store, rows, model, codes)
+    layout = hyperparameters.layout(study.data)
+    measures = {"slices": measure_slices, "volumes": measure_volumes, "bundles": bundles.measure}
+    metrics = measures[layout](run, study, scans, store, rows, model, codes)
     if prior is not None:
         metrics["parameters"]["prior"] = prior.count_params()
         metrics["prior"] = measure_prior(study, store, rows, model, prior, codes)
-        draw = draw_samples if study.data.shape is None else draw_volumes
+        draw = {"slices": draw_samples, "volumes": draw_volumes, "bundles": bundles.draw_samples}[
+            layout
+        ]
         metrics["samples"] = draw(run, study, store, rows, model, prior)
     write_json(run.file("metrics.json"), metrics)
 
@@ -411,7 +424,7 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
     """
     measured = similarity_of(model.reconstruct, store, rows["test"])
     write_csv(run.file("subjects.csv"), measured.table())
-    grid = model.code_shape(store.sample_shape)
+    grid = model.code_shape(store.sample_shape)[:3]
     metrics = {
         "test_subjects": len(measured.table()),
         "simulated": scans.simulated,
@@ -419,6 +432,7 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
         "reconstruction": plain(evaluation.summary(measured.table())),
         "bits_per_volume": bits_per_sample(model, store),
         "grid": list(grid),
+        "codes_per_cell": model.depth or 1,
         "stride": store.sample_shape[0] // grid[0],
         "parameters": {"autoencoder": model.count_params()},
     }
@@ -434,6 +448,7 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
         return metrics
     # Each volume once, in the order of the splits: training has augmented copies behind it.
     every = {split: np.asarray(codes[split][: len(rows[split])]) for split in rows}
+    every = {split: modules.first_codes(model, found) for split, found in every.items()}
     whole = np.concatenate(list(every.values()))
     metrics["codes"] = {
         name: usage_of(found, model.num_codes)
@@ -459,7 +474,7 @@ def usage_of(codes, num_codes):
 
 def measure_map(store, rows, model):
     """How near the nodes are to the encodings of test subjects, and how ordered they are."""
-    quantizer = model.quantizer
+    quantizer = modules.first_quantizer(model)
     codebook = keras.ops.convert_to_numpy(quantizer.codebook)
     is_map = hasattr(quantizer, "som_grid")
     neighbours = quantizer.som_grid.neighbours if is_map else np.full((len(codebook), 1), -1)
@@ -542,9 +557,8 @@ def measure_baseline(store, rows, model, codes):
 
 def fit_baseline(store, rows, model, codes):
     """K-means on patches of training samples: as many codes of as many bits as the model has."""
-    grid = codes["test"].shape[1:]
-    patch = store.sample_shape[0] // grid[0]
-    baseline = PatchKMeans(patch, model.num_codes)
+    patch = store.sample_shape[0] // codes["test"].shape[1]
+    baseline = PatchKMeans(patch, model.num_codes, stages=model.depth or 1)
     picked = np.linspace(0, len(rows["train"]) - 1, BASELINE[store.layout])
     return baseline.fit(store.read(rows["train"][np.unique(picked.astype(int))]))
 
@@ -599,16 +613,17 @@ def measure_transfer(study, scans, models):
 def measure_prior(study, store, rows, model, prior, codes):
     """Held-out bits per code of the prior, beside tables that need no network."""
     subjects = store.table["subject"].to_numpy()[rows["train"]]
-    train, test = np.asarray(codes["train"]), np.asarray(codes["test"])
+    codes = {split: modules.prior_codes(np.asarray(found)) for split, found in codes.items()}
+    train, test = codes["train"], codes["test"]
     tables = evaluation.NeighbourModel(seed=study.seed)
     tables.fit(train, model.num_codes, groups=np.tile(subjects, len(train) // len(subjects)))
     labels = labels_of(study, store, rows, codes, "test")
-    unit = "slice" if study.data.shape is None else "volume"
+    unit = hyperparameters.layout(study.data).removesuffix("s")
     # What the prior is told beside the codes must be paid for: log2(levels) bits a slice.
-    told = np.log2(study.prior.levels or 1) / np.prod(test.shape[1:])
+    told = np.log2(modules.classes_of(study) or 1) / np.prod(test.shape[1:])
     ours, mix = prior.bits_per_code(test, labels) + told, tables.bits_per_code(test)
     healthy = -prior.code_log_prob(
-        np.asarray(codes["validation"]), labels_of(study, store, rows, codes, "validation")
+        codes["validation"], labels_of(study, store, rows, codes, "validation")
     ) / np.log(2)
     return {
         # How surprising codes of unseen, usual brains are: what `anomaly` compares with.
@@ -624,10 +639,13 @@ def measure_prior(study, store, rows, model, prior, codes):
 
 
 def labels_of(study, store, rows, codes, split):
-    """The level of each code map of a split, or None where the prior is not told levels."""
-    if not study.prior.levels:
+    """The class of each code map of a split, level or bundle; None where the prior is not told."""
+    if not modules.classes_of(study):
         return None
-    found = dataset.levels(store, study.prior.levels)[rows[split]]
+    if store.layout == "bundles":
+        found = bundles.labels(study, store, rows[split])
+    else:
+        found = dataset.levels(store, study.prior.levels)[rows[split]]
     return np.tile(found, len(codes[split]) // len(found))
 
 
@@ -726,22 +744,32 @@ def centred_affine(store):
 def report_run(run, study, scans, store, rows, model, prior, codes):
     """Draws every figure of the study and writes `report.html` and `MODEL_CARD.md`."""
     about, metrics = run.study, run.metrics()
-    slices = study.data.shape is None
-    report = (slices_report if slices else volumes_report)(
+    layout = hyperparameters.layout(study.data)
+    write, describe = {
+        "slices": (slices_report, slices_card),
+        "volumes": (volumes_report, volumes_card),
+        "bundles": (bundles_report, bundles_card),
+    }[layout]
+    draw = bundles.draw if layout == "bundles" else draw_figures
+    report = write(
         about,
         metrics,
         read_subjects(run),
-        draw_figures(run, study, scans, store, rows, model, prior, codes, metrics),
+        draw(run, study, scans, store, rows, model, prior, codes, metrics),
         note=scans.note,
         failures=[f"{scan}: {why}" for scan, why in store.failures.itertuples(index=False)],
         timings=read_json(run.file("timings.json")),
     )
     write_report(run.file("report.html"), report)
     first = scans.table.drop_duplicates("subject")
-    card = (slices_card if slices else volumes_card)(
+    counts = {
+        split: int((first["split"] == split).sum()) if "split" in first else len(rows[split])
+        for split in dataset.SPLITS
+    }
+    card = describe(
         about,
         metrics,
-        split={split: int((first["split"] == split).sum()) for split in dataset.SPLITS},
+        split=counts,
         data_facts=dataset.facts(study, scans),
     )
     write_model_card(run.file("MODEL_CARD.md"), card)
@@ -768,7 +796,8 @@ def draw_figures(run, study, scans, store, rows, model, prior, codes, metrics):
         ),
     }
     if model.num_codes:
-        counts = evaluation.code_usage(codes["test"], model.num_codes)["counts"]
+        found = modules.first_codes(model, codes["test"])
+        counts = evaluation.code_usage(found, model.num_codes)["counts"]
         drawn["usage"] = figures.code_usage_bars(counts, simulated=simulated, path=at("usage"))
     if prior is not None:
         bits = metrics["prior"]
@@ -895,9 +924,10 @@ def usual_row(run, store, rows):
 
 def map_figures(run, store, rows, model, codes, row, image, affine, at, options):
     """Codebook, encodings and places of the codes, of a model of volumes."""
-    quantizer = model.quantizer
+    quantizer = modules.first_quantizer(model)
     codebook = keras.ops.convert_to_numpy(quantizer.codebook)
-    counts = evaluation.code_usage(codes["test"], model.num_codes)["counts"]
+    first = modules.first_codes(model, codes["test"])
+    counts = evaluation.code_usage(first, model.num_codes)["counts"]
     grid = getattr(quantizer, "som_grid", None)
     shape = {name: getattr(grid, name, None) for name in ("height", "width", "topology")}
     vectors = [model.continuous(store.read([shown])) for shown in spread(rows["test"], SHOWN)]
@@ -929,7 +959,7 @@ def map_figures(run, store, rows, model, codes, row, image, affine, at, options)
     drawn["som_grid"] = som.som_grid(
         codebook, path=at("som_grid"), counts=counts, **shape, **options
     )
-    shown = model.codes(store.read([row]))[0]
+    shown = modules.first_codes(model, model.codes(store.read([row])))[0]
     for axis, blocks in enumerate(model.stride):
         shown = shown.repeat(blocks, axis)
     inside = evaluation.foreground(image[None], ndim=3)[0]

@@ -24,6 +24,7 @@ import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off th
 import keras
 import numpy as np
 
+import bundles
 import dataset
 import hyperparameters
 import modules
@@ -32,7 +33,7 @@ from brainvq.data import steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json, write_text
 from brainvq.training import codebook_init
-from brainvq.training.augment import Augment
+from brainvq.training.augment import Augment, BundleAugment
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.fit import BestWeights, UnseenLoss, UnseenSimilarity, duration, fit, optimizer
 from brainvq.training.pretrained import load_model
@@ -47,7 +48,7 @@ WATCHED = 256
 WATCHED_VOLUMES = 2
 WATCHED_EVERY = 10
 # Samples encoded or reconstructed at a time.
-AT_A_TIME = {"slices": 64, "volumes": 2}
+AT_A_TIME = {"slices": 64, "volumes": 2, "bundles": 64}
 # The run of this process, for what is said after Ctrl-C.
 OPENED = []
 
@@ -117,10 +118,12 @@ def train_run(run, study):
     with clock("data"):
         scans = dataset.cohort_of_run(study, run)
         store = dataset.arrays(study, scans)
-        rows = dataset.split_rows(scans, store)
+        rows = dataset.split_rows(scans, store, study)
+        if store.layout == "bundles":
+            store = dataset.in_units(store, rows, run)
     log.info("%s", scans.describe())
     if scans.simulated:
-        log.info("these brains are simulated; use --data.source for real scans")
+        log.info("these data are simulated; use --data.source for real scans")
 
     with clock("autoencoder"):
         model = train_autoencoder(study, run, store, rows)
@@ -212,9 +215,10 @@ def same_data(study):
 def try_networks(study):
     """Builds both networks once: a wrong number should stop a run before hours of work."""
     model = build_autoencoder(study)
-    Augment(**vars(study.train.augment))
+    augmentation(study)
     if study.prior.epochs and model.decodes_codes:
-        modules.build_prior(study, model.code_shape(dataset.sample_shape(study)), model.num_codes)
+        shape = modules.prior_grid(model.code_shape(dataset.sample_shape(study)))
+        modules.build_prior(study, shape, model.num_codes)
 
 
 def build_autoencoder(study, variance=1.0):
@@ -228,6 +232,8 @@ def build_autoencoder(study, variance=1.0):
 
 def augmentation(study):
     """The random changes of training samples."""
+    if hyperparameters.layout(study.data) == "bundles":
+        return BundleAugment(study.train.deform, study.train.permute)
     # Left and right: columns of a slice, the first axis of a volume.
     return Augment(**vars(study.train.augment), flip_axis=1 if study.data.shape is None else 0)
 
@@ -253,8 +259,12 @@ def train_autoencoder(study, run, store, rows):
         picked = similarity.spread(rows["train"], 8 * at_a_time)
         variance = float(np.var(store.read(picked)))
     model = build_autoencoder(study, variance)
-    if study.model.start is not None and not run.has("checkpoints", "model.npz"):
-        start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
+    if not run.has("checkpoints", "model.npz"):
+        if study.model.start is not None:
+            start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
+        elif study.model.codebook_start == "kmeans":
+            passes = augmented_passes(study, store, rows["train"], at_a_time)
+            codebook_init.kmeans_initialize(model, passes, seed=study.seed)
     model.compile(
         optimizer(
             options.learning_rate,
@@ -264,12 +274,12 @@ def train_autoencoder(study, run, store, rows):
             weight_decay=options.weight_decay,
         )
     )
-    count = WATCHED if store.layout == "slices" else WATCHED_VOLUMES
+    count = WATCHED_VOLUMES if store.layout == "volumes" else WATCHED
     watched = similarity.spread(rows["validation"], count)
     unseen = BatchStream(store.read, watched, options.batch_size)
     watch = UnseenSimilarity(
         store.read(watched),
-        similarity.watch,
+        similarity.watch if store.layout != "bundles" else bundles.watch,
         batch_size=min(32, at_a_time),
         every=1 if store.layout == "slices" else WATCHED_EVERY,
     )
@@ -286,6 +296,20 @@ def train_autoencoder(study, run, store, rows):
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model
+
+
+def augmented_passes(study, store, rows, batch_size):
+    """Batches of the training samples, as often as `codebook_passes` says, each time changed."""
+    for number in range(study.model.codebook_passes):
+        stream = BatchStream(
+            store.read,
+            rows,
+            batch_size,
+            seed=study.seed + 2,
+            augment=augmentation(study) if number else None,  # first as they are
+        )
+        stream.epoch = number
+        yield from (stream[batch] for batch in range(len(stream)))
 
 
 def start_from(study, run, model, stream):
@@ -306,7 +330,7 @@ def start_from(study, run, model, stream):
     elif options.codebook_start == "principal":
         codebook_init.principal_initialize(trained, stream, seed=study.seed)
     if trained is not model and options.codebook_start in ("kmeans", "kohonen"):
-        model.quantizer.set_codebook(codebook)
+        modules.first_quantizer(model).set_codebook(codebook if codebook.ndim == 2 else codebook[0])
 
 
 def encode_split(study, run, model, store, rows, split):
@@ -331,6 +355,7 @@ def train_prior(study, run, model, store, rows, codes):
         return load_model(run.file("prior.keras"))
     options = study.prior
     keras.utils.set_random_seed(study.seed + 1)
+    codes = {split: modules.prior_codes(found) for split, found in codes.items()}
     stream = BatchStream(
         codes["train"],
         np.arange(len(codes["train"])),

@@ -14,7 +14,7 @@ import dataset
 import hyperparameters
 import modules
 import predict
-from brainvq.data import steps_from_config, steps_to_config
+from brainvq.data import GroupStreamlines, steps_from_config, steps_to_config
 from brainvq.errors import UserError
 from hyperparameters import STUDIES, SUMMARIES, Study
 
@@ -55,18 +55,19 @@ def test_every_preset_builds_a_model_of_the_bits_it_promises(study, variant):
         bits = np.prod(grid) * model.bits_per_code
         (promised,) = re.findall(r"\((\d+) bits", SUMMARIES[study, variant]) or [bits]
         assert bits == float(promised)
-        prior = modules.build_prior(preset, grid, model.num_codes)
-        assert prior.count_params() > 0
+        if preset.prior.epochs:
+            prior = modules.build_prior(preset, modules.prior_grid(grid), model.num_codes)
+            assert prior.count_params() > 0
     assert model.num_codes == (
         None
-        if preset.model.bottleneck in ("identity", "gaussian")
+        if preset.model.bottleneck in ("identity", "gaussian", "gumbel")
         else hyperparameters.codes_of(preset.model)
     )
 
 
 def test_the_table_of_som3d_is_that_of_the_source():
     presets = STUDIES["som3d"]
-    assert len(presets) == 17
+    assert len(presets) == 18
     model = modules.build_autoencoder(presets["somvae"])
     assert model.code_shape((144, 176, 144, 1)) == (9, 11, 9)
     assert model.quantizer.codebook.shape == (256, 32)
@@ -83,6 +84,29 @@ def test_the_table_of_som3d_is_that_of_the_source():
         **dict.fromkeys(("ae", "vae", "vqvae", "vqvae-skips")),
         **dict.fromkeys(("somvae-continuous", "psomvae-continuous"), "vae"),
     }
+
+
+def test_the_table_of_streamlines_is_that_of_the_source():
+    presets = STUDIES["streamlines"]
+    kinds = {v: p.model.bottleneck for v, p in presets.items() if v != "best"}
+    assert kinds == {
+        "vq-diff": "gumbel",
+        "ae": "identity",
+        "vae": "gaussian",
+        "vq-vae": "vq",
+        "vq-ema": "ema",
+    }
+    model = modules.build_autoencoder(presets["vq-diff"])
+    assert model.encoder.output_shape == (None, 16, 16, 64)
+    assert not isinstance(model, modules.VQVAETrainer)
+    assert (model.bottleneck.codebook_size, model.bottleneck.temperature) == (512, 10)
+    assert np.isclose(model.bottleneck.codebook_scale**2, 2)
+    for variant in ("vq-vae", "vq-ema", "best"):  # 36 bits for each of 64 streamlines
+        model = modules.build_autoencoder(presets[variant])
+        grid = model.code_shape((64, 64, 3))
+        assert np.prod(grid) * model.bits_per_code / 64 == 36
+    assert grid == (64, 1, 4)
+    assert modules.prior_grid(grid) == (64, 4)
 
 
 def test_variants_come_after_what_they_start_from():
@@ -172,6 +196,23 @@ def test_unknown_or_missing_fields_of_an_old_run():
         (["som3d", "--data.source", "png", "--data.root", "x"], "--data.source: found png"),
         (["som3d", "--model.continuous-weight", "1.5"], "--model.continuous-weight: found 1.5"),
         (["som3d", "--prior.levels", "4"], "--prior.levels: found 4"),
+        (["som3d", "--prior.epochs", "2", "--model.depth", "2"], "--prior.epochs: found 2"),
+        (["som3d", "--variant", "vae", "--model.depth", "2"], "has no codes to add to"),
+        (["som3d", "--data.source", "tracts", "--data.root", "x"], "--data.source: found tracts"),
+        (["oasis2d", "--model.depth", "2"], "--model.depth: found 2"),
+        (["oasis2d", "--model.beam", "0"], "--model.beam: found 0"),
+        (["streamlines", "--data.source", "bids", "--data.root", "x"], "--data.source: found bids"),
+        (["streamlines", "--data.source", "groups"], "--data.root: not given"),
+        (["streamlines", "--data.bundles", "AF_L"], "--data.bundles: found AF_L"),
+        (["streamlines", "--model.network", "conv"], "--model.network: found conv"),
+        (["streamlines", "--model.modes", "65"], "--model.modes: found 65"),
+        (["streamlines", "--model.blocks", "2"], "--model.filters, --model.blocks: found"),
+        (["streamlines", "--data.points", "1"], "--data.points: found 64 and 1"),
+        (["streamlines", "--variant", "ae", "--data.points", "63"], "found 64 and 63"),
+        (["streamlines", "--data.per-bundle", "0"], "--data.per-bundle: found 0"),
+        (["streamlines", "--train.deform", "-1"], "--train.deform: found -1"),
+        (["streamlines", "--prior.levels", "4"], "--prior.levels: found 4"),
+        (["streamlines", "--train.window", "8"], "--train.window: found 8"),
     ],
 )
 def test_bad_options(words, told):
@@ -189,11 +230,12 @@ def test_options_reach_their_fields():
 
 
 def test_steps_survive_json():
-    for words in (["--data.source", "png", "--data.root", "x"], [], ["som3d"]):
+    for words in (["--data.source", "png", "--data.root", "x"], [], ["som3d"], ["streamlines"]):
         study = parse(*words)
         steps = dataset.steps(study)
         config = json.loads(json.dumps(steps_to_config(steps)))
-        assert list(steps_from_config(config)) == list(steps)
+        known = {"GroupStreamlines": GroupStreamlines} if words == ["streamlines"] else None
+        assert list(steps_from_config(config, known)) == list(steps)
 
 
 def commands():

@@ -4,6 +4,7 @@ from brainvq.models.autoencoder import Autoencoder, VQVAETrainer
 from brainvq.models.bundle_networks import (
     bundle_decoder,
     bundle_encoder,
+    pass_through,
     streamline_decoder,
     streamline_encoder,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "bundle_encoder",
     "conv_decoder",
     "conv_encoder",
+    "pass_through",
     "pixel_classifier",
     "residual_decoder",
     "residual_encoder",

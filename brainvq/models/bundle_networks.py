@@ -86,6 +86,32 @@ def bundle_decoder(
     return keras.Model(inputs, x, name=name)
 
 
+def pass_through(encoder, decoder, noise=0.1):
+    """Starts `bundle_encoder` and `bundle_decoder` near a rearrangement of their input.
+
+    A cell of the latent grid has more channels (64) than the points that it stands for have numbers
+    (4 × 4 × 3 = 48), so that the network can hand its input on unchanged: each stride-2 convolution
+    moves 2×2 places into channels, in pairs (u, −u), of which ReLU keeps all (the mirrored start of
+    Balduzzi et al. 2017, section 4; kernels that are zero but for single taps as in Xiao et al.
+    2018). From a random start, thousands of steps are spent on finding this out. Numbers that do
+    not fit into half of a layer's channels are left out.
+
+    Args:
+        encoder: model of `bundle_encoder`.
+        decoder: model of `bundle_decoder` with the same filters.
+        noise: float ≥ 0, what is left of the random start. Default 0.1; with 0 an autoencoder is
+            the identity, wherever everything fits.
+    """
+    numbers, paired = 3, False
+    for layer in _main_convolutions(encoder, noise):
+        numbers = _hand_on(layer, numbers, paired, noise)
+        paired = True
+    paired = False
+    for layer in _main_convolutions(decoder, noise):
+        numbers = _hand_on(layer, numbers, paired, noise)
+        paired = True
+
+
 def streamline_encoder(
     input_shape=(64, 64, 3),
     modes=16,
@@ -265,6 +291,54 @@ class SetBlock(layers.Layer):
             "expansion": self.expansion,
             "activation": self.activation,
         }
+
+
+def _main_convolutions(model, noise):
+    """The convolutions outside of residual branches, whose ends are made small on the way."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
+            if layer.use_bias:
+                found.append(layer)
+            elif layer.kernel_size == (1, 1):
+                layer.kernel.assign(noise * ops.convert_to_tensor(layer.kernel))
+    return found
+
+
+def _hand_on(layer, numbers, paired, noise):
+    """Makes a convolution hand `numbers` channels on; returns how many come out."""
+    back = isinstance(layer, layers.Conv2DTranspose)
+    kernel = noise * np.array(ops.convert_to_numpy(layer.kernel))
+    kernel = np.swapaxes(kernel, 2, 3) if back else kernel  # (rows, columns, in, out)
+    rows, columns, _, channels = kernel.shape
+    taps = [(rows // 2, columns // 2)]
+    if layer.strides == (2, 2):
+        taps = [(row, column) for row in (1, 2) for column in (1, 2)]
+    # A linear layer ends each network: a 1×1 one the encoder, one of three channels the decoder.
+    linear = rows == 1 or channels == 3
+    room = channels if linear else channels // 2
+    inputs = numbers if not back else numbers // len(taps) * len(taps)
+    pairs = [
+        (tap, of, of + place * numbers if not back else of)
+        for place, tap in enumerate(taps)
+        for of in range(numbers if not back else numbers // len(taps))
+    ]
+    for number, (tap, of, to) in enumerate(pairs):
+        source = number if back else of
+        if to >= room or source >= inputs:
+            continue
+        for channel, sign in (
+            ((2 * source, 1.0), (2 * source + 1, -1.0)) if paired else ((source, 1.0),)
+        ):
+            if linear:
+                kernel[(*tap, channel, to)] += sign
+            else:
+                kernel[(*tap, channel, 2 * to)] += sign
+                kernel[(*tap, channel, 2 * to + 1)] -= sign
+    layer.kernel.assign(np.swapaxes(kernel, 2, 3) if back else kernel)
+    if back:
+        return numbers // len(taps)
+    return min(room, numbers * len(taps))
 
 
 def _residual_stack(x, blocks, hidden):

@@ -208,25 +208,18 @@ def _tested_on(study, metrics):
 def _cards(study, metrics):
     found, bits = metrics["reconstruction"], metrics["bits_per_streamline"]
     scale = metrics["scale_mm"]
+    shown = f"{found['distance']:.3f} units"
+    squared = f"squared error {_scientific(found['mse'])} units²"
+    if scale is not None:
+        shown, squared = f"{found['distance_mm']:.2f} mm", f"{squared}; a unit is {scale:.0f} mm"
     cards = [
         (
             "BUAN",
             _with_sd(found["buan"], _sd(metrics, "buan"), ".3f").replace(_SPACE, " "),
             f"mean ± sd of {len(metrics['bundles'])} bundles",
         ),
-        (
-            "Mean squared error",
-            _scientific(found["mse"]),
-            "units²" + ("" if scale is None else f"; a unit is {scale:.0f} mm"),
-        ),
+        ("Mean distance", shown, squared),
     ]
-    if "distance_mm" in found:
-        shown = f"{found['distance_mm']:.2f} mm"
-    else:
-        shown = f"{found['distance']:.4f}"
-    cards.append(
-        ("Mean distance", shown, "point to decoded point" + ("" if scale else ", in units"))
-    )
     numbers = metrics["numbers_per_streamline"]
     if bits is not None:
         note = f"of a streamline, {_per_streamline(metrics)}"
@@ -292,8 +285,8 @@ def _reconstruction(study, metrics, subjects, figures):
             restored="The same after encoding and decoding.",
             bundle="The bundle that is restored worst, before and after.",
             scores="BUAN of each bundle: mean and standard deviation over groups. Hollow dots, "
-            "where there are any: what Lizarraga et al. (2023) published for this model, on other "
-            "people of TractoInferno and with more of them.",
+            "where there are any: what Lizarraga et al. (2023) published for this model, trained "
+            "and tested on all people of TractoInferno.",
         ),
     )
 
@@ -398,7 +391,11 @@ def _latents(metrics, figures):
     if not metrics["classification"]:
         if not drawn:
             return None
-        return Section("Latents", "The vectors that the encoder makes of groups.", figures=drawn)
+        text = (
+            "The vectors that the encoder makes of groups. Whether they tell the bundle's name is "
+            "not measured: a bundle has too few test groups to train on some and test on others."
+        )
+        return Section("Latents", text, figures=drawn)
     rows = metrics["classification"]
     chance = next(row for row in rows if row["features"] == "chance")
     by = (
@@ -555,7 +552,7 @@ def _samples(metrics, figures):
         "New bundles",
         text,
         tables=[("Mean ± standard deviation over streamlines", table)],
-        figures=pictures(figures, generated="New bundles above those of a test subject."),
+        figures=pictures(figures, generated="New bundles above real ones of the test split."),
     )
 
 

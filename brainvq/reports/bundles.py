@@ -55,7 +55,7 @@ _LETTERS = "R = patient's right, L = left, A = anterior, P = posterior, S = supe
 _DIRECTIONS = "colour = direction: red left-right, green front-back, blue up-down"
 _MARGIN = 0.06  # of the largest side, around the bundles
 _MOST_INCHES = 13.0
-_LEAST_INCHES = 1.7  # a view, however narrow the bundle
+_LEAST_INCHES = 2.1  # a view, however narrow the bundle
 _LEAST_ERROR = 1e-8
 _MOST_COLUMNS = 6
 MOST = 400  # streamlines drawn in a panel; more only hide each other

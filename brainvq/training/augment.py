@@ -72,3 +72,57 @@ class Augment:
         if self.gain:
             np.clip(np.multiply(moved, factor, out=moved), 0, 1, out=moved)
         return moved
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleAugment:
+    """Deforms groups of streamlines, each group as a whole and in its own way.
+
+    An affine map about the group's centre, a shift and three smooth bends, sines of random
+    direction and wave length: people's brains differ in about this manner. The direction of the
+    streamlines stays.
+
+    Args:
+        deform: float ≥ 0, size of it all. At 1 the matrix differs from the identity by entries of
+            standard deviation 0.04, the shift by 0.02 and each bend by 0.015, in units of the
+            coordinates' range from 0 to 1.
+        permute: whether to shuffle the streamlines of a group, whose order in a file means nothing.
+
+    Raises:
+        ValueError: if `deform` is negative.
+    """
+
+    deform: float = 0.0
+    permute: bool = False
+
+    def __post_init__(self):
+        if self.deform < 0:
+            raise ValueError(f"`deform` must be at least 0. Received: deform={self.deform}")
+
+    def __call__(self, batch, rng):
+        """Changes a batch.
+
+        Args:
+            batch: float array `(batch, streamlines, points, 3)` in [-1, 1], left as it is.
+            rng: `numpy.random.Generator`; the same state gives the same result.
+
+        Returns:
+            Float32 array of the same shape.
+        """
+        batch = np.asarray(batch, dtype="float32")
+        count, size = len(batch), self.deform
+        if self.permute:
+            orders = rng.permuted(np.tile(np.arange(batch.shape[1]), (count, 1)), axis=1)
+            batch = np.take_along_axis(batch, orders[..., None, None], axis=1)
+        if not size:
+            return batch.copy()
+        centre = batch.mean(axis=(1, 2), keepdims=True)
+        matrix = np.eye(3) + size * rng.normal(0, 0.04, (count, 3, 3))
+        shift = size * rng.normal(0, 0.02, (count, 1, 1, 3))
+        moved = np.einsum("bspi,bij->bspj", batch - centre, matrix) + centre + shift
+        for _ in range(3):
+            wave = rng.normal(0, 3.0, (count, 3))
+            phase = rng.uniform(0, 2 * np.pi, (count, 1, 1))
+            bend = size * rng.normal(0, 0.015, (count, 1, 1, 3))
+            moved += bend * np.sin(np.einsum("bspi,bi->bsp", moved, wave) + phase)[..., None]
+        return moved.astype("float32")

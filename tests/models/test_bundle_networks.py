@@ -10,6 +10,7 @@ from brainvq.models import (
     VQVAETrainer,
     bundle_decoder,
     bundle_encoder,
+    pass_through,
     streamline_decoder,
     streamline_encoder,
 )
@@ -53,6 +54,32 @@ def test_a_bundle_goes_through_the_image_network():
     model.fit(x, epochs=1, verbose=0)
     assert model.encode(x).shape == (2, 2, 2, 5)
     assert model.reconstruct(x).shape == x.shape
+
+
+def test_a_network_that_hands_its_input_on():
+    encoder = bundle_encoder((8, 8, 3))
+    decoder = bundle_decoder((2, 2, 64))
+    pass_through(encoder, decoder, noise=0.0)
+    x = bundles()
+    z = ops.convert_to_numpy(encoder(x))
+    np.testing.assert_allclose(ops.convert_to_numpy(decoder(z)), x, atol=1e-6)
+    # Each cell holds the 48 numbers of its 4 streamlines by 4 points, in some order.
+    cell = np.sort(x[0, :4, 4:].ravel())
+    np.testing.assert_allclose(
+        np.sort(z[0, 0, 1])[np.abs(np.sort(z[0, 0, 1])) > 0], cell, atol=1e-6
+    )
+    keras.utils.set_random_seed(1)
+    noisy = bundle_encoder((8, 8, 3)), bundle_decoder((2, 2, 64))
+    before = np.square(ops.convert_to_numpy(noisy[1](noisy[0](x))) - x).mean()
+    pass_through(*noisy)
+    after = np.square(ops.convert_to_numpy(noisy[1](noisy[0](x))) - x).mean()
+    assert after < before
+
+
+def test_what_does_not_fit_is_left_out():
+    encoder, decoder = bundle_encoder((8, 8, 3), **SMALL), bundle_decoder((2, 2, 64), **SMALL)
+    pass_through(encoder, decoder)
+    assert np.isfinite(ops.convert_to_numpy(encoder(bundles()))).all()
 
 
 def test_the_set_block_is_a_layer(tmp_path):

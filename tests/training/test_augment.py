@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainvq.training.augment import Augment
+from brainvq.training.augment import Augment, BundleAugment
 
 
 def batch(shape=(4, 12, 10, 1), seed=0):
@@ -91,3 +91,42 @@ def test_wrong_arguments(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=f"Received: {name}="):
         Augment(**arguments)
+
+
+def curves(count=3, streamlines=6, points=8, seed=0):
+    shape = (count, streamlines, points, 3)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
+
+
+def test_bundles_stay_as_they_are_if_nothing_is_asked_for():
+    x = curves()
+    np.testing.assert_array_equal(BundleAugment()(x, rng()), x)
+    with pytest.raises(ValueError, match="at least 0"):
+        BundleAugment(deform=-1)
+
+
+@given(st.integers(0, 1000))
+def test_permuting_keeps_every_streamline(seed):
+    x = curves()
+    moved = BundleAugment(permute=True)(x, rng(seed))
+    for before, after in zip(x, moved, strict=True):
+        order = [int(np.flatnonzero((before == line).all(axis=(1, 2)))[0]) for line in after]
+        assert sorted(order) == list(range(6))
+
+
+def test_a_bundle_is_deformed_as_a_whole_and_a_little():
+    x = curves()
+    x[:, 1] = x[:, 0]  # two streamlines in one place
+    change = BundleAugment(deform=1.0)
+    moved = change(x, rng(1))
+    np.testing.assert_array_equal(change(x, rng(1)), moved)
+    np.testing.assert_allclose(moved[:, 1], moved[:, 0], atol=1e-6)
+    far = np.linalg.norm(moved - x, axis=-1)
+    assert 0.01 < far.mean() < 0.3
+    # The same point is moved otherwise in another group.
+    twice = change(np.stack([x[0], x[0]]), rng(2))
+    assert np.abs(twice[0] - twice[1]).max() > 0.01
+    # Half the size, half the way, to the first order.
+    half = np.linalg.norm(BundleAugment(deform=0.01)(x, rng(1)) - x, axis=-1)
+    full = np.linalg.norm(BundleAugment(deform=0.02)(x, rng(1)) - x, axis=-1)
+    np.testing.assert_allclose(full, 2 * half, rtol=0.05, atol=1e-4)

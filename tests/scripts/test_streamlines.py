@@ -1,0 +1,212 @@
+"""Study `streamlines` end to end, in small: training, measures, tables and what they rest on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bundles
+import dataset
+import hyperparameters
+import modules
+import similarity
+import train
+from brainvq.data import BUNDLES, resample, simulate_bundle, simulated_bundles
+from brainvq.errors import UserError
+from brainvq.evaluation import buan
+from brainvq.training.runs import RunFolder
+from tests.scripts.conftest import run
+
+NAMES = ("MCP", "PYT_L", "ILF_R")
+SMALL = ("streamlines", "--smoke", "--data.bundles", *NAMES, "--sampling.samples", "6")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which two variants were trained, each as a person does it."""
+    folder = tmp_path_factory.mktemp("streamlines")
+    run(folder, "train.py", *SMALL, "--variants", "best,vq-diff", "--data.subjects", "6")
+    return folder
+
+
+def runs_in(folder):
+    return {
+        path.name.split("-2")[0][12:]: RunFolder.open(path) for path in folder.glob("runs/s*-*")
+    }
+
+
+def test_a_run_holds_everything_the_study_names(folder):
+    found = runs_in(folder)["best"]
+    for name in (
+        *("scale.json", "samples.csv", "subjects.csv", "metrics.json", "report.html"),
+        *("MODEL_CARD.md", "model.keras", "prior.keras", "codes/test.npy", "samples/samples.npy"),
+        *("samples/codes.npy", "samples/shapes.csv", "figures/restored.png", "figures/prior.png"),
+    ):
+        assert found.file(*name.split("/")).exists(), name
+    metrics = found.metrics()
+    assert metrics["bits_per_streamline"] == 4 * 5  # four codes of 32
+    assert metrics["grid"] == [64, 1, 4]
+    assert metrics["simulated"]
+    assert not metrics["one_person"]
+    assert [row["bundle"] for row in metrics["bundles"]] == sorted(NAMES)
+    assert 0 <= metrics["reconstruction"]["buan"] <= 1
+    assert {name.split(",")[0] for name in metrics["codecs"]} == {
+        "residual k-means",
+        "local PCA and scalar",
+    }
+    assert metrics["prior"]["bits_per_code"] > 0
+    report = found.file("report.html").read_text()
+    assert "simulated" in report
+
+
+def test_measures_are_those_of_unseen_people(folder):
+    found = runs_in(folder)["best"]
+    cohort = pd.read_csv(found.file("cohort.csv"), dtype={"subject": str})
+    tested = set(cohort.loc[cohort["split"] == "test", "subject"])
+    samples = pd.read_csv(found.file("samples.csv"), dtype={"subject": str})
+    assert set(samples["subject"]) == tested
+    assert set(samples["bundle"]) == set(NAMES)
+    people = pd.read_csv(found.file("subjects.csv"), dtype={"subject": str})
+    for _, row in people.iterrows():
+        own = samples[samples["subject"] == row["subject"]]
+        assert row["buan"] == pytest.approx(own["buan"].mean())
+
+
+def test_a_model_without_codes_claims_no_bits(folder):
+    metrics = runs_in(folder)["vq-diff"].metrics()
+    assert metrics["bits_per_streamline"] is None
+    assert "codes" not in metrics
+    assert "prior" not in metrics
+    assert metrics["numbers_per_streamline"] == 16 * 16 * 64 / 64
+
+
+def test_what_is_done_is_left_alone(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime for path in folder.glob("runs/*/*")}
+    train.main([*SMALL, "--variants", "best,vq-diff", "--data.subjects", "6"])
+    assert {path: path.stat().st_mtime for path in folder.glob("runs/s*-*/*")} == {
+        path: time for path, time in before.items() if path.parent.name.startswith("streamlines")
+    }
+
+
+def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    similarity.main([str(found.path) for found in runs_in(folder).values()])
+    table = pd.read_csv(folder / "runs" / "similarity.csv").set_index("model")
+    assert table.loc["VQ-Diff", "published_buan"] == pytest.approx(0.9952, abs=1e-4)
+    assert np.isnan(table.loc["VQ-Diff", "bits"])
+    assert table.loc["best", "bits"] == 20
+    assert (table["buan"].between(0, 1)).all()
+    assert table["robustness"].notna().sum() == 2
+    per_bundle = pd.read_csv(folder / "runs" / "bundles.csv")
+    assert len(per_bundle) == 2 * len(NAMES)
+    for name in ("similarity.png", "robustness.png"):
+        assert (folder / "runs" / name).stat().st_size > 10_000
+
+
+def test_published_figures_stand_beside_their_bundles():
+    found = bundles.published({"vq-vae": "VQ-VAE", "best": "best"})
+    assert set(found) == {"VQ-VAE"}
+    assert found["VQ-VAE"]["PYT_R"] == 0.7154
+    assert found["VQ-VAE"]["CC_Fr_1"] == 0.3380
+    means = {variant: np.mean(row) for variant, row in bundles.PUBLISHED.items()}
+    rounded = {variant: round(float(mean), 3) for variant, mean in means.items()}
+    assert rounded == {"vq-diff": 0.995, "ae": 1.0, "vae": 0.353, "vq-vae": 0.496, "vq-ema": 0.433}
+
+
+def groups_folder(folder, names=("MCP", "PYT_L"), count=5):
+    """The published form: groups of 64 streamlines by 3 by 64 points in [-1, 1], of one person."""
+    params = [json.loads(p[0].split(":", 1)[1]) for p in simulated_bundles(1).table["paths"]]
+    params = {entry["bundle"]: entry for entry in params}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        lines = simulate_bundle(params[name] | {"low": 64 * count, "high": 64 * count})
+        array = resample(lines, 64).reshape(count, 64, 64, 3) / 100.0
+        np.save(folder / f"{name}.npy", array.transpose(0, 1, 3, 2).astype("float32"))
+    return folder
+
+
+def test_groups_of_one_person_are_split_by_groups(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = groups_folder(tmp_path / "groups")
+    train.main(
+        [
+            *("streamlines", "--smoke", "--variant", "vq-ema"),
+            *("--data.source", "groups", "--data.root", str(root), "--prior.epochs", "0"),
+        ]
+    )
+    (found,) = map(RunFolder.open, tmp_path.glob("runs/streamlines-*"))
+    metrics = found.metrics()
+    assert metrics["one_person"]
+    assert metrics["scale_mm"] is None
+    assert "distance_mm" not in metrics["reconstruction"]
+    assert metrics["test_samples"] == 2  # of three groups kept of each bundle
+    assert metrics["bits_per_streamline"] == 4 * 5  # 256 codes of 32 for 64 streamlines
+
+
+def test_too_few_groups_of_one_person_are_named(tmp_path):
+    root = groups_folder(tmp_path / "groups", names=("MCP",), count=2)
+    words = ["--data.source", "groups", "--data.root", str(root), "--data.cache", str(tmp_path)]
+    study = hyperparameters.parse(["streamlines", *words], "", "")
+    scans = dataset.cohort(study)
+    with pytest.raises(UserError, match="no group of streamlines is left for the validation"):
+        dataset.split_rows(scans, dataset.arrays(study, scans), study)
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    _, errors = run(
+        tmp_path,
+        *("train.py", "streamlines", "--data.source", "tracts", "--data.root", "nowhere"),
+        status=2,
+    )
+    assert errors.startswith("error: nowhere:")
+    assert errors.count("\n") == 1
+    study = hyperparameters.parse(
+        ["streamlines", "--data.source", "tracts", "--data.root", "x", "--data.download"], "", ""
+    )
+    with pytest.raises(UserError, match="expected one of"):
+        dataset.cohort(study)
+
+
+def test_bundles_are_numbered_for_the_prior_in_the_order_of_the_study():
+    study = hyperparameters.STUDIES["streamlines"]["best"]
+    assert modules.classes_of(study) == len(BUNDLES) == 12
+
+    class Store:
+        table = pd.DataFrame({"group": ["CC_Fr_1", "MCP", "FPT_L"]})
+
+    assert bundles.labels(study, Store, np.arange(3)).tolist() == [11, 0, 1]
+    codes = np.arange(2 * 64 * 4).reshape(2, 64, 1, 4)
+    assert modules.prior_codes(codes).shape == (2, 64, 4)
+    np.testing.assert_array_equal(modules.prior_codes(codes)[1, 5], codes[1, 5, 0])
+
+
+def test_watched_groups_are_measured_as_in_the_end():
+    rng = np.random.default_rng(0)
+    originals = rng.uniform(-1, 1, (2, 8, 16, 3)).astype("float32")
+    found = originals + rng.normal(0, 0.02, originals.shape).astype("float32")
+    watched = bundles.watch(originals, found)
+    assert watched["val_mse"] == pytest.approx(np.square(found - originals).mean())
+    scores = [buan(a, b) for a, b in zip(originals, found, strict=True)]
+    assert watched["val_buan"] == pytest.approx(np.mean(scores))
+
+
+def test_samples_are_read_in_the_units_of_the_run(tmp_path):
+    study = hyperparameters.parse([*SMALL, "--data.subjects", "5"], "train.py", "")
+    scans = dataset.cohort(study)
+    store = data_store(study, scans, tmp_path)
+    rows = dataset.split_rows(scans, store, study)
+    kept = RunFolder.create(tmp_path, "streamlines", "best", {"study": {}})
+    units = dataset.in_units(store, rows, kept)
+    train_rows = np.unique(rows["train"])
+    assert np.abs(units.read(train_rows)).max() == pytest.approx(1.0, abs=1e-5)
+    back = bundles.scale_of(kept).to_mm(units.read(train_rows[:2]))
+    np.testing.assert_allclose(back, store.read(train_rows[:2]), atol=1e-3)
+    counted = store.table["group"].iloc[rows["train"]].value_counts()
+    assert counted.nunique() == 1  # equally many of each
+
+
+def data_store(study, scans, folder):
+    return dataset.arrays(replace(study, data=replace(study.data, cache=str(folder))), scans)
