@@ -107,12 +107,15 @@ def measure(run, study, scans, store, rows, model, codes):
     picked = spread(rows["test"], SHOWN)
     originals, counts = store.read(picked), store.table["count"].to_numpy()[picked]
     z = vectors(model, originals)
+    spread_of_training = evaluation.channel_spread(
+        vectors(model, store.read(spread(rows["train"], SHOWN)))
+    )
     curve = evaluation.robustness(
         functools.partial(through_bottleneck, model),
         z,
         originals,
         counts,
-        spread=evaluation.channel_spread(vectors(model, store.read(spread(rows["train"], SHOWN)))),
+        spread=spread_of_training,
         seed=study.seed,
     )
     per_bundle = evaluation.per_bundle(table.drop(columns="subject"))
@@ -130,7 +133,12 @@ def measure(run, study, scans, store, rows, model, codes):
         "bundles": records(per_bundle),
         "bits_per_streamline": bits,
         "numbers_per_streamline": float(np.prod(z.shape[1:]) / store.sample_shape[0]),
-        "robustness": {"area": float(evaluation.area_under(curve)), "curve": records(curve)},
+        "robustness": {
+            "area": float(evaluation.area_under(curve)),
+            "curve": records(curve),
+            # What noise is a multiple of, for `predict.py RUN perturb`.
+            "spread": spread_of_training.tolist(),
+        },
         "classification": records(classification(study, store, rows, model, codes)),
         "codecs": codecs_at(bits or BITS, study, store, rows),
         "parameters": {"autoencoder": model.count_params()},

@@ -16,7 +16,17 @@
 
 RUN is the folder of a run; without it the newest run in runs/, or the weights that come
 with brainvq. SCANS are NIfTI files or folders of them. classify and anomaly need a study of
-slices, all else takes those of volumes (som3d) too.
+slices, all else takes those of volumes (som3d) too. A run of study streamlines has verbs of
+the same names, for TRACTS: .trk, .tck or .trx files or folders of them.
+
+    python predict.py RUN sample [--bundle MCP ...] [-n 4]
+                                                    new bundles, each a .trk in mm
+    python predict.py RUN reconstruct TRACTS...     tractograms in the format, space, order and
+                                                    direction of the files, BUAN, picture
+    python predict.py RUN encode TRACTS...          NAME.npy: codes; codebook; a table
+    python predict.py RUN decode CODES.npy          back to tractograms
+    python predict.py RUN perturb TRACTS... [--epsilon 0.1 0.5 1.0]
+                                                    what noise on the latents does, BUAN
 """
 
 import argparse
@@ -35,6 +45,8 @@ import pandas as pd
 
 import dataset
 import hyperparameters
+import modules
+import tracts
 from brainvq import data, evaluation
 from brainvq.data.code_maps import label_maps, label_table
 from brainvq.data.prepared import AXCODES
@@ -65,11 +77,24 @@ from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Anomaly, Classify, Sampling
 
 PLANES = tuple(AXCODES)
-VERBS = ("sample", "reconstruct", "encode", "decode", "map", "classify", "anomaly", "export")
-# Options that speak of slices; of volumes there is one way to prepare them.
-SLICES_ONLY = ("plane", "matrix", "spacing", "level")
-# Slices and volumes that the network takes at a time, by default.
-AT_A_TIME = {"slices": 32, "volumes": 2}
+# Verbs, each with what a run's samples may be.
+IMAGES, ANY = ("slices", "volumes"), ("slices", "volumes", "bundles")
+VERBS = {
+    "sample": ANY,
+    "reconstruct": ANY,
+    "encode": ANY,
+    "decode": ANY,
+    "perturb": ("bundles",),
+    "map": IMAGES,
+    "classify": ("slices",),
+    "anomaly": ("slices",),
+    "export": IMAGES,
+}
+# Options that speak of one kind of samples only. Of volumes there is one way to prepare them.
+ONLY = dict.fromkeys(("plane", "matrix", "spacing", "level"), "slices")
+ONLY |= dict.fromkeys(("bundle", "points"), "bundles")
+# Samples that the network takes at a time, by default; of bundles groups of streamlines.
+AT_A_TIME = {"slices": 32, "volumes": 2, "bundles": 64}
 # Samples that a picture in three planes has room for, and columns of code maps.
 SHOWN_SAMPLES, SHOWN_MAPS = 6, 8
 # Scores that are laid over the scan in three planes.
@@ -88,10 +113,9 @@ def main(arguments):
     """Reads the command line and does what it says."""
     options = parse(arguments)
     trained = load(options.run)
-    if trained.volume_shape is not None:
-        check_for_volumes(trained, options)
+    check_samples(trained, options)
     if options.batch_size is None:
-        options.batch_size = AT_A_TIME["slices" if trained.volume_shape is None else "volumes"]
+        options.batch_size = AT_A_TIME[trained.layout]
     log = start_log()
     log.info("using %s (%s)", trained.path, describe(trained.about))
     actions = {
@@ -104,6 +128,8 @@ def main(arguments):
         "anomaly": anomaly,
         "export": export,
     }
+    if trained.layout == "bundles":
+        actions = tracts.VERBS
     actions[options.verb](trained, options, log)
 
 
@@ -130,7 +156,8 @@ def parse(arguments):
         "-n",
         "--samples",
         type=int,
-        help=f"how many (default: {defaults.samples} slices, or volumes as in the study)",
+        help=f"how many (default: {defaults.samples} slices, volumes as in the study, or 1 of "
+        "each bundle)",
     )
     verb.add_argument(
         "--temperature",
@@ -153,24 +180,39 @@ def parse(arguments):
     verb.add_argument(
         "--level", type=float, help="how high in the brain: 0 lowest, 1 highest (default: all)"
     )
+    verb.add_argument("--bundle", nargs="+", metavar="NAME", help="which bundles (default: all)")
     verb.add_argument("--seed", type=int, help="the same seed gives the same brains")
 
-    verb = verbs.add_parser("reconstruct", help="scans through the codes and back")
-    verb.add_argument("files", nargs="+", metavar="SCAN")
+    verb = verbs.add_parser("reconstruct", help="scans or bundles through the codes and back")
+    verb.add_argument("files", nargs="+", metavar="FILE")
     verb.add_argument(
         "--plane",
         choices=(*PLANES, "all"),
         help="plane of the slices; all: the mean of the three (default: axial)",
     )
     add_matrix(verb)
+    add_points(verb)
 
-    verb = verbs.add_parser("encode", help="scans to codes")
-    verb.add_argument("files", nargs="+", metavar="SCAN")
+    verb = verbs.add_parser("encode", help="scans or bundles to codes")
+    verb.add_argument("files", nargs="+", metavar="FILE")
     add_plane(verb)
     add_matrix(verb)
+    add_points(verb)
 
-    verb = verbs.add_parser("decode", help="codes to slices or scans")
+    verb = verbs.add_parser("decode", help="codes to slices, scans or bundles")
     verb.add_argument("files", nargs="+", metavar="CODES.npy")
+
+    verb = verbs.add_parser("perturb", help="bundles from latents with noise")
+    verb.add_argument("files", nargs="+", metavar="FILE")
+    verb.add_argument(
+        "--epsilon",
+        type=float,
+        nargs="+",
+        default=tracts.EPSILONS,
+        help="sizes of the noise in standard deviations of the latents (default: %(default)s)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    add_points(verb)
 
     verb = verbs.add_parser("map", help="the code of every voxel of scans")
     verb.add_argument("files", nargs="+", metavar="SCAN")
@@ -185,7 +227,8 @@ def parse(arguments):
         verb.add_argument(
             "--batch-size",
             type=int,
-            help="slices or volumes at a time (default: {slices} or {volumes})".format(**AT_A_TIME),
+            help="slices, volumes or groups of streamlines at a time (default: {slices}, "
+            "{volumes} or {bundles})".format(**AT_A_TIME),
         )
     if words[0] in TUNED:
         kind = TUNED[words[0]]
@@ -203,6 +246,8 @@ def parse(arguments):
         options = parser.parse_args(words)
     options.run = run
     options.out = Path(options.out or Path("predictions") / options.verb)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out: found {options.out}, which is a file; expected a folder")
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size: found {options.batch_size}; expected 1 or more")
     return options
@@ -223,23 +268,36 @@ def add_matrix(verb):
     verb.add_argument("--spacing", type=float, help="pixel size in mm for a number as --matrix")
 
 
+def add_points(verb):
+    """Adds the option that says how many points the streamlines that are written have."""
+    verb.add_argument(
+        "--points",
+        choices=tracts.POINTS,
+        help="points of a streamline in results: the model's, or its own in the file (default: own "
+        "where the file has data per point, else model)",
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} (see python predict.py --help)")
 
 
-def check_for_volumes(trained, options):
-    """Refuses what only a study of slices knows."""
-    if options.verb in TUNED:
+def check_samples(trained, options):
+    """Refuses verbs and options that the samples of a run know nothing of."""
+    if trained.layout not in VERBS[options.verb]:
         raise UserError(
             f"{options.verb}: {trained.path} is of study {trained.about['study']['name']}, whose "
-            "samples are volumes; expected a run of a study of slices"
+            f"samples are {trained.layout}; expected a run of a study of "
+            f"{' or '.join(VERBS[options.verb])}"
         )
-    for name in SLICES_ONLY:
-        if getattr(options, name, None) is not None:
+    for name, layout in ONLY.items():
+        given = getattr(options, name, None)
+        if given is not None and layout != trained.layout:
+            given = " ".join(given) if isinstance(given, list) else given
             raise UserError(
-                f"--{name}: found {getattr(options, name)}; expected it with a study of slices "
-                f"only, and the samples of {trained.path} are volumes"
+                f"--{name}: found {given}; expected it with a study of {layout} only, and the "
+                f"samples of {trained.path} are {trained.layout}"
             )
 
 
@@ -296,7 +354,7 @@ def sample(trained, options, log):
             images[:64],
             options.out / "samples.png",
             title=f"{min(64, len(images))} {title}, axial",
-            simulated=is_simulated(trained),
+            simulated=trained.simulated,
         )
     log.info("%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out)
 
@@ -329,7 +387,7 @@ def picture_volumes(trained, volumes, path, title):
         path,
         position=(0, 0, 0),
         title=title,
-        simulated=is_simulated(trained),
+        simulated=trained.simulated,
     )
 
 
@@ -477,13 +535,16 @@ def codes_of(trained, options, scan):
 
 
 def codebook_of(model):
-    """The codebook as a float32 array `(codes, dim)`."""
+    """The codebook as a float32 array `(codes, dim)`, after an axis of stages if there are."""
     return np.asarray(keras.ops.convert_to_numpy(model.bottleneck.codebook), "float32")
 
 
 def vectors_of(model, codes):
     """The vectors behind codes in half precision; the exact ones are in the codebook."""
-    return codebook_of(model).astype("float16")[codes]
+    if model.depth is None:
+        return codebook_of(model).astype("float16")[codes]
+    stages = zip(codebook_of(model), np.moveaxis(codes, -1, 0), strict=True)
+    return sum(codebook[found] for codebook, found in stages).astype("float16")
 
 
 def decode(trained, options, log):
@@ -520,10 +581,10 @@ def decode(trained, options, log):
                 images[np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)],
                 picture,
                 title=f"{title}, {scan.plane if scan else 'plane not known'}",
-                simulated=is_simulated(trained),
+                simulated=trained.simulated,
             )
         elif scan:
-            three_planes(image, affine, picture, title=title, simulated=is_simulated(trained))
+            three_planes(image, affine, picture, title=title, simulated=trained.simulated)
         else:
             names = [f"{name}-{number:03d}_decoded" for number in range(1, len(images) + 1)]
             save_volumes(trained, options.out, names, images)
@@ -538,11 +599,13 @@ def map_codes(trained, options, log):
     """Writes the code of every voxel of scans; of a self-organising map row and column as well."""
     require_codes(trained, options)
     model = trained.model
-    grid = getattr(model.quantizer, "som_grid", None)
+    quantizer = modules.first_quantizer(model)
+    grid = getattr(quantizer, "som_grid", None)
+    codebook = np.asarray(keras.ops.convert_to_numpy(quantizer.codebook), "float32")
     rows = []
     for path, name, scan in prepared_scans(trained, options, options.plane, log):
         started = time.perf_counter()
-        codes = codes_of(trained, options, scan)
+        codes = modules.first_codes(model, codes_of(trained, options, scan))
         labels = scan.code_map(codes, model.stride)
         for key, (values, about) in label_maps(labels, model.num_codes, grid).items():
             file = options.out / f"{name}_desc-{key}_dseg"
@@ -551,7 +614,7 @@ def map_codes(trained, options, log):
             write_json(f"{file}.json", about | {"VoxelsPerCode": list(model.stride)})
         picture, simulated = options.out / f"{name}_map.png", comes_from_simulation(path)
         if grid is None:
-            picture_codes(model, scan, codes, picture, f"{name}: its codes", simulated)
+            picture_codes(model, codebook, scan, codes, picture, f"{name}: its codes", simulated)
         else:
             brain_on_grid(
                 scan.image,
@@ -581,7 +644,7 @@ def map_codes(trained, options, log):
         )
     write_csv(options.out / "map.csv", pd.DataFrame(rows))
     if grid is None:
-        colours = figures.code_colours(model.num_codes, codebook_of(model))
+        colours = figures.code_colours(model.num_codes, codebook)
     else:
         colours = grid_colours(grid.height, grid.width, grid.topology)
     table = label_table(colours, grid).to_csv(sep="\t", index=False)
@@ -589,7 +652,7 @@ def map_codes(trained, options, log):
     log.info("label maps, pictures, map.csv and desc-codes_dseg.tsv in %s", options.out)
 
 
-def picture_codes(model, scan, codes, path, title, simulated):
+def picture_codes(model, codebook, scan, codes, path, title, simulated):
     """Slices of a prepared scan above their codes, for codes that lie on no map."""
     images, plane = getattr(scan, "slices", None), getattr(scan, "plane", "axial")
     steps = scan.affine[:3, 1], scan.affine[:3, 0]
@@ -603,7 +666,7 @@ def picture_codes(model, scan, codes, path, title, simulated):
         codes[picked],
         model.num_codes,
         path,
-        codebook=codebook_of(model),
+        codebook=codebook,
         title=title,
         plane=plane,
         spacing=tuple(np.linalg.norm(step) for step in steps),
@@ -804,7 +867,7 @@ def anomaly(trained, options, log):
         direction=direction,
         calibrated=bool(thresholds),
         simulated=simulated,
-        simulated_training=is_simulated(trained),
+        simulated_training=trained.simulated,
         footer=f"brainvq {trained.about['brainvq']}",
     )
     write_report(options.out / "report.html", page)
@@ -1027,11 +1090,13 @@ def read_codes(path, model):
         raise UserError(f"{path}: no such file; expected codes (.npy)") from None
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected codes (.npy)") from None
-    rank = len(model.stride)
-    if codes.ndim == rank:
+    axes = len(model.stride) + (0 if model.depth is None else 1)
+    if codes.ndim == axes:
         codes = codes[None]
-    if codes.dtype.kind not in "iu" or codes.ndim != rank + 1:
-        shape = "(n, rows, columns)" if rank == 2 else "(x, y, z) or (n, x, y, z)"
+    if codes.dtype.kind not in "iu" or codes.ndim != axes + 1:
+        shape = "(n, rows, columns)" if axes == 2 else "(x, y, z) or (n, x, y, z)"
+        if model.depth is not None:
+            shape = shape.replace("z)", "z, code)")
         raise UserError(
             f"{path}: found {codes.dtype} of shape {codes.shape}; expected whole numbers of shape "
             f"{shape}"
@@ -1046,13 +1111,6 @@ def save_array(path, array):
     """`numpy.save`, atomically."""
     with atomic_path(path) as temporary:
         np.save(temporary, array)
-
-
-def is_simulated(trained):
-    """Whether the model was trained on simulated brains alone."""
-    metrics = trained.path / "metrics.json"
-    source = trained.about["study"]["data"]["source"]
-    return source == "simulated" or (metrics.exists() and read_json(metrics)["simulated"])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from brainvq.errors import UserError
-from brainvq.files import atomic_path, write_json, write_text
+from brainvq.files import atomic_path, read_json, write_json, write_text
 from brainvq.training.fit import to_numpy
 from brainvq.training.runs import RunFolder
 
@@ -43,35 +43,78 @@ class Trained:
         return None if shape is None else tuple(shape)
 
     @property
-    def unit_range(self):
-        """Whether images lie in [0, 1]; z-scored ones do not."""
-        return all(step["name"] != "ZScore" for step in self.steps)
+    def group_shape(self):
+        """(streamlines, points, 3) of a sample of a study of bundles; None for one of images."""
+        options = self.about.get("study", {}).get("data", {})
+        if options.get("streamlines") is None:
+            return None
+        return (options["streamlines"], options["points"], 3)
 
-    def sample(self, n, level=None, batch_size=32, **options):
-        """Draws `n` new images.
+    @property
+    def layout(self):
+        """What a sample is, as in `ArrayStore`: "slices", "volumes" or "bundles"."""
+        if self.group_shape is not None:
+            return "bundles"
+        return "slices" if self.volume_shape is None else "volumes"
+
+    @property
+    def bundles(self):
+        """Names of the bundles that the prior of a study of bundles knows, in its order."""
+        return tuple(self.about["study"]["data"]["bundles"])
+
+    @property
+    def simulated(self):
+        """Whether the model was trained on simulated brains alone."""
+        if self.about["study"]["data"]["source"] == "simulated":
+            return True
+        metrics = self.path / "metrics.json"
+        return metrics.exists() and bool(read_json(metrics).get("simulated"))
+
+    @property
+    def unit_range(self):
+        """Whether samples lie in [0, 1]; z-scored images and bundles do not."""
+        zscored = any(step["name"] == "ZScore" for step in self.steps)
+        return not zscored and self.group_shape is None
+
+    def sample(self, n, level=None, bundle=None, batch_size=32, **options):
+        """Draws `n` new images, or groups of streamlines.
 
         Args:
             n: int, how many.
             level: for a prior that knows levels, how high in the brain the slices lie: a number
                 from 0 (the lowest slice) to 1 (the highest); by default spread over the brain,
                 from the lowest on.
+            bundle: for a study of bundles, which one: a name of `bundles`, or `n` of them; by
+                default each in turn.
             batch_size: int, images decoded at a time.
             **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed.
 
         Returns:
             (images, codes): float32 `(n, *image_shape)`, in [0, 1] where the study's images are
-            (`unit_range`), and int32 `(n, *grid)`.
+            (`unit_range`), and int32 `(n, *grid)`. Bundles are `(n, streamlines, points, 3)` in
+            units of the run's scale.
 
         Raises:
-            UserError: there is no prior, the model does not decode codes, or `level` is out of
-                range or not known to the prior.
+            UserError: there is no prior, the model does not decode codes, or `level` or `bundle`
+                is out of range or not known to the prior.
         """
         if self.prior is None:
             raise UserError(
                 f"{self.path}: has no prior.keras; expected a run whose prior is trained"
             )
         self.require_decoding()
-        codes = self.prior.sample(n, labels=self._labels(n, level), **options)
+        if self.layout == "bundles":
+            labels = self._bundle_labels(n, level, bundle)
+        elif bundle is not None:
+            raise UserError(
+                f"bundle: found {bundle}; expected none, because the samples of {self.path} are "
+                f"{self.layout}"
+            )
+        else:
+            labels = self._labels(n, level)
+        codes = self.prior.sample(n, labels=labels, **options)
+        if self.layout == "bundles":  # a prior sees codes without axes of length 1
+            codes = codes.reshape(n, *self.model.code_shape(self.group_shape))
         images = self.model.decode(codes, batch_size=batch_size)
         return np.clip(images, 0.0, 1.0, out=images) if self.unit_range else images, codes
 
@@ -94,6 +137,22 @@ class Trained:
         if level is None:
             return np.arange(n) * count // n
         return np.full(n, min(int(level * count), count - 1))
+
+    def _bundle_labels(self, n, level, bundle):
+        if level is not None:
+            raise UserError(f"level: found {level}; expected none, because bundles have no level")
+        if bundle is None:
+            return np.arange(n) % len(self.bundles)
+        wanted = [bundle] * n if isinstance(bundle, str) else list(bundle)
+        if len(wanted) != n:
+            raise UserError(f"bundle: found {len(wanted)} names; expected one, or n = {n}")
+        for name in wanted:
+            if name not in self.bundles:
+                raise UserError(
+                    f"bundle: found {name}; expected one of {', '.join(self.bundles)}, the bundles "
+                    f"of {self.path}"
+                )
+        return np.array([self.bundles.index(name) for name in wanted], int)
 
 
 def load(name):
@@ -144,9 +203,15 @@ def export(trained, folder):
         folder: the folder to write.
 
     Raises:
-        UserError: there is no prior, or `folder` holds something already.
+        UserError: there is no prior, the study is one of bundles, whose scale this form does not
+            hold, or `folder` holds something already.
     """
     folder = Path(folder)
+    if trained.layout == "bundles":
+        raise UserError(
+            f"export: {trained.path} is of study {trained.about['study']['name']}, whose samples "
+            "are bundles; expected a run of slices or volumes"
+        )
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; expected a new folder")
     if trained.prior is None:
