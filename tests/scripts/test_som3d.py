@@ -259,7 +259,7 @@ def small(tmp_path_factory):
         )
         scans = dataset.cohort(study)
         store = dataset.arrays(study, scans)
-        return study, scans, store, dataset.split_rows(scans, store)
+        return study, scans, store, dataset.split_rows(scans, store, study)
 
     return build
 

@@ -37,7 +37,7 @@ def arrays(source, root, *words):
     study = hyperparameters.parse(list(words), "train.py", "")
     scans = dataset.cohort(study)
     store = dataset.arrays(study, scans)
-    return scans, store, dataset.split_rows(scans, store)
+    return scans, store, dataset.split_rows(scans, store, study)
 
 
 @pytest.mark.parametrize("source", ["bids", "oasis1", "oasis2", "png"])
