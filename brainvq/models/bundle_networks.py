@@ -317,28 +317,26 @@ def _hand_on(layer, numbers, paired, noise):
     # A linear layer ends each network: a 1×1 one the encoder, one of three channels the decoder.
     linear = rows == 1 or channels == 3
     room = channels if linear else channels // 2
-    inputs = numbers if not back else numbers // len(taps) * len(taps)
-    pairs = [
-        (tap, of, of + place * numbers if not back else of)
-        for place, tap in enumerate(taps)
-        for of in range(numbers if not back else numbers // len(taps))
-    ]
-    for number, (tap, of, to) in enumerate(pairs):
-        source = number if back else of
-        if to >= room or source >= inputs:
-            continue
-        for channel, sign in (
-            ((2 * source, 1.0), (2 * source + 1, -1.0)) if paired else ((source, 1.0),)
-        ):
-            if linear:
-                kernel[(*tap, channel, to)] += sign
-            else:
-                kernel[(*tap, channel, 2 * to)] += sign
-                kernel[(*tap, channel, 2 * to + 1)] -= sign
-    layer.kernel.assign(np.swapaxes(kernel, 2, 3) if back else kernel)
+    # What goes where: (tap, number that comes in, number that goes out).
     if back:
-        return numbers // len(taps)
-    return min(room, numbers * len(taps))
+        left = numbers // len(taps)
+        routes = [(tap, i * left + to, to) for i, tap in enumerate(taps) for to in range(left)]
+    else:
+        left = min(room, numbers * len(taps))
+        routes = [
+            (tap, of, i * numbers + of) for i, tap in enumerate(taps) for of in range(numbers)
+        ]
+    for tap, source, target in routes:
+        if target >= room:
+            continue
+        for channel, sign in [(2 * source, 1), (2 * source + 1, -1)] if paired else [(source, 1)]:
+            if linear:
+                kernel[(*tap, channel, target)] += sign
+            else:
+                kernel[(*tap, channel, 2 * target)] += sign
+                kernel[(*tap, channel, 2 * target + 1)] -= sign
+    layer.kernel.assign(np.swapaxes(kernel, 2, 3) if back else kernel)
+    return left
 
 
 def _residual_stack(x, blocks, hidden):
