@@ -1,5 +1,5 @@
 # make demo: environment, then simulated brains, VQ-VAE, prior, samples and report (7 minutes on two cores)
-# make test: environment, lint, tests (about 12 minutes on two cores)
+# make test: environment, lint, tests (about 14 minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -20,8 +20,9 @@ unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same layers, models and programs where TensorFlow cannot even be imported.
+# Most of their time would go into optimising programs that run once: XLA is told not to.
 jax: $(VENV)/.installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile \
+	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		tests/layers tests/models tests/training
 
 $(VENV)/.installed: requirements.txt pyproject.toml
