@@ -16,13 +16,14 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Two workers on two cores: threads of OpenMP that wait for each other would only be in the way.
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same layers, models and programs where TensorFlow cannot even be imported.
 # Most of their time would go into optimising programs that run once: XLA is told not to.
 jax: $(VENV)/.installed
-	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		tests/layers tests/models tests/training
 
 $(VENV)/.installed: requirements.txt pyproject.toml
