@@ -16,6 +16,7 @@ import pandas as pd
 import dataset
 import modules
 from brainvq import evaluation
+from brainvq.data import BUNDLES
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, read_json, write_csv
 from brainvq.reports import bundles as pictures
@@ -27,6 +28,8 @@ BATCH = 64
 BITS = 36
 # Groups for figures and curves that need not see all of them.
 SHOWN = 240
+# What `codecs_at` has found in this process.
+CODECS = {}
 # Sizes of the noise in pictures of disturbed latents, in standard deviations of the latents.
 DISTURBED = (0.0, 0.2, 0.5, 1.0)
 # The source's table 1: mean BUAN of each bundle over its validation set (Lizarraga et al. 2023).
@@ -104,11 +107,11 @@ def measure(run, study, scans, store, rows, model, codes):
     people = store.table["subject"].to_numpy()[rows["test"]]
     numbers = [name for name in table if name not in ("bundle", "subject")]
     write_csv(run.file("subjects.csv"), table.groupby("subject", as_index=False)[numbers].mean())
-    picked = spread(rows["test"], SHOWN)
+    picked = dataset.spread(rows["test"], SHOWN)
     originals, counts = store.read(picked), store.table["count"].to_numpy()[picked]
     z = vectors(model, originals)
     spread_of_training = evaluation.channel_spread(
-        vectors(model, store.read(spread(rows["train"], SHOWN)))
+        vectors(model, store.read(dataset.spread(rows["train"], SHOWN)))
     )
     curve = evaluation.robustness(
         functools.partial(through_bottleneck, model),
@@ -140,7 +143,7 @@ def measure(run, study, scans, store, rows, model, codes):
             "spread": spread_of_training.tolist(),
         },
         "classification": records(classification(study, store, rows, model, codes)),
-        "codecs": codecs_at(bits or BITS, study, store, rows),
+        "codecs": codecs_at(bits or BITS, store, rows),
         "parameters": {"autoencoder": model.count_params()},
     }
     if model.num_codes:
@@ -179,7 +182,7 @@ def scale_mm(store):
 
 def classification(study, store, rows, model, codes):
     """How well bundles are told by codes, latents and coordinates, over the test samples."""
-    picked = spread(rows["test"], SHOWN)
+    picked = dataset.spread(rows["test"], SHOWN)
     originals = store.read(picked)
     features = {
         "coordinates": originals.reshape(len(originals), -1),
@@ -200,35 +203,24 @@ def classification(study, store, rows, model, codes):
         return pd.DataFrame()  # too few samples of a bundle to cross-validate
 
 
-@functools.cache
-def _codecs(bits):
-    return {
-        f"residual k-means, {bits} bits": evaluation.ResidualKMeans(bits // 9),
-        f"local PCA and scalar, {bits} bits": evaluation.TransformCodec(bits, clusters=32),
-    }
+def codecs_at(bits, store, rows):
+    """Measures of classical codecs at so many bits, fitted on training streamlines, by name.
 
-
-FITTED = {}
-
-
-def fitted_codecs(bits, study, store, rows):
-    """Classical codecs of so many bits, fitted on training streamlines; once for a process."""
-    key = (str(store.path), study.seed, bits)
-    if key not in FITTED:
-        train = store.read(spread(np.unique(rows["train"]), 2000))
-        curves = train.reshape(-1, *train.shape[2:])
-        FITTED[key] = {name: codec.fit(curves) for name, codec in _codecs(bits).items()}
-    return FITTED[key]
-
-
-def codecs_at(bits, study, store, rows):
-    """Measures of the classical codecs at so many bits: dict of name to measures."""
+    They are the same for all variants of so many bits, and kept for a process.
+    """
     bits = max(9, 9 * round(bits / 9))
-    found = {}
-    for name, codec in fitted_codecs(bits, study, store, rows).items():
-        table = table_of(by_groups(codec), store, rows["test"]).drop(columns="subject")
-        found[name] = plain(evaluation.mean_over_bundles(evaluation.per_bundle(table)))
-    return found
+    key = (str(store.path), bits, *map(tuple, rows.values()))
+    if key not in CODECS:
+        train = store.read(dataset.spread(np.unique(rows["train"]), 2000))
+        CODECS[key] = {}
+        for name, codec in (
+            (f"residual k-means, {bits} bits", evaluation.ResidualKMeans(bits // 9)),
+            (f"local PCA and scalar, {bits} bits", evaluation.TransformCodec(bits, clusters=32)),
+        ):
+            codec.fit(train.reshape(-1, *train.shape[2:]))
+            table = table_of(by_groups(codec), store, rows["test"]).drop(columns="subject")
+            CODECS[key][name] = plain(evaluation.mean_over_bundles(evaluation.per_bundle(table)))
+    return CODECS[key]
 
 
 def by_groups(codec):
@@ -260,7 +252,7 @@ def draw_samples(run, study, store, rows, model, prior):
     for name, array in (("codes", codes), ("samples", made), ("bundles", np.array(kinds))):
         with atomic_path(run.file("samples", f"{name}.npy")) as temporary:
             np.save(temporary, array)
-    real = spread(rows["test"], SHOWN)
+    real = dataset.spread(rows["test"], SHOWN)
     shapes = evaluation.shape_table(
         store.read(real),
         made,
@@ -268,7 +260,7 @@ def draw_samples(run, study, store, rows, model, prior):
         scale_mm=scale_mm(store) or 1.0,
     )
     write_csv(run.file("samples", "shapes.csv"), shapes)
-    train = store.read(spread(np.unique(rows["train"]), SHOWN))
+    train = store.read(dataset.spread(np.unique(rows["train"]), SHOWN))
     return {
         "count": len(made),
         "shapes": records(shapes),
@@ -337,7 +329,7 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
         **options,
     )
     drawn["perturbation"] = disturbed({title: model}, store, rows, whole, at, scale, options)
-    shown = spread(rows["test"], 1500)
+    shown = dataset.spread(rows["test"], 1500)
     names = store.table["group"].to_numpy()[shown]
     if len(shown) >= 8:
         drawn["tsne"] = pictures.tsne(
@@ -381,7 +373,7 @@ def disturbed(models, store, rows, whole, at, scale, options):
     rng = np.random.default_rng(0)
     found, scores = {}, {}
     for title, model in models.items():
-        train = vectors(model, store.read(spread(np.unique(rows["train"]), BATCH)))
+        train = vectors(model, store.read(dataset.spread(np.unique(rows["train"]), BATCH)))
         width, z = evaluation.channel_spread(train), vectors(model, groups)
         noise = rng.normal(size=z.shape) * width
         decoded = {size: through_bottleneck(model, z + size * noise) for size in DISTURBED}
@@ -435,8 +427,6 @@ def title_of(variant):
 
 def published(titles):
     """The source's figures for variants that it has: `{title: {bundle: BUAN}}`."""
-    from brainvq.data import BUNDLES
-
     return {
         title: dict(zip(BUNDLES, PUBLISHED[variant], strict=True))
         for variant, title in titles.items()
@@ -558,11 +548,6 @@ def printed(table):
 def scale_of(run):
     """The scale of a run: what takes mm to the units of its model and back."""
     return dataset.data.BundleScale.from_config(read_json(run.file("scale.json")))
-
-
-def spread(rows, count):
-    """At most `count` of `rows`, evenly spread."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
 def records(table):

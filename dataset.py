@@ -226,19 +226,14 @@ def picture_steps(size):
 def arrays(study, scans):
     """The prepared samples: a `brainvq.data.ArrayStore` (built once, then reused)."""
     layout = hyperparameters.layout(study.data)
-    if layout == "bundles":
-        return data.prepare_bundles(
-            scans,
-            study.data.cache,
-            points=study.data.points,
-            size=study.data.streamlines,
-            bundles=study.data.bundles,
-            per_bundle=study.data.per_bundle,
-            seed=study.seed,
-            workers=study.data.workers,
-        )
     return data.prepare(
-        scans, steps(study), study.data.cache, layout=layout, workers=study.data.workers
+        scans,
+        steps(study),
+        study.data.cache,
+        layout=layout,
+        # Halves would round coordinates of 100 mm to 0.06 mm.
+        dtype="float32" if layout == "bundles" else "float16",
+        workers=study.data.workers,
     )
 
 
@@ -319,6 +314,11 @@ def balanced(study, store, rows):
     The source leaves out what the rarest bundle does not have; this keeps every streamline.
     """
     return data.balanced_rows(store.table, rows, study.seed, repeat=True)
+
+
+def spread(rows, count):
+    """At most `count` of `rows`, evenly spread."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
 def prepared(study, row, **options):

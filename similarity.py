@@ -47,7 +47,7 @@ from brainvq.training.stream import BatchStream
 
 # Samples at a time, and training samples that the patch codec is fitted on: more slices than its
 # 200,000 patches need, but volumes as memory allows.
-BATCH = {"slices": 64, "volumes": 2}
+BATCH = {"slices": 64, "volumes": 2, "bundles": bundles.BATCH}
 BASELINE = {"slices": 1024, "volumes": 16}
 # Volumes compared with all training volumes at a time.
 COMPARED = 8
@@ -436,14 +436,12 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
         "stride": store.sample_shape[0] // grid[0],
         "parameters": {"autoencoder": model.count_params()},
     }
-    others = {}
-    if model.continuous_weight:
-        others["continuous_reconstruction"] = functools.partial(model.reconstruct, continuous=True)
     if model.decodes_codes:
         metrics["patch_kmeans"] = measure_baseline(store, rows, model, codes)
-    for name, reconstruct in others.items():
+    if model.continuous_weight:
+        reconstruct = functools.partial(model.reconstruct, continuous=True)
         table = similarity_of(reconstruct, store, rows["test"]).table()
-        metrics[name] = plain(evaluation.summary(table))
+        metrics["continuous_reconstruction"] = plain(evaluation.summary(table))
     if not model.num_codes:
         return metrics
     # Each volume once, in the order of the splits: training has augmented copies behind it.
@@ -662,7 +660,7 @@ def draw_samples(run, study, store, rows, model, prior):
     for name, array in (("codes", codes), ("samples", images)):
         with atomic_path(run.file("samples", f"{name}.npy")) as temporary:
             np.save(temporary, array)
-    train, test = spread(rows["train"], 2048), spread(rows["test"], options.samples)
+    train, test = dataset.spread(rows["train"], 2048), dataset.spread(rows["test"], options.samples)
     references = store.read(train)
     number, distance = evaluation.nearest_images(images, references)
     _, usual = evaluation.nearest_images(store.read(test), references)
@@ -700,7 +698,7 @@ def draw_volumes(run, study, store, rows, model, prior):
             image = data.above_background(volume[..., 0])
             data.save_nifti(file, image, centred_affine(store))
         found += nearest(volumes, training)
-    unseen = spread(rows["test"], options.samples)
+    unseen = dataset.spread(rows["test"], options.samples)
     for start in range(0, len(unseen), COMPARED):
         usual += nearest(store.read(unseen[start : start + COMPARED]), training)
     scans = store.table["scan_id"].iloc[[rows["train"][place] for place, _ in found]]
@@ -818,7 +816,7 @@ def slice_figures(run, study, scans, store, rows, model, prior, codes, metrics, 
     """What `draw_figures` draws of slices; `at` gives the path of a figure by its name."""
     simulated = scans.simulated
     options = {"simulated": simulated, "spacing": dataset.pixel_size(store)}
-    shown = spread(rows["test"], COLUMNS)
+    shown = dataset.spread(rows["test"], COLUMNS)
     images = store.read(shown)
     restored = np.clip(model.reconstruct(images), 0, 1)
     subjects = store.table["subject"].to_numpy()[shown]
@@ -862,7 +860,7 @@ def slice_figures(run, study, scans, store, rows, model, prior, codes, metrics, 
         )
     if prior is not None:
         samples = np.load(run.file("samples", "samples.npy"))
-        real = spread(rows["test"], 64)
+        real = dataset.spread(rows["test"], 64)
         if study.prior.levels:  # from the lowest slice to the highest, like the samples
             real = real[np.argsort(dataset.levels(store, 64)[real], kind="stable")]
         drawn["samples"] = figures.sample_grid(
@@ -930,10 +928,15 @@ def map_figures(run, store, rows, model, codes, row, image, affine, at, options)
     counts = evaluation.code_usage(first, model.num_codes)["counts"]
     grid = getattr(quantizer, "som_grid", None)
     shape = {name: getattr(grid, name, None) for name in ("height", "width", "topology")}
-    vectors = [model.continuous(store.read([shown])) for shown in spread(rows["test"], SHOWN)]
+    vectors = [
+        model.continuous(store.read([shown])) for shown in dataset.spread(rows["test"], SHOWN)
+    ]
     # An average of the same brains as they are seen by the network, each from 0 to 1.
     average = np.mean(
-        [to_unit(*[store.read([shown])] * 2)[0] for shown in spread(rows["train"], AVERAGED)],
+        [
+            to_unit(*[store.read([shown])] * 2)[0]
+            for shown in dataset.spread(rows["train"], AVERAGED)
+        ],
         axis=0,
     )
     drawn = {
@@ -986,7 +989,7 @@ def sample_figures(run, store, rows, at, options):
     def stored(row):
         return data.above_background(store.read([row])[0, ..., 0])
 
-    real = {f"{names[row]}, unseen": stored(row) for row in spread(rows["test"], PLANES)}
+    real = {f"{names[row]}, unseen": stored(row) for row in dataset.spread(rows["test"], PLANES)}
     beside = {}
     for (name, sample), found in zip(samples.items(), table.itertuples(), strict=True):
         nearest_row = np.flatnonzero(names == found.scan_id)[0]
@@ -1012,11 +1015,6 @@ def sample_figures(run, store, rows, at, options):
             **options,
         ),
     }
-
-
-def spread(rows, count):
-    """At most `count` of `rows`, evenly spread."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
 def plain(table):

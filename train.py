@@ -47,8 +47,6 @@ WATCHED = 256
 # And volumes, every so many epochs: 3D SSIM takes a second each.
 WATCHED_VOLUMES = 2
 WATCHED_EVERY = 10
-# Samples encoded or reconstructed at a time.
-AT_A_TIME = {"slices": 64, "volumes": 2, "bundles": 64}
 # The run of this process, for what is said after Ctrl-C.
 OPENED = []
 
@@ -253,10 +251,10 @@ def train_autoencoder(study, run, store, rows):
         seed=study.seed,
         augment=ForegroundWindows(options.window, changes) if options.window else changes,
     )
-    at_a_time = AT_A_TIME[store.layout]
+    at_a_time = similarity.BATCH[store.layout]
     variance = 1.0
     if study.model.data_variance:
-        picked = similarity.spread(rows["train"], 8 * at_a_time)
+        picked = dataset.spread(rows["train"], 8 * at_a_time)
         variance = float(np.var(store.read(picked)))
     model = build_autoencoder(study, variance)
     if not run.has("checkpoints", "model.npz"):
@@ -275,7 +273,7 @@ def train_autoencoder(study, run, store, rows):
         )
     )
     count = WATCHED_VOLUMES if store.layout == "volumes" else WATCHED
-    watched = similarity.spread(rows["validation"], count)
+    watched = dataset.spread(rows["validation"], count)
     unseen = BatchStream(store.read, watched, options.batch_size)
     watch = UnseenSimilarity(
         store.read(watched),
@@ -344,7 +342,7 @@ def encode_split(study, run, model, store, rows, split):
         copies=copies,
         augment=augmentation(study),
         seed=study.seed,
-        batch_size=AT_A_TIME[store.layout],
+        batch_size=similarity.BATCH[store.layout],
         title=f"codes of the {split} split",
     )
 

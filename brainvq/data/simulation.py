@@ -686,8 +686,20 @@ _DEFAULTS = {
 }
 
 
-def _checked(params):
-    """Returns the parameters as a dict with every key, or raises UserError."""
+def read_parameters(params, defaults, what):
+    """The parameters of something simulated, from a dict or the text of a cohort's path.
+
+    Args:
+        params: dict, or JSON text with or without "simulated:" in front.
+        defaults: dict with every parameter that there is.
+        what: what is simulated, for errors.
+
+    Returns:
+        dict with every key of `defaults`.
+
+    Raises:
+        UserError: the text is no JSON object, or a parameter is not known.
+    """
     if isinstance(params, str):
         text = params.removeprefix("simulated:")
         try:
@@ -695,14 +707,18 @@ def _checked(params):
         except ValueError:
             params = None
         if not isinstance(params, dict):
-            raise UserError(f"simulated scan: parameters {text!r}; expected a JSON object")
-    unknown = set(params) - set(_DEFAULTS)
+            raise UserError(f"{what}: parameters {text!r}; expected a JSON object")
+    unknown = set(params) - set(defaults)
     if unknown:
         raise UserError(
-            f"simulated scan: parameter {sorted(unknown)[0]!r} is not known; expected "
-            f"{', '.join(_DEFAULTS)}"
+            f"{what}: parameter {sorted(unknown)[0]!r} is not known; expected {', '.join(defaults)}"
         )
-    params = _DEFAULTS | dict(params)
+    return defaults | dict(params)
+
+
+def _checked(params):
+    """Returns the parameters as a dict with every key, or raises UserError."""
+    params = read_parameters(params, _DEFAULTS, "simulated scan")
     choices = {"modality": MODALITIES, "group": GROUPS, "sex": ("F", "M"), "site": tuple(SITES)}
     for name, allowed in choices.items():
         if params[name] not in allowed:

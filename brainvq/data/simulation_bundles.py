@@ -25,6 +25,7 @@ from brainvq.data.jobs import disk_errors, run_jobs
 from brainvq.data.readers.bids import SIMULATED_KEY, is_simulated
 from brainvq.data.readers.folders import entries
 from brainvq.data.scans import SIMULATED
+from brainvq.data.simulation import read_parameters
 from brainvq.data.streamlines import new_tractogram, save_tractogram
 from brainvq.errors import UserError
 from brainvq.files import write_json, write_text
@@ -311,21 +312,7 @@ def _deformed(points, rng):
 
 def _checked(params):
     """Returns the parameters as a dict with every key, or raises UserError."""
-    if isinstance(params, str):
-        text = params.removeprefix(SIMULATED)
-        try:
-            params = json.loads(text)
-        except ValueError:
-            params = None
-        if not isinstance(params, dict):
-            raise UserError(f"simulated bundle: parameters {text!r}; expected a JSON object")
-    unknown = set(params) - set(_DEFAULTS)
-    if unknown:
-        raise UserError(
-            f"simulated bundle: parameter {sorted(unknown)[0]!r} is not known; expected "
-            f"{', '.join(_DEFAULTS)}"
-        )
-    params = _DEFAULTS | dict(params)
+    params = read_parameters(params, _DEFAULTS, "simulated bundle")
     if params["bundle"] not in BUNDLES:
         raise UserError(
             f"simulated bundle: bundle is {params['bundle']!r}; expected one of "

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from brainvq.evaluation.bundles import CLUSTERS_MM, THRESHOLD, THRESHOLD_MM
-from brainvq.reports.html import Report, Section, format_cell
-from brainvq.reports.model_card import ModelCard
+from brainvq.reports.html import Section, format_cell
 from brainvq.reports.slices import (
     PERPLEXITY,
-    footer,
     pictures,
     prior_table,
+    run_card,
+    run_report,
     settings_section,
     step_text,
     training_section,
@@ -72,13 +72,12 @@ def bundles_report(about, metrics, subjects, figures, *, note="", failures=(), t
         training_section(figures, timings),
         settings_section(about),
     ]
-    return Report(
-        title=f"Study {study['name']}, variant {study['variant']}",
+    return run_report(
+        about,
+        sections,
         subtitle=f"Bundles of white matter. {_tested_on(study, metrics)}",
         cards=_cards(study, metrics),
         warnings=_warnings(study, metrics, note, failures),
-        sections=[section for section in sections if section is not None],
-        footer=footer(about),
     )
 
 
@@ -113,12 +112,13 @@ def bundles_card(about, metrics, *, split, data_facts):
             "scale for all axes, by the extremes of the training bundles"
         )
         unit = f"{scale:.4g} mm; with scale.json coordinates become mm again"
-    return ModelCard(
-        name=f"{study['name']} {study['variant']}",
+    return run_card(
+        about,
+        metrics,
+        data_facts,
         intended_use="Research on codes of white-matter streamlines: reconstruction, latents by "
         "bundle, sampling. Not for diagnosis or the planning of operations, nor for any decision "
         "about a person.",
-        simulated=metrics["simulated"],
         split={} if metrics["one_person"] else split,
         split_rule=rule,
         preprocessing=[*(step_text(step) for step in about["steps"]), scaling],
@@ -130,10 +130,7 @@ def bundles_card(about, metrics, *, split, data_facts):
         codes=_codes_of_group(metrics) if metrics.get("codes") else "",
         bits=None if bits is None else bits * size,
         measures=_means(metrics),
-        training=about["command"],
-        versions={"brainvq": about["brainvq"], "keras": about["keras"]},
         limitations=_limitations(study, metrics),
-        **data_facts,
     )
 
 

@@ -48,14 +48,13 @@ def slices_report(about, metrics, subjects, figures, *, note="", failures=(), ti
         training_section(figures, timings),
         settings_section(about),
     ]
-    return Report(
-        title=f"Study {study['name']}, variant {study['variant']}",
+    return run_report(
+        about,
+        sections,
         subtitle=f"Trained and tested on {data}; {metrics['test_subjects']} test subjects that "
         f"training never saw.",
         cards=_cards(metrics),
         warnings=warnings_of(metrics, note, failures),
-        sections=[section for section in sections if section is not None],
-        footer=footer(about),
     )
 
 
@@ -87,14 +86,13 @@ def slices_card(about, metrics, *, split, data_facts):
         limitations.append(
             "Samples are no real persons; they follow the ages and scanners trained on."
         )
-    return ModelCard(
-        name=f"{study['name']} {study['variant']}",
+    return run_card(
+        about,
+        metrics,
+        data_facts,
         intended_use="Research on discrete codes of brain images: reconstruction, code maps, "
         "sampling. Not for diagnosis, nor for any decision about a person.",
-        simulated=metrics["simulated"],
         split=split,
-        split_rule=f"by subject, seed {study['seed']}",
-        preprocessing=[step_text(step) for step in about["steps"]],
         intensity_range=(0.0, 1.0),
         input_shape=f"({size}, {size}, 1)",
         shape_rule=_shape_rule(study, metrics) if grid else "",
@@ -104,10 +102,51 @@ def slices_card(about, metrics, *, split, data_facts):
         bits=metrics["bits_per_slice"],
         measures=measures_table(metrics),
         ssim_parameters=metrics["ssim_settings"],
-        training=about["command"],
-        versions={"brainvq": about["brainvq"], "keras": about["keras"]},
         limitations=limitations,
-        **data_facts,
+    )
+
+
+def run_card(about, metrics, data_facts, **fields):
+    """A model card with what is told alike of every run.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+        metrics: dict, the content of `metrics.json`.
+        data_facts: dict with any of `data_name`, `data_licence`, `data_attribution`, `licence`.
+        **fields: the other fields of `ModelCard`; they may replace the shared ones.
+
+    Returns:
+        A `ModelCard`.
+    """
+    study = about["study"]
+    shared = {
+        "name": f"{study['name']} {study['variant']}",
+        "simulated": metrics["simulated"],
+        "split_rule": f"by subject, seed {study['seed']}",
+        "preprocessing": [step_text(step) for step in about["steps"]],
+        "training": about["command"],
+        "versions": {"brainvq": about["brainvq"], "keras": about["keras"]},
+    }
+    return ModelCard(**(shared | fields), **data_facts)
+
+
+def run_report(about, sections, **fields):
+    """A report with what is told alike of every run; sections that are None are left out.
+
+    Args:
+        about: dict, the content of the run's `study.json`.
+        sections: list of `Section` and None.
+        **fields: the other fields of `Report`.
+
+    Returns:
+        A `Report`.
+    """
+    study = about["study"]
+    return Report(
+        title=f"Study {study['name']}, variant {study['variant']}",
+        sections=[section for section in sections if section is not None],
+        footer=footer(about),
+        **fields,
     )
 
 

@@ -4,18 +4,17 @@ import math
 
 import pandas as pd
 
-from brainvq.reports.html import Report, Section, format_cell
-from brainvq.reports.model_card import ModelCard
+from brainvq.reports.html import Section, format_cell
 from brainvq.reports.slices import (
     NAMES,
     PERPLEXITY,
-    footer,
     measure_card,
     measures_table,
     pictures,
     prior_table,
+    run_card,
+    run_report,
     settings_section,
-    step_text,
     training_section,
     usage_table,
     warnings_of,
@@ -54,14 +53,13 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
         training_section(figures, timings, "SSIM of validation subjects."),
         settings_section(about),
     ]
-    return Report(
-        title=f"Study {study['name']}, variant {study['variant']}",
+    return run_report(
+        about,
+        sections,
         subtitle=f"Whole volumes. Trained and tested on {data}; {metrics['test_subjects']} test "
         "subjects that training never saw.",
         cards=_cards(metrics),
         warnings=warnings,
-        sections=[section for section in sections if section is not None],
-        footer=footer(about),
     )
 
 
@@ -96,14 +94,13 @@ def volumes_card(about, metrics, *, split, data_facts):
         limitations.append(
             "Samples are no real persons; they follow the ages and scanners trained on."
         )
-    return ModelCard(
-        name=f"{study['name']} {study['variant']}",
+    return run_card(
+        about,
+        metrics,
+        data_facts,
         intended_use="Research on discrete codes of brain volumes: reconstruction, maps of codes, "
         "sampling. Not for diagnosis, nor for any decision about a person.",
-        simulated=metrics["simulated"],
         split=split,
-        split_rule=f"by subject, seed {study['seed']}",
-        preprocessing=[step_text(step) for step in about["steps"]],
         intensity_range=None if zscored else (0.0, 1.0),
         input_shape=f"({', '.join(map(str, study['data']['shape']))}, 1), voxels of "
         f"{study['data']['spacing']:g} mm",
@@ -115,10 +112,7 @@ def volumes_card(about, metrics, *, split, data_facts):
         bits=metrics.get("bits_per_volume"),
         measures=measures_table(metrics, _NAMES),
         ssim_parameters=metrics["ssim_settings"],
-        training=about["command"],
-        versions={"brainvq": about["brainvq"], "keras": about["keras"]},
         limitations=limitations,
-        **data_facts,
     )
 
 
