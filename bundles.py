@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 import dataset
+import hyperparameters
 import modules
 from brainvq import evaluation
 from brainvq.data import BUNDLES
@@ -28,6 +29,8 @@ BATCH = 64
 BITS = 36
 # Groups for figures and curves that need not see all of them.
 SHOWN = 240
+# Bits per streamline at which classical codecs are drawn.
+RATES = (9, 18, 36, 72)
 # What `codecs_at` has found in this process.
 CODECS = {}
 # Sizes of the noise in pictures of disturbed latents, in standard deviations of the latents.
@@ -294,6 +297,7 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
     whose = "Test groups of one person" if metrics["one_person"] else "Bundles of an unseen subject"
     drawn = {
         "losses": figures.loss_curves(history, path=at("losses"), **options),
+        "buan": figures.buan_curve(history, path=at("buan"), **options),
         "originals": pictures.bundle_views(
             originals, at("originals"), title=whose, **scale, **options
         ),
@@ -434,14 +438,24 @@ def published(titles):
     }
 
 
-def compare(runs, studies, log):
-    """The study's tables and figures over several runs: a row per model, and one per bundle."""
+def compare(runs, studies, data_of, log):
+    """The study's tables and figures over several runs: a row per model, and one per bundle.
+
+    Args:
+        runs: list of `RunFolder`, all finished.
+        studies: their `hyperparameters.Study`.
+        data_of: function of a run and its study that returns `(store, rows)`.
+        log: where the tables are printed.
+    """
     found = {}
     for run, study in zip(runs, studies, strict=True):
         metrics = run.metrics()
         title = title_of(study.variant)
-        while title in found:
-            title += " "
+        preset = hyperparameters.STUDIES[study.name][study.variant]
+        if study.model.depth != preset.model.depth:
+            title += f", {metrics['bits_per_streamline']:g} bits"
+        if title in found:
+            title += f" ({run.name.rsplit('-', 1)[-1]})"
         found[title] = (run, study, metrics)
     place, simulated = runs[0].path.parent, all(found[t][2]["simulated"] for t in found)
     table = pd.DataFrame(
@@ -465,6 +479,17 @@ def compare(runs, studies, log):
             simulated=simulated,
         ),
     ]
+    with_codes = [
+        (run, study) for run, study, metrics in found.values() if metrics["bits_per_streamline"]
+    ]
+    if with_codes:
+        rates = pd.concat([own_rates(found), classical_rates(*with_codes[0], data_of, log)])
+        write_csv(place / "rate_distortion.csv", rates)
+        drawn.append(
+            pictures.rate_distortion_figure(
+                rates, place / "rate_distortion.png", simulated=simulated
+            )
+        )
     log.info("%s", printed(table).to_string(index=False))
     wide = per_bundle.assign(
         score=[
@@ -480,6 +505,60 @@ def compare(runs, studies, log):
     )
     written = ", ".join(str(path) for path in (place / "similarity.csv", *drawn))
     log.info("written: %s", written)
+
+
+def own_rates(found):
+    """Bits and errors of the models that have codes; those of one variant are a family."""
+    rows = []
+    for title, (_, study, metrics) in found.items():
+        if metrics["bits_per_streamline"]:
+            rows.append(
+                {
+                    "codec": title,
+                    "family": title_of(study.variant),
+                    "bits": metrics["bits_per_streamline"],
+                    **{key: metrics["reconstruction"][key] for key in ("mse", "buan", "distance")},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def classical_rates(run, study, data_of, log):
+    """Bits and errors of codecs without a network, and of files, on a run's test streamlines.
+
+    They are fitted on the training streamlines of that run and kept in its folder.
+    """
+    if run.has("rate_distortion.csv"):
+        return pd.read_csv(run.file("rate_distortion.csv"))
+    log.info("fitting classical codecs at %s bits", ", ".join(map(str, RATES)))
+    store, rows = data_of(run, study)
+    train = store.read(dataset.spread(np.unique(rows["train"]), 2000))
+    train = train.reshape(-1, *train.shape[2:])
+    codecs, families = {}, {}
+    for bits in RATES:
+        for family, codec in (
+            ("residual k-means", evaluation.ResidualKMeans(bits // 9)),
+            ("PCA and k-means", evaluation.PCAKMeans(bits // 9)),
+            ("local PCA and scalar", evaluation.TransformCodec(bits, clusters=32)),
+        ):
+            name = f"{family}, {bits} bits"
+            codecs[name], families[name] = codec.fit(train), family
+    codecs["float16"] = evaluation.HalfPrecision().fit(train)
+    picked = dataset.spread(rows["test"], SHOWN)
+    about = store.table.iloc[picked]
+    table = evaluation.rate_distortion(
+        codecs, store.read(picked), about["group"].to_numpy(), about["count"].to_numpy()
+    )
+    # What a file of one group takes; a .trk file keeps every digit.
+    half, files = table.index[-1], evaluation.stored_bits(study.data.streamlines, study.data.points)
+    files = files.set_index("format")["bits"]
+    table.loc[half, ["codec", "bits"]] = [".trx file, float16", files[".trx, float16"]]
+    whole = {"codec": ".trk file", "bits": files[".trk, float32"], "mse": 0.0, "buan": 1.0}
+    table = pd.concat([table, pd.DataFrame([whole | {"distance": 0.0}])], ignore_index=True)
+    table.insert(1, "family", [families.get(name, name) for name in table["codec"]])
+    table = table[["codec", "family", "bits", "mse", "buan", "distance"]]
+    write_csv(run.file("rate_distortion.csv"), table)
+    return table
 
 
 def model_row(title, study, metrics):

@@ -190,6 +190,9 @@ class Model:
     to 1. `None`: it is not made."""
     sampled_latent: bool = False
     """Draw the vectors as a VAE does before they are quantised."""
+    latent_noise: float = 0.0
+    """Noise on the vectors of every second sample while training, before they are quantised: of a
+    size between 0 and this many standard deviations of each channel. Decoders learn to bear it."""
     start: str | None = None
     """Variant that must be trained first: its weights, or its encodings, are where this starts."""
     start_weights: bool = True
@@ -201,6 +204,11 @@ class Model:
     codebook_passes: int = 1
     """Passes over the training samples, each augmented anew, that the clusters are of where a
     variant starts from no other one."""
+    codebook_tail: float = 0.0
+    """How much more the clusters of later codebooks (`depth` above 1) care for vectors of which
+    much is left: they count by its length to this power. Fewer are then quantised badly."""
+    codebook_fixed: bool = False
+    """Leave encoder and codebook where they started; only the decoder is trained."""
     kohonen_radius: float = 1.0
     """Radius of the neighbourhood at the end of Kohonen's map, in nodes: wide maps are smooth,
     narrow ones near to the data."""
@@ -223,6 +231,9 @@ class Model:
     """Divide the squared error by the variance of the training images (the Keras tutorial does)."""
     mse_weight: float = 25.0
     """Weight of the mean squared error in the reconstruction loss."""
+    mse_knee: float | None = None
+    """Squared errors of a sample above this count by their logarithm, so that samples disturbed by
+    `latent_noise` do not outweigh the others. `None`: all count as they are."""
     ssim_weight: float = 1.0
     """Weight of 1 - SSIM in the reconstruction loss: what SSIM measures is then also what is
     trained, unlike in the source. 25 times the squared error is about as large."""
@@ -248,6 +259,9 @@ class Train:
 
     epochs: int = 40
     """Passes over the training slices."""
+    max_steps: int | None = None
+    """Steps in all at most: with more data there are fewer epochs, at least one. `None`: as many as
+    the epochs have."""
     batch_size: int = 16
     """Slices in a step."""
     window: int | None = None
@@ -298,6 +312,8 @@ class Prior:
     epochs: int = 8
     """Passes over the code maps; 0 trains no prior. The weights of the best of them, by the loss on
     validation subjects, are kept."""
+    max_steps: int | None = None
+    """Steps in all at most, as that of `Train`."""
     batch_size: int = 32
     """Code maps in a step."""
     learning_rate: float = 2e-3
@@ -753,19 +769,25 @@ _STREAMLINES_BEST = Study(
         decay=0.99,
         initialization="random",
         codebook_start="kmeans",
-        codebook_passes=12,
+        codebook_passes=16,
+        codebook_tail=1.0,
+        codebook_fixed=True,  # training moves it to what augmented streamlines are like
         revival_threshold=0.0,
-        mse_weight=1.0,
+        latent_noise=0.3,
+        mse_weight=33.0,
+        mse_knee=3e-5,
         ssim_weight=0.0,
     ),
     train=Train(
-        epochs=100,
+        epochs=240,
+        max_steps=4000,
         batch_size=8,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         weight_decay=1e-3,
-        deform=0.6,
+        deform=0.8,
+        permute=True,
     ),
-    prior=Prior(filters=48, blocks=6, levels=0, epochs=20, batch_size=16, copies=4),
+    prior=Prior(filters=48, blocks=6, levels=0, epochs=20, max_steps=1000, batch_size=16, copies=4),
     sampling=Sampling(samples=24, temperature=0.9, top_p=0.95),
 )
 
@@ -787,6 +809,11 @@ def _streamlines(variant, **model):
             beam=1,
             codebook_start="layer",
             codebook_passes=1,
+            codebook_tail=0.0,
+            codebook_fixed=False,
+            latent_noise=0.0,
+            mse_weight=1.0,
+            mse_knee=None,
             **model,
         ),
         train=replace(
@@ -925,6 +952,9 @@ def check(study):
         "data.spacing": 1 if study.data.spacing is None else study.data.spacing,
         "data.slices": 1 if study.data.slices is None else study.data.slices,
         "train.window": 1 if study.train.window is None else study.train.window,
+        "train.max_steps": 1 if study.train.max_steps is None else study.train.max_steps,
+        "prior.max_steps": 1 if study.prior.max_steps is None else study.prior.max_steps,
+        "model.mse_knee": 1 if study.model.mse_knee is None else study.model.mse_knee,
         "data.size": study.data.size,
         "data.slice_spacing": study.data.slice_spacing,
         "data.simulated_spacing": study.data.simulated_spacing,

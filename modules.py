@@ -124,7 +124,9 @@ def _joined(study, encoder, decoder, shape, variance):
     kind = Autoencoder if options.bottleneck in WITHOUT_CODES else VQVAETrainer
     weight = 1.0 / variance if options.data_variance else 1.0
     loss = ReconstructionLoss(
-        mse_weight=options.mse_weight * weight, ssim_weight=options.ssim_weight
+        mse_weight=options.mse_weight * weight,
+        ssim_weight=options.ssim_weight,
+        mse_knee=options.mse_knee,
     )
     model = kind(
         encoder,
@@ -147,7 +149,10 @@ def build_bottleneck(options):
     if options.depth > 1:
         stages = [_ema(options, codes_of(options)) for _ in range(options.depth - 1)]
         bottleneck = ResidualQuantizer([bottleneck, *stages], beam=options.beam)
-    return BottleneckChain([sampling, bottleneck]) if options.sampled_latent else bottleneck
+    before = [sampling] if options.sampled_latent else []
+    if options.latent_noise:
+        before.append(LatentNoise(options.latent_noise))
+    return BottleneckChain([*before, bottleneck]) if before else bottleneck
 
 
 def _bottleneck(options):

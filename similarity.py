@@ -118,7 +118,7 @@ def main(arguments):
     else:
         for run in runs:
             run.require("metrics.json", "it has not finished training")
-        bundles.compare(runs, studies, log)
+        bundles.compare(runs, studies, lambda *pair: opened(*pair)[1:3], log)
 
 
 def compare_slices(runs, studies, log):

@@ -262,11 +262,15 @@ def train_autoencoder(study, run, store, rows):
             start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
         elif study.model.codebook_start == "kmeans":
             passes = augmented_passes(study, store, rows["train"], at_a_time)
-            codebook_init.kmeans_initialize(model, passes, seed=study.seed)
+            tail = study.model.codebook_tail
+            codebook_init.kmeans_initialize(model, passes, seed=study.seed, tail=tail)
+    if study.model.codebook_fixed:
+        model.encoder.trainable = model.quantizer.trainable = False
+    epochs = epochs_of(options, stream)
     model.compile(
         optimizer(
             options.learning_rate,
-            options.epochs * len(stream),
+            epochs * len(stream),
             schedule=options.schedule,
             warmup=options.warmup,
             weight_decay=options.weight_decay,
@@ -284,16 +288,24 @@ def train_autoencoder(study, run, store, rows):
     fit(
         model,
         stream,
-        epochs=options.epochs,
+        epochs=epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
         callbacks=[UnseenLoss(unseen), watch],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
+    model.encoder.trainable = model.quantizer.trainable = True  # for who trains it further
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model
+
+
+def epochs_of(options, stream):
+    """The epochs of a training of at most `max_steps` steps."""
+    if options.max_steps is None:
+        return options.epochs
+    return min(options.epochs, max(1, round(options.max_steps / len(stream))))
 
 
 def augmented_passes(study, store, rows, batch_size):
@@ -369,10 +381,11 @@ def train_prior(study, run, model, store, rows, codes):
         labels=similarity.labels_of(study, store, rows, codes, "validation"),
     )
     prior = modules.build_prior(study, codes["train"].shape[1:], model.num_codes)
+    epochs = epochs_of(options, stream)
     prior.compile(
         optimizer(
             options.learning_rate,
-            options.epochs * len(stream),
+            epochs * len(stream),
             schedule="cosine",
             warmup=options.warmup,
             weight_decay=options.weight_decay,
@@ -383,7 +396,7 @@ def train_prior(study, run, model, store, rows, codes):
     fit(
         prior,
         stream,
-        epochs=options.epochs,
+        epochs=epochs,
         state=run.file("checkpoints", "prior.npz"),
         history_csv=run.file("prior_history.csv"),
         callbacks=[UnseenLoss(unseen), best],

@@ -6,6 +6,7 @@ from brainvq.layers.finite_scalar_quantizer import FiniteScalarQuantizer
 from brainvq.layers.gaussian_sampling import GaussianSampling
 from brainvq.layers.gumbel_quantizer import GumbelQuantizer
 from brainvq.layers.identity import Identity
+from brainvq.layers.latent_noise import LatentNoise
 from brainvq.layers.masked_convolution import (
     CausalConv,
     MaskedConv1D,
@@ -30,6 +31,7 @@ __all__ = [
     "GaussianSampling",
     "GumbelQuantizer",
     "Identity",
+    "LatentNoise",
     "MaskedConv1D",
     "MaskedConv2D",
     "MaskedConv3D",

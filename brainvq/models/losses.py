@@ -80,6 +80,10 @@ class ReconstructionLoss(keras.losses.Loss):
         mse_weight: float ≥ 0. Default 1.
         ssim_weight: float ≥ 0. Default 0.
         mae_weight: float ≥ 0. Default 0.
+        mse_knee: float > 0, or None (default). The mean squared error m of a sample then counts as
+            k · log(1 + m / k): as it is below the knee k, and by its logarithm above it (the form
+            of the Cauchy loss; Barron 2019, equation 1 with α = 0), so that a few samples that
+            cannot be told well do not outweigh all others.
         window: odd int ≥ 3, side of the uniform SSIM window in pixels. Default 7.
         data_range: float > 0, distance between the lowest and highest possible intensity: 1 for
             images in [0, 1]. Used by SSIM alone. Default 1.
@@ -96,6 +100,7 @@ class ReconstructionLoss(keras.losses.Loss):
         mae_weight=0.0,
         window=7,
         data_range=1.0,
+        mse_knee=None,
         name="reconstruction_loss",
         **kwargs,
     ):
@@ -110,6 +115,9 @@ class ReconstructionLoss(keras.losses.Loss):
             raise ValueError(f"`window` must be odd and at least 3. Received: window={window}")
         if data_range <= 0:
             raise ValueError(f"`data_range` must be above 0. Received: data_range={data_range}")
+        if mse_knee is not None and mse_knee <= 0:
+            raise ValueError(f"`mse_knee` must be above 0, or None. Received: mse_knee={mse_knee}")
+        self.mse_knee = mse_knee
         self.mse_weight = mse_weight
         self.ssim_weight = ssim_weight
         self.mae_weight = mae_weight
@@ -125,7 +133,10 @@ class ReconstructionLoss(keras.losses.Loss):
         error = y_true - y_pred
         loss = 0.0
         if self.mse_weight:
-            loss = loss + self.mse_weight * ops.mean(ops.square(error), axis=axes)
+            squared = ops.mean(ops.square(error), axis=axes)
+            if self.mse_knee is not None:
+                squared = self.mse_knee * ops.log1p(squared / self.mse_knee)
+            loss = loss + self.mse_weight * squared
         if self.mae_weight:
             loss = loss + self.mae_weight * ops.mean(ops.abs(error), axis=axes)
         if self.ssim_weight:
@@ -147,6 +158,7 @@ class ReconstructionLoss(keras.losses.Loss):
             "mae_weight": self.mae_weight,
             "window": self.window,
             "data_range": self.data_range,
+            "mse_knee": self.mse_knee,
         }
 
 

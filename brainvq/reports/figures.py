@@ -412,7 +412,7 @@ def prior_curve(history, path, *, baselines=None, title="Prior: bits per code", 
     _line(ax, epochs, history[name] / scale, "training", 0)
     if f"val_{name}" in history:
         held = history[f"val_{name}"] / scale
-        _line(ax, epochs, held, f"unseen subjects (last {held.iloc[-1]:.2f})", 1)
+        _line(ax, epochs, held, f"validation (last {held.iloc[-1]:.2f})", 1)
     for i, (label, bits) in enumerate((baselines or {}).items()):
         colour = COLOURS[2 + i % 4]
         ax.axhline(bits, color=colour, linestyle="--", linewidth=1.3, label=f"{label} ({bits:.2f})")
@@ -442,17 +442,8 @@ def ssim_curve(history, path, *, references=None, title="SSIM on unseen subjects
     Raises:
         ValueError: the history has no SSIM.
     """
-    figure = _new((7.6, 4.2))
-    ax = figure.subplots()
-    epochs = _epochs(history)
-    for i, (name, label) in enumerate((("ssim", "whole image"), ("ssim_foreground", "foreground"))):
-        column = f"val_{name}" if f"val_{name}" in history else name
-        if column in history and history[column].notna().any():
-            known = history[column].notna().to_numpy()
-            last = history[column][known].iloc[-1]
-            _line(ax, epochs[known], history[column][known], f"{label} (last {last:.3f})", i)
-    if not ax.lines:
-        raise ValueError(f"history has no SSIM. Received: columns {list(history.columns)}")
+    measures = {"ssim": "whole image", "ssim_foreground": "foreground"}
+    figure, ax, epochs = _measure_curves(history, measures, "SSIM")
     for i, (label, value) in enumerate((references or {}).items()):
         colour = COLOURS[2 + i % 4]
         ax.axhline(
@@ -464,6 +455,47 @@ def ssim_curve(history, path, *, references=None, title="SSIM on unseen subjects
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set_title(_worded(title, simulated))
     return _finish(figure, path)
+
+
+@_style()
+def buan_curve(history, path, *, title="BUAN on validation bundles", simulated=False):
+    """BUAN per epoch on validation bundles.
+
+    Args:
+        history: `pandas.DataFrame`, a row per epoch, with `val_buan`; NaN rows are skipped.
+        path: the PNG to write; None returns the Figure.
+        title: figure title.
+        simulated: True when the bundles are simulated.
+
+    Returns:
+        `pathlib.Path` of the PNG, or the Figure.
+
+    Raises:
+        ValueError: the history has no BUAN.
+    """
+    figure, ax, epochs = _measure_curves(history, {"buan": "BUAN"}, "BUAN")
+    _epoch_axis(ax, epochs)
+    ax.set_ylabel("BUAN, mean over bundles")
+    ax.set_ylim(top=1.0)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set_title(_worded(title, simulated))
+    return _finish(figure, path)
+
+
+def _measure_curves(history, measures, what):
+    """A figure with a line for each measure that the history has; the axes, and its epochs."""
+    figure = _new((7.6, 4.2))
+    ax = figure.subplots()
+    epochs = _epochs(history)
+    for i, (name, label) in enumerate(measures.items()):
+        column = f"val_{name}" if f"val_{name}" in history else name
+        if column in history and history[column].notna().any():
+            known = history[column].notna().to_numpy()
+            last = history[column][known].iloc[-1]
+            _line(ax, epochs[known], history[column][known], f"{label} (last {last:.3f})", i)
+    if not ax.lines:
+        raise ValueError(f"history has no {what}. Received: columns {list(history.columns)}")
+    return figure, ax, epochs
 
 
 @_style()

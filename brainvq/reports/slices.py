@@ -397,9 +397,9 @@ def training_section(figures, timings, ssim="SSIM on slices of validation subjec
     """How the run was trained.
 
     Args:
-        figures: dict of figure name to PNG path: `losses` and `ssim`, where there.
+        figures: dict of figure name to PNG path: `losses`, and `ssim` or `buan`, where there.
         timings: dict of stage to seconds, or None.
-        ssim: caption of the latter.
+        ssim: caption of `ssim`.
 
     Returns:
         A `Section`.
@@ -412,7 +412,9 @@ def training_section(figures, timings, ssim="SSIM on slices of validation subjec
         "Training",
         "",
         tables=tables,
-        figures=pictures(figures, losses="Loss per epoch.", ssim=ssim),
+        figures=pictures(
+            figures, losses="Loss per epoch.", ssim=ssim, buan="BUAN of validation bundles."
+        ),
     )
 
 

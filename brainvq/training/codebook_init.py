@@ -12,8 +12,11 @@ from brainvq.layers.som_grid import GridQuantizer
 from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.training.som_init import kohonen_map, order_on_grid
 
+# Least and greatest weight of a vector in the clustering of a stage.
+WEIGHTS = (0.1, 20.0)
 
-def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
+
+def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
     """Sets a model's codebook to the k-means centroids of what its encoder makes of data.
 
     The data is read once, batch by batch; memory holds one batch and a uniform random sample of
@@ -22,7 +25,9 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     the first training step does not start it anew. On the grid of a map the centroids, which come
     in no order, are placed so that neighbours are near in space (`som_init.order_on_grid`): a map
     would begin folded otherwise. The stages of a `ResidualQuantizer` are clustered in turn, each on
-    what those before it leave of the sample.
+    what those before it leave of the sample. With `tail` above 0 a vector counts there by the
+    length of what is left of it to this power: codes go to the rare vectors, at the cost of a
+    slightly larger mean error, and few are then quantised badly.
 
     Args:
         model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a codebook, a
@@ -32,6 +37,7 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
             (a `tf.data.Dataset` or `keras.utils.PyDataset` too). It must end.
         max_vectors: int, the most vectors kept for clustering.
         seed: int, for the sample, the clustering and the order.
+        tail: float ≥ 0, for the stages after the first. Default 0: all vectors count alike.
 
     Returns:
         Float32 NumPy array `(num_codes, dim)`, or `(depth, num_codes, dim)`: the centroids.
@@ -48,7 +54,12 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     sample, per_batch = _encoded_sample(model, members, batches, max_vectors, rng)
     stages = _stages(members[-1])
     for stage in stages:
-        centroids, counts = _clusters(sample, stage, rng, seed)
+        weights = None
+        if tail and stage is not stages[0]:
+            left = np.sum(np.square(sample), axis=-1)
+            # Bounded, so that no single vector has a cluster to itself.
+            weights = np.clip((left / left.mean()) ** (tail / 2), *WEIGHTS)
+        centroids, counts = _clusters(sample, stage, rng, seed, weights)
         stage.set_codebook(centroids, counts * (per_batch / counts.sum()))
         if stage is not stages[-1]:
             codes = nearest_codes(sample, stage.codebook)
@@ -56,7 +67,7 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0):
     return keras.ops.convert_to_numpy(members[-1].codebook)
 
 
-def _clusters(sample, quantizer, rng, seed):
+def _clusters(sample, quantizer, rng, seed, weights=None):
     """The k-means centroids of a sample, in the order of the quantiser's codes, and their sizes."""
     num_codes = quantizer.num_codes
     if len(sample) < num_codes:
@@ -64,8 +75,9 @@ def _clusters(sample, quantizer, rng, seed):
         repeats = sample[np.arange(num_codes) % len(sample)]
         noise = rng.normal(size=repeats.shape) * 0.01 * (sample.std(axis=0) + 1e-3)
         noise[: len(sample)] = 0
-        sample = (repeats + noise).astype("float32")
-    clusters = MiniBatchKMeans(num_codes, batch_size=4096, n_init=3, random_state=seed).fit(sample)
+        sample, weights = (repeats + noise).astype("float32"), None
+    clusters = MiniBatchKMeans(num_codes, batch_size=4096, n_init=3, random_state=seed)
+    clusters.fit(sample, sample_weight=weights)
     centroids = clusters.cluster_centers_.astype("float32")
     counts = np.bincount(clusters.labels_, minlength=num_codes).astype("float32")
     # Counts in vectors per training batch. An empty cluster gets a hundredth of the mean: zero

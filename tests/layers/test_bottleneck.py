@@ -8,6 +8,7 @@ from brainvq.layers import (
     EMAVectorQuantizer,
     GaussianSampling,
     Identity,
+    LatentNoise,
     VectorQuantizer,
 )
 from tests.layers.layer_test import run_layer_test
@@ -28,6 +29,37 @@ def test_identity_keeps_the_shared_contract(tmp_path):
     assert layer.losses == []
     with pytest.raises(NotImplementedError, match="has no codes"):
         layer.codes_to_vectors(np.zeros((1, 2), "int32"))
+
+
+def test_latent_noise_keeps_the_shared_contract(tmp_path):
+    config = {"size": 0.5, "seed": 3}
+    layer = run_layer_test(
+        LatentNoise, config, X, check_training=False, tmp_path=tmp_path, **OPTIONS
+    )
+    np.testing.assert_array_equal(array(layer(X)["quantized"]), X)
+    assert layer(X)["losses"] == {}
+    with pytest.raises(ValueError, match="`size` must be at least 0"):
+        LatentNoise(-0.1)
+
+
+def test_latent_noise_is_a_share_of_each_channels_spread_on_half_of_the_samples():
+    rng = np.random.default_rng(1)
+    spread = np.array([0.1, 1.0, 20.0], "float32")
+    x = (5.0 + spread * rng.normal(size=(600, 8, 3))).astype("float32")
+    noise = array(LatentNoise(0.6, seed=0)(x, training=True)["quantized"]) - x
+    size = (noise / spread).std(axis=1)  # (samples, channels)
+    still = size.max(axis=1) < 1e-5
+    assert 0.4 < still.mean() < 0.6
+    # Uniform in [0, 0.6]: of a mean square of 0.12, alike in every channel.
+    np.testing.assert_allclose(np.square(noise[~still] / spread).mean(axis=(0, 1)), 0.12, rtol=0.15)
+    assert np.abs(noise[~still].mean(axis=(0, 1)) / spread).max() < 0.03
+
+
+def test_an_encoder_cannot_escape_latent_noise_by_larger_vectors():
+    layer, again = LatentNoise(0.5, seed=2), LatentNoise(0.5, seed=2)
+    noise = array(layer(X, training=True)["quantized"]) - X
+    larger = array(again(10 * X, training=True)["quantized"]) - 10 * X
+    np.testing.assert_allclose(larger, 10 * noise, rtol=1e-4, atol=1e-4)
 
 
 def test_gaussian_sampling_keeps_the_shared_contract(tmp_path):

@@ -79,6 +79,18 @@ def test_weighted_sum_by_hand():
     np.testing.assert_allclose(plain, np.square(x - y).mean(), rtol=1e-5)
 
 
+def test_above_the_knee_squared_errors_count_by_their_logarithm():
+    x, y = images()
+    squared = np.square(x - y).mean((1, 2, 3))
+    loss = ReconstructionLoss(mse_weight=2.0, mse_knee=0.01)
+    found = ops.convert_to_numpy(loss.call(x, y))[:, 0, 0]
+    np.testing.assert_allclose(found, 2.0 * 0.01 * np.log1p(squared / 0.01), rtol=1e-5)
+    wide = ops.convert_to_numpy(ReconstructionLoss(mse_knee=1e4).call(x, y))[:, 0, 0]
+    np.testing.assert_allclose(wide, squared, rtol=1e-3)
+    with pytest.raises(ValueError, match="`mse_knee` must be above 0"):
+        ReconstructionLoss(mse_knee=0.0)
+
+
 def test_computes_in_float32_whatever_the_policy():
     x, y = images()
     old = keras.config.dtype_policy()
@@ -93,7 +105,7 @@ def test_computes_in_float32_whatever_the_policy():
 @pytest.mark.parametrize(
     "loss",
     [
-        ReconstructionLoss(2.0, 0.5, 0.25, window=5, data_range=2.0, name="mine"),
+        ReconstructionLoss(2.0, 0.5, 0.25, window=5, data_range=2.0, mse_knee=0.1, name="mine"),
         SSIMLoss(window=9, data_range=3.0),
     ],
 )

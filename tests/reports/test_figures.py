@@ -49,6 +49,7 @@ PLOTS = {
     "loss_curves": (HISTORY,),
     "prior_curve": (HISTORY,),
     "ssim_curve": (HISTORY,),
+    "buan_curve": (HISTORY.assign(val_buan=HISTORY["val_ssim"]),),
     "code_usage_bars": (COUNTS,),
     "subject_scores": (SUBJECTS,),
     "comparison_bars": (RUNS,),
@@ -240,7 +241,7 @@ class TestCurves:
         assert list(lines[1].get_ydata()) == [0.3, 0.6]
         assert set(lines[2].get_ydata()) == {0.7039}
 
-    @pytest.mark.parametrize("name", ["loss_curves", "prior_curve", "ssim_curve"])
+    @pytest.mark.parametrize("name", ["loss_curves", "prior_curve", "ssim_curve", "buan_curve"])
     def test_nothing_to_draw(self, name):
         with pytest.raises(ValueError, match="history has no"):
             getattr(figures, name)(pd.DataFrame({"epoch": [0]}), None)

@@ -1,5 +1,6 @@
 """Runs the programs as a user does: as processes of their own, in a folder of their own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for a second of training: what `--smoke` gives, with fewer slices still.
@@ -35,6 +38,12 @@ def run(folder, script, *words, status=0, **environment):
     assert process.returncode == status, f"{script} {words}\n{output}\n{errors}"
     assert "Traceback" not in errors
     return output, errors
+
+
+def use(folder, *words):
+    """`predict.py` in this process: the program's own start is tested elsewhere."""
+    with contextlib.chdir(folder):
+        predict.main([str(word) for word in words])
 
 
 def only_run(folder):

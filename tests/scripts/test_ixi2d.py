@@ -1,6 +1,5 @@
 """Study ixi2d end to end: any size, three planes, codes as features, anomalies."""
 
-import contextlib
 import json
 
 import nibabel as nib
@@ -12,7 +11,7 @@ from PIL import Image
 import predict
 from brainvq import data
 from brainvq.errors import UserError
-from tests.scripts.conftest import only_run, run
+from tests.scripts.conftest import only_run, run, use
 from tests.scripts.test_predict import brain
 
 SMALL = ("--smoke", "--data.slices", "6", "--sampling.samples", "4")
@@ -61,12 +60,6 @@ def test_the_report_has_other_matrix_sizes(ixi):
     text = (made / "report.html").read_text()
     assert "Other matrix sizes" in text
     assert "simulated" in text
-
-
-def use(folder, *words):
-    """`predict.py` in this process: the programs' own start is tested elsewhere."""
-    with contextlib.chdir(folder):
-        predict.main([str(word) for word in words])
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "all"])

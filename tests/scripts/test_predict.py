@@ -9,7 +9,7 @@ import pytest
 
 import predict
 from brainvq.errors import UserError
-from tests.scripts.conftest import only_run, run
+from tests.scripts.conftest import only_run, run, use
 
 
 def brain(seed=0, shape=(40, 48, 40)):
@@ -32,7 +32,7 @@ def scan(tmp_path):
 
 def test_sample_is_the_default_and_the_seed_decides(trained, tmp_path):
     made = only_run(trained)
-    run(tmp_path, "predict.py", made, "-n", "5", "--seed", "3", "--out", "a")
+    use(tmp_path, made, "-n", "5", "--seed", "3", "--out", "a")
     run(tmp_path, "predict.py", made, "sample", "-n", "5", "--seed", "3", "--out", "b")
     first, second = (np.load(tmp_path / name / "samples.npy") for name in "ab")
     np.testing.assert_array_equal(first, second)
@@ -42,7 +42,7 @@ def test_sample_is_the_default_and_the_seed_decides(trained, tmp_path):
 
 
 def test_reconstruct_gives_the_grid_of_the_scan(trained, tmp_path, scan):
-    run(tmp_path, "predict.py", only_run(trained), "reconstruct", scan, "--out", "out")
+    use(tmp_path, only_run(trained), "reconstruct", scan, "--out", "out")
     found = nib.load(tmp_path / "out" / "scan_desc-reconstruction.nii.gz")
     original = nib.load(scan)
     assert found.shape == original.shape
@@ -54,9 +54,9 @@ def test_reconstruct_gives_the_grid_of_the_scan(trained, tmp_path, scan):
 
 def test_encode_then_decode_equals_reconstruct(trained, tmp_path, scan):
     made = only_run(trained)
-    run(tmp_path, "predict.py", made, "encode", scan, "--out", "codes")
+    use(tmp_path, made, "encode", scan, "--out", "codes")
     run(tmp_path, "predict.py", made, "decode", "codes/scan.npy", "--out", "decoded")
-    run(tmp_path, "predict.py", made, "reconstruct", scan, "--out", "whole")
+    use(tmp_path, made, "reconstruct", scan, "--out", "whole")
     codes = np.load(tmp_path / "codes" / "scan.npy")
     assert codes.shape[1:] == (8, 8)
     assert json.loads((tmp_path / "codes" / "scan.json").read_text())["shape"] == [40, 48, 40]

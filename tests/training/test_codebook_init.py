@@ -117,6 +117,17 @@ def test_stages_start_at_the_clusters_of_what_those_before_leave(chained):
     assert errors[1] < 0.1 * errors[0]
 
 
+def test_with_a_tail_fewer_vectors_are_quantised_badly():
+    x = np.random.default_rng(5).standard_t(3, (400, 10, 2)).astype("float32")
+    worst = {}
+    for tail in (0.0, 1.0):
+        model = make(ResidualQuantizer([EMAVectorQuantizer(32), EMAVectorQuantizer(32)]))
+        kmeans_initialize(model, [x], tail=tail)
+        error = np.square(model.reconstruct(x) - x).sum(-1)
+        worst[tail] = np.quantile(error, 0.99)
+    assert worst[1.0] < 0.8 * worst[0.0]
+
+
 def test_of_several_stages_the_first_gets_the_map():
     stages = [SOMQuantizer((2, 2)), VectorQuantizer(4)]
     model, plain = make(ResidualQuantizer(stages)), make(SOMQuantizer((2, 2)))
