@@ -99,6 +99,11 @@ def bundle_cohort(study):
     else:
         found = data.open_cohort(options.source, options.root, bundles=options.bundles)
     if len(found.subjects) == 1:
+        if options.assignments is not None:
+            raise UserError(
+                f"--data.assignments: found {options.assignments}; expected none, because the "
+                "streamlines of a single person are split by groups"
+            )
         return found  # its groups are split, once they are made
     return found.split(
         options.fractions, seed=study.seed, assignments=options.assignments, stratify=None

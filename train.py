@@ -295,7 +295,6 @@ def train_autoencoder(study, run, store, rows):
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
-    model.encoder.trainable = model.quantizer.trainable = True  # for who trains it further
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model

@@ -262,11 +262,13 @@ class SetBlock(layers.Layer):
     def build(self, input_shape):
         """Makes the four dense layers."""
         channels = input_shape[-1]
+        # A block that was frozen when it was saved is loaded frozen, and so must its parts be.
+        shared = {"dtype": self.dtype_policy, "trainable": self.trainable}
 
         def dense(units, name, **options):
-            return layers.Dense(units, dtype=self.dtype_policy, name=name, **options)
+            return layers.Dense(units, name=name, **shared, **options)
 
-        self.norm = layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
+        self.norm = layers.LayerNormalization(name="norm", **shared)
         self.widen = dense(self.expansion * channels, "widen", activation=self.activation)
         self.narrow = dense(channels, "narrow", kernel_initializer="zeros")
         self.read = dense(channels, "read", activation=self.activation)

@@ -87,6 +87,13 @@ def test_the_set_block_is_a_layer(tmp_path):
     run_layer_test(SetBlock, {"expansion": 3, "activation": "relu"}, x, tmp_path=tmp_path)
 
 
+def test_a_frozen_encoder_is_loaded_frozen(tmp_path):
+    encoder = streamline_encoder((8, 8, 3), width=12, blocks=1, modes=2)
+    encoder.trainable = False
+    encoder.save(tmp_path / "encoder.keras")
+    assert keras.saving.load_model(tmp_path / "encoder.keras").trainable_variables == []
+
+
 def trained_block(channels=6):
     block = SetBlock()
     block.build((1, 4, channels))

@@ -102,8 +102,29 @@ def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch)
     assert table["robustness"].notna().sum() == 2
     per_bundle = pd.read_csv(folder / "runs" / "bundles.csv")
     assert len(per_bundle) == 2 * len(NAMES)
-    for name in ("similarity.png", "robustness.png"):
+    for name in ("similarity.png", "robustness.png", "rate_distortion.png"):
         assert (folder / "runs" / name).stat().st_size > 10_000
+    rates = pd.read_csv(folder / "runs" / "rate_distortion.csv").set_index("codec")
+    assert rates.loc["best", "bits"] == 20
+    assert rates.loc["best", "mse"] == pytest.approx(table.loc["best", "mse"])
+    assert "VQ-Diff" not in rates.index  # it has no bits to be placed at
+    for family in ("residual k-means", "PCA and k-means", "local PCA and scalar"):
+        found = rates[rates["family"] == family].sort_values("bits")
+        assert list(found["bits"]) == [9, 18, 36, 72]
+        assert found["mse"].iloc[-1] < found["mse"].iloc[0]
+    assert rates.loc[".trx file, float16", "mse"] < 1e-6
+    assert rates.loc[".trk file", "bits"] > 2 * rates.loc[".trx file, float16", "bits"] * 0.95
+    # Kept with the run: the second time nothing is fitted.
+    assert runs_in(folder)["best"].has("rate_distortion.csv")
+
+
+def test_epochs_are_as_many_as_the_steps_allow():
+    stream = range(40)
+    options = hyperparameters.Train(epochs=30)
+    assert train.epochs_of(options, stream) == 30
+    assert train.epochs_of(replace(options, max_steps=400), stream) == 10
+    assert train.epochs_of(replace(options, max_steps=4000), stream) == 30
+    assert train.epochs_of(replace(options, max_steps=7), stream) == 1
 
 
 def test_published_figures_stand_beside_their_bundles():
@@ -153,6 +174,9 @@ def test_too_few_groups_of_one_person_are_named(tmp_path):
     scans = dataset.cohort(study)
     with pytest.raises(UserError, match="no group of streamlines is left for the validation"):
         dataset.split_rows(scans, dataset.arrays(study, scans), study)
+    words += ["--data.assignments", "split.csv"]
+    with pytest.raises(UserError, match="assignments: found split.csv; expected none"):
+        dataset.cohort(hyperparameters.parse(["streamlines", *words], "", ""))
 
 
 def test_what_cannot_be_used_is_named(tmp_path):
