@@ -260,7 +260,7 @@ def draw_samples(run, study, store, rows, model, prior):
         store.read(real),
         made,
         store.table["count"].to_numpy()[real],
-        scale_mm=scale_mm(store) or 1.0,
+        scale_mm=scale_mm(store),
     )
     write_csv(run.file("samples", "shapes.csv"), shapes)
     train = store.read(dataset.spread(np.unique(rows["train"]), SHOWN))

@@ -13,9 +13,12 @@ counted, as the weights of a network are not.
 - `HalfPrecision`: float16 coordinates, as in a .trx file.
 """
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from brainvq.evaluation.bundles import THRESHOLD, bundle_table, mean_over_bundles
 
@@ -385,7 +388,11 @@ def _centres(rows, num_codes, seed):
         kmeans = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=seed)
     else:
         kmeans = KMeans(clusters, n_init=1, max_iter=ITERATIONS, random_state=seed)
-    return kmeans.fit(rows).cluster_centers_.astype("float32")
+    with warnings.catch_warnings():
+        # Of few streamlines little but rounding errors is left for later stages; that centres then
+        # coincide does no harm.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return kmeans.fit(rows).cluster_centers_.astype("float32")
 
 
 def _nearest(rows, centres):

@@ -447,7 +447,7 @@ def shape_statistics(streamlines, scale_mm=1.0):
     )
 
 
-def shape_table(real, generated, real_counts=None, generated_counts=None, *, scale_mm=1.0):
+def shape_table(real, generated, real_counts=None, generated_counts=None, *, scale_mm=None):
     """Shapes of generated streamlines beside those of real ones.
 
     Args:
@@ -455,7 +455,7 @@ def shape_table(real, generated, real_counts=None, generated_counts=None, *, sca
         generated: of that shape, any number of samples.
         real_counts: real streamlines of each sample. Default: all.
         generated_counts: the same of `generated`.
-        scale_mm: mm per unit of the coordinates.
+        scale_mm: mm per unit of the coordinates. Default: not known, and all is in units.
 
     Returns:
         `pandas.DataFrame`, a row per measure of `shape_statistics`: `measure`, `unit`, `real` and
@@ -467,7 +467,7 @@ def shape_table(real, generated, real_counts=None, generated_counts=None, *, sca
     tables = [
         pd.concat(
             [
-                shape_statistics(sample[:count], scale_mm)
+                shape_statistics(sample[:count], scale_mm or 1.0)
                 for sample, count in zip(samples, _counts(samples, counts), strict=True)
             ],
             ignore_index=True,
@@ -477,7 +477,7 @@ def shape_table(real, generated, real_counts=None, generated_counts=None, *, sca
     rows = []
     for name, unit in SHAPES.items():
         a, b = (table[name].dropna().to_numpy() for table in tables)
-        row = {"measure": name, "unit": unit}
+        row = {"measure": name, "unit": unit if scale_mm else unit.replace("mm", "unit")}
         for kind, values in (("real", a), ("generated", b)):
             row[kind] = values.mean() if len(values) else np.nan
             row[f"{kind}_sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
