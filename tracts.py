@@ -30,6 +30,10 @@ from brainvq.training.runs import RunFolder
 EPSILONS = (0.1, 0.5, 1.0)
 # New bundles of one kind that a picture has room for.
 SHOWN_SAMPLES = 6
+# Unseen people reach a little beyond the training bundles, which fill [-1, 1]. A larger share of
+# points beyond that is said: the file is then most likely in another space.
+BOX = 1.1
+OUTSIDE = 0.05
 # Streamlines with as many points as the model's, or as many as each has in its file.
 POINTS = ("model", "own")
 
@@ -464,7 +468,15 @@ def prepared(trained, options, log):
     step, scale = step_of(trained), known_scale(trained)
 
     def read(path):
-        return Prepared.read(path, step, scale, options.points)
+        found = Prepared.read(path, step, scale, options.points)
+        outside = (np.abs(found.groups) > BOX).any(axis=-1).mean()
+        if outside > OUTSIDE:
+            log.warning(
+                "%s: %.0f %% of its points lie outside of the box of the training bundles; "
+                "expected streamlines in the space of those",
+                *(path, 100 * outside),
+            )
+        return found
 
     return readable(named(tractogram_paths(options.files)), read, log)
 

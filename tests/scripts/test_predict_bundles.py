@@ -140,6 +140,17 @@ def test_a_perfect_network_gives_the_file_back(runs, files, tmp_path, monkeypatc
         np.testing.assert_array_equal(found.header[name], original.header[name])
 
 
+def test_streamlines_in_another_space_are_pointed_out(runs, files, tmp_path, monkeypatch, capsys):
+    found = load_tractogram(files[".trk"])
+    moved = [line + np.float32(300) for line in found.streamlines]
+    save_tractogram(found, moved, tmp_path / "in" / "moved.trk")
+    words = ("reconstruct", tmp_path / "in" / "moved.trk", files[".trk"], "--out", "out")
+    use(tmp_path, monkeypatch, runs["lossless"], *words)
+    told = capsys.readouterr()
+    (line,) = [line for line in (told.out + told.err).splitlines() if "lie outside" in line]
+    assert "moved.trk: 100 % of its points lie outside of the box" in line
+
+
 @pytest.mark.parametrize("points", tracts.POINTS)
 def test_points_can_be_chosen(runs, files, tmp_path, monkeypatch, points):
     path = files[".tck"]
