@@ -518,7 +518,8 @@ def rate_distortion_figure(
 
     Returns:
         `pathlib.Path` of the PNG, or the Figure. Codecs without error are left out of the panel of
-        errors, as its axis is logarithmic.
+        errors, as its axis is logarithmic; those that take more than four times the bits of all
+        families with several members are told in the legend.
 
     Raises:
         ValueError: a column is missing, or there is no row.
@@ -527,13 +528,18 @@ def rate_distortion_figure(
     if missing or len(table) == 0:
         raise ValueError(f"table must have rows, and columns {sorted(missing)}. Received: neither")
     family = table["family"] if "family" in table else table["codec"]
-    figure = _new((10.4, 4.6))
+    curves = table.loc[family.duplicated(keep=False), "bits"]
+    far = table["bits"] > 4 * (curves.max() if len(curves) else np.inf)
+    figure = _new((11.0, 4.6))
     left, right = figure.subplots(1, 2)
-    for i, (name, rows) in enumerate(table.groupby(family, sort=False)):
+    for i, (name, rows) in enumerate(table[~far].groupby(family[~far], sort=False)):
         rows = rows.sort_values("bits")
         style = {"color": _colour(i), "marker": "os^DvP"[i % 6], "markersize": 6}
         left.plot(rows["bits"], rows["mse"].where(rows["mse"] > 0), label=name, **style)
         right.plot(rows["bits"], rows["buan"], label=name, **style)
+    for _, row in table[far].iterrows():  # files, a hundred times as large
+        error = f", error {row['mse']:.0e}" if row["mse"] > 0 else ", no error"
+        left.plot([], [], " ", label=f"{row['codec']}:\n{row['bits']:,.0f} bits{error}")
     left.set_yscale("log")
     left.set_ylabel("mean squared error")
     right.set_ylabel("BUAN")
