@@ -835,9 +835,9 @@ _STREAMLINES = (
     _STREAMLINES_BEST,
     _streamlines("vq-diff", bottleneck="gumbel"),
     _streamlines("ae", bottleneck="identity"),
-    # The evidence bound of a Gaussian whose deviation is the threshold of BUAN, 0.05: 2 σ² / 12288.
-    # With a deviation of 1 the bottleneck says nothing.
-    _streamlines("vae", bottleneck="gaussian", kl_weight=4e-7),
+    # The evidence bound of a Gaussian with a deviation of 0.016, 2 σ² / 12288. One of 1 leaves the
+    # latents nothing to say, and one of 0.05, the threshold of BUAN, next to nothing.
+    _streamlines("vae", bottleneck="gaussian", kl_weight=4e-8),
     _streamlines("vq-vae", bottleneck="vq", beta=0.25),
     _streamlines("vq-ema", bottleneck="ema", beta=0.25),
 )

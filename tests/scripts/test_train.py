@@ -133,9 +133,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(trained
     chance = random.Random(7)
     words = SMOKE
     kills = 0
-    for _ in range(6):
+    for _ in range(4):
         process = start(tmp_path, "train.py", *words)
-        time.sleep(chance.uniform(6, 16))
+        time.sleep(chance.uniform(5, 12))
         finished = process.poll() is not None
         os.kill(process.pid, signal.SIGKILL) if not finished else None
         process.communicate()
