@@ -21,10 +21,13 @@ unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same layers, models and programs where TensorFlow cannot even be imported.
-# Most of their time would go into optimising programs that run once: XLA is told not to.
+# Most of their time would go into compiling programs that run once: XLA optimises them less, and
+# the two workers share what is compiled.
 jax: $(VENV)/.installed
-	OMP_NUM_THREADS=1 KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
-		tests/layers tests/models tests/training
+	OMP_NUM_THREADS=1 KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 \
+		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
+		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile tests/layers tests/models tests/training
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
