@@ -20,6 +20,8 @@ K1, K2 = 0.01, 0.03
 GAUSSIAN_SIGMA = 1.5  # pixels; Wang et al. (2004)
 GAUSSIAN_RADIUS = 5  # pixels; skimage cuts the Gaussian at 3.5 sigma
 FOREGROUND_FRACTION = 0.05  # of an image's own range; above noise, below cerebrospinal fluid
+# Weights of the scales, from the finest: Wang, Simoncelli and Bovik (2003), section 3.2.
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 CHUNK = 65_536  # pixels worked on at once: a dozen float64 arrays of that size stay in the cache
 
 
@@ -103,6 +105,74 @@ def ssim_map(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0):
         ]
         result[i] = settings.map(*padded)[0]
     return result
+
+
+def ms_ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, scales=None):
+    """Multi-scale structural similarity of each image.
+
+    Wang, Simoncelli and Bovik (2003), "Multiscale structural similarity for image quality
+    assessment", equation 7, computed as their program does: means over the image of the contrast
+    and structure terms at every scale but the last, and of the whole SSIM at the last. A scale is
+    the mean over blocks of 2 pixels a side of the one before; an odd last row is left out. The
+    weights are theirs, those of the scales in use scaled to sum to 1. A negative mean counts as 0,
+    since it has no power to a fraction.
+
+    Args:
+        x: images, `(n, *grid)` or `(n, *grid, 1)`.
+        y: images, of the shape of `x`.
+        ndim: 2 or 3.
+        window: side of the uniform window at every scale: odd, at least 3. Default 7. The paper
+            has the Gaussian one; on a volume of 40 voxels a side that leaves 2 scales, 7 leaves 3.
+        gaussian: Gaussian window of sigma 1.5 and side 11; `window` is then not used.
+        data_range: the distance between the lowest and highest possible intensity. Default 1.
+        scales: 1 to 5. Default: as many as fit, see `ms_ssim_scales`.
+
+    Returns:
+        float64 `(n,)` in [0, 1], 1 for equal images. A figure means nothing without the number of
+        scales.
+
+    Raises:
+        UserError: the window, data range or number of scales is out of its limits.
+        ValueError: the arrays do not have the shapes described.
+    """
+    x, y = _pair(x, y, ndim)
+    fitting = ms_ssim_scales(x.shape[1:], window=window, gaussian=gaussian)
+    scales = fitting if scales is None else scales
+    if not 1 <= scales <= fitting:
+        raise UserError(
+            f"MS-SSIM: found {scales} scales on images of {'x'.join(map(str, x.shape[1:]))}, "
+            f"expected 1 to {fitting}"
+        )
+    weights = np.array(SCALE_WEIGHTS[:scales]) / sum(SCALE_WEIGHTS[:scales])
+    result = np.ones(len(x))
+    for scale, weight in enumerate(weights):
+        last = scale == scales - 1
+        settings = _Window(x.shape[1:], window, gaussian, data_range)
+        scores = _mean_ssim(x, y, None, settings, structure=not last)[0]
+        # maximum keeps NaN: an image that holds NaN has no similarity.
+        result *= np.maximum(scores, 0.0) ** weight
+        if not last:
+            x, y = _halved(x), _halved(y)
+    return result
+
+
+def ms_ssim_scales(grid, *, window=7, gaussian=False):
+    """How many scales `ms_ssim` uses by default: the window fits into the smallest image.
+
+    Args:
+        grid: sizes of the image.
+        window: side of the uniform window. Default 7.
+        gaussian: Gaussian window of side 11. Default False.
+
+    Returns:
+        int from 1 to 5.
+
+    Raises:
+        UserError: the window does not fit, or is even or below 3.
+    """
+    size = _Window(grid, window, gaussian, 1.0).size
+    fits = [min(grid) // 2**scale >= size for scale in range(len(SCALE_WEIGHTS))]
+    return sum(fits)
 
 
 def mse(x, y, *, ndim=2, mask=None):
@@ -485,6 +555,14 @@ class _Window:
         top = (2 * product + self.c1) * (2 * self.covariance * covariance + self.c2)
         return top / ((squares + self.c1) * (self.covariance * variances + self.c2))
 
+    def structure(self, x, y):
+        """The contrast and structure terms of SSIM alone, shaped as in `map`."""
+        mean_x, mean_y = self._mean(x), self._mean(y)
+        covariance = self._mean(x * y) - mean_x * mean_y
+        variances = self._mean(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
+        top = 2 * self.covariance * covariance + self.c2
+        return top / (self.covariance * variances + self.c2)
+
     def _mean(self, image):
         for axis in range(image.ndim - 1, 0, -1):
             image = self._along(image, axis)
@@ -521,7 +599,7 @@ class _Window:
         return total
 
 
-def _mean_ssim(x, y, mask, window):
+def _mean_ssim(x, y, mask, window, structure=False):
     """Means of the SSIM map over whole images and over masks, chunk by chunk.
 
     Args:
@@ -529,6 +607,7 @@ def _mean_ssim(x, y, mask, window):
         y: `(n, *grid)`.
         mask: bool `(n, *grid)` or None.
         window: `_Window`.
+        structure: True for the contrast and structure terms alone.
 
     Returns:
         Two float64 arrays `(n,)`; the second is None without a mask.
@@ -537,6 +616,7 @@ def _mean_ssim(x, y, mask, window):
     rows = grid[0] - 2 * window.radius
     whole = np.zeros(n)
     masked, counts = np.zeros(n), np.zeros(n)
+    score = window.structure if structure else window.map
     axes = tuple(range(1, len(grid) + 1))
     if mask is not None:
         mask = mask[(slice(None), *window.inner)]
@@ -547,7 +627,7 @@ def _mean_ssim(x, y, mask, window):
         batch = slice(start, start + images)
         for row in range(0, rows, slab):
             part = slice(row, min(row + slab, rows) + 2 * window.radius)
-            scores = window.map(x[batch, part].astype("float64"), y[batch, part].astype("float64"))
+            scores = score(x[batch, part].astype("float64"), y[batch, part].astype("float64"))
             whole[batch] += scores.sum(axis=axes)
             if mask is not None:
                 inside = mask[batch, row : row + slab]
@@ -555,6 +635,17 @@ def _mean_ssim(x, y, mask, window):
                 counts[batch] += inside.sum(axis=axes)
     whole /= np.prod([side - 2 * window.radius for side in grid])
     return whole, None if mask is None else _divide(masked, counts)
+
+
+def _halved(x):
+    """Means over blocks of 2 pixels a side, `(n, *grid)` → `(n, *(grid // 2))`."""
+    for axis in range(1, x.ndim):
+        even = x.shape[axis] // 2 * 2
+        first, second = [slice(None)] * x.ndim, [slice(None)] * x.ndim
+        first[axis], second[axis] = slice(0, even, 2), slice(1, even, 2)
+        # In floats, or whole numbers would overflow.
+        x = 0.5 * x[tuple(first)].astype("float32") + 0.5 * x[tuple(second)].astype("float32")
+    return x
 
 
 def _squared_errors(x, y, mask=None):

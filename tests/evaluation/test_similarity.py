@@ -13,6 +13,8 @@ from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
     compare,
     foreground,
+    ms_ssim,
+    ms_ssim_scales,
     mse,
     nearest_images,
     per_subject,
@@ -359,3 +361,76 @@ class TestNearest:
             nearest_images(np.zeros((1, 4, 4)), np.zeros((1, 4, 5)))
         with pytest.raises(ValueError, match="size of the queries"):
             nearest_images(np.zeros((1, 4, 4)), np.zeros((0, 4, 4)))
+
+
+def slow_ms_ssim(x, y, window, scales):
+    """Equation 7 of Wang, Simoncelli and Bovik (2003) for one image, window by window."""
+    weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333][:scales])
+    c1, c2, total = 0.01**2, 0.03**2, 1.0
+    for scale, weight in enumerate(weights / weights.sum()):
+        scores = []
+        for corner in np.ndindex(*(side - window + 1 for side in x.shape)):
+            cut = tuple(slice(start, start + window) for start in corner)
+            a, b = x[cut].ravel(), y[cut].ravel()
+            covariance = np.cov(a, b)
+            structure = (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2)
+            light = (2 * a.mean() * b.mean() + c1) / (a.mean() ** 2 + b.mean() ** 2 + c1)
+            scores.append(structure * light if scale == scales - 1 else structure)
+        total *= max(np.mean(scores), 0) ** weight
+        for axis, side in enumerate(x.shape):
+            x, y = (
+                0.5 * (z.take(range(0, side - 1, 2), axis) + z.take(range(1, side, 2), axis))
+                for z in (x, y)
+            )
+    return total
+
+
+class TestMultiScale:
+    @pytest.mark.parametrize(
+        ("shape", "ndim", "window", "scales"),
+        [((2, 14, 17, 12), 3, 3, 3), ((2, 31, 28), 2, 7, 3), ((2, 31, 28), 2, 5, 1)],
+    )
+    def test_equals_the_formula(self, shape, ndim, window, scales):
+        x, y = pair(shape, noise=0.3)
+        expected = [
+            slow_ms_ssim(a.astype("float64"), b.astype("float64"), window, scales)
+            for a, b in zip(x, y, strict=True)
+        ]
+        found = ms_ssim(x, y, ndim=ndim, window=window, scales=scales)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)  # scales are kept as float32
+        assert np.all((found > 0.05) & (found < 0.99))
+
+    def test_one_scale_is_ssim(self):
+        x, y = pair((3, 33, 40))
+        np.testing.assert_allclose(ms_ssim(x, y, scales=1), ssim(x, y), rtol=1e-12)
+
+    def test_equal_images_and_opposite_ones(self):
+        x, _ = pair((3, 40, 48))
+        np.testing.assert_allclose(ms_ssim(x, x), 1.0, atol=1e-12)
+        np.testing.assert_allclose(ms_ssim(x, x, gaussian=True), 1.0, atol=1e-12)
+        noise = np.random.default_rng(0).random((1, 40, 48))
+        assert ms_ssim(noise, 1 - noise) == 0
+        assert np.isnan(ms_ssim(np.full((1, 40, 48), np.nan), noise)).all()
+
+    def test_whole_numbers_do_not_overflow(self):
+        x, y = (np.rint(255 * z).astype("uint8") for z in pair((2, 40, 48)))
+        floats = ms_ssim(x.astype("float64"), y.astype("float64"), data_range=255)
+        np.testing.assert_allclose(ms_ssim(x, y, data_range=255), floats, rtol=1e-6)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 1000), st.floats(0.01, 0.2), st.floats(1.5, 3.0))
+    def test_symmetric_and_lower_with_more_noise(self, seed, noise, factor):
+        x, y = pair((1, 30, 30), seed, noise)
+        _, worse = pair((1, 30, 30), seed, noise * factor)
+        assert ms_ssim(x, y) == pytest.approx(ms_ssim(y, x), rel=1e-12)
+        assert ms_ssim(x, worse) < ms_ssim(x, y) <= 1
+
+    def test_as_many_scales_as_fit(self):
+        assert ms_ssim_scales((40, 48, 40)) == 3
+        assert ms_ssim_scales((40, 48, 40), gaussian=True) == 2
+        assert ms_ssim_scales((7, 99)) == 1
+        assert ms_ssim_scales((256, 256)) == 5
+        with pytest.raises(UserError, match="found 4 scales on images of 40x48, expected 1 to 3"):
+            ms_ssim(*pair((1, 40, 48)), scales=4)
+        with pytest.raises(UserError, match="window"):
+            ms_ssim_scales((5, 9))
