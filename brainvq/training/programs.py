@@ -26,8 +26,11 @@ def run_program(main, arguments, on_interrupt=None):
     """
     # Each model compiles its own functions; TensorFlow warns that a program with many models does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # Lines that nobody reads any more, after `| head`, must not stop a training, nor be told of.
+    told, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         main(arguments)
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
@@ -42,6 +45,8 @@ def run_program(main, arguments, on_interrupt=None):
         hint = on_interrupt() if on_interrupt else ""
         print(f"\ninterrupted. {hint}".rstrip(), file=sys.stderr)
         sys.exit(130)
+    finally:
+        logging.raiseExceptions = told
 
 
 def _fail(message):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from brainvq.errors import UserError
@@ -69,6 +72,28 @@ def test_a_defect_keeps_its_traceback():
 
     with pytest.raises(OSError, match="Input/output"):
         run_program(main, [])
+
+
+def test_a_reader_that_has_gone_is_no_traceback():
+    code = (
+        "import logging, sys; from brainvq.training.programs import run_program\n"
+        "logging.basicConfig(stream=sys.stdout, level=logging.INFO)\n"
+        "def main(arguments):\n"
+        "    for line in range(20000): logging.info('line %d of many', line)\n"
+        "    print('done', file=sys.stderr)\n"
+        "run_program(main, [])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "line 0" in process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait()
+    process.stderr.close()
+    assert "done" in errors
+    assert "Traceback" not in errors
+    assert "Logging error" not in errors
 
 
 def test_clock_adds_up_over_sittings(tmp_path):
