@@ -1,4 +1,6 @@
-"""The one place that knows which Keras backend runs: compiled functions and sums over replicas.
+"""The one place that knows which Keras backend runs.
+
+Compiled functions, gradients and training steps of one's own, and sums over replicas.
 
 TensorFlow and JAX are imported on use, so that layers and models import where only one of the two
 is installed.
@@ -67,6 +69,107 @@ def compile_function(function, owner=None, static_argnames=()):
         "brainvq runs on the TensorFlow and JAX backends of Keras. "
         f"Received: backend={keras.backend.backend()!r}"
     )
+
+
+def run_step(model, step, *args):
+    """Runs `step(data)` as the `train_step` or `test_step` of a compiled Keras model.
+
+    A model whose step is its own writes it once, with variables that it assigns to:
+
+        def train_step(self, *args):
+            return run_step(self, self._step, *args)
+
+    On TensorFlow Keras gives `data` and wants the logs. On JAX it gives the values of all variables
+    as well, and wants their new values beside the logs.
+
+    Args:
+        model: `keras.Model`, built and compiled, its optimiser too.
+        step: function of a batch that returns the logs, name → scalar.
+        *args: what Keras gave.
+
+    Returns:
+        What Keras expects of its backend.
+    """
+    if keras.backend.backend() != "jax":
+        return step(*args)
+    values, data = args
+    groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+    if len(values) == 4:  # a step of training
+        groups.insert(2, model.optimizer.variables)
+    variables = [variable for group in groups for variable in group]
+    mapping = list(zip(variables, [value for held in values for value in held], strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        logs = step(data)
+    return logs, tuple([scope.get_current_value(variable) for variable in g] for g in groups)
+
+
+def record(function, owner, targets, *inputs):
+    """Evaluates a function of layers and keeps what the gradients of its outputs need.
+
+    One evaluation serves several gradients: that of one output for some weights and later, when
+    other weights have changed already, that of another output. Compile what calls it.
+
+    Args:
+        function: callable of `inputs` that returns a dict of tensors. Variables may change in it:
+            moving statistics, states of random generators.
+        owner: the model whose variables `function` reads and changes.
+        targets: list of tuples, the name of an output and the list of variables whose gradients it
+            shall have.
+        *inputs: tensors.
+
+    Returns:
+        Tuple of the dict and a list with a function for each of `targets`, `pull(weights=None)`,
+        which gives two lists, the gradients of the output for the variables and for `inputs`. An
+        output that is no scalar is summed with `weights` of its shape: the chain rule, where these
+        are the gradient of something for the output.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            outputs = function(*inputs)
+
+        def pull(name, variables, weights=None):
+            sources = [*variables, *inputs]
+            found = tape.gradient(outputs[name], sources, output_gradients=weights)
+            return found[: len(variables)], found[len(variables) :]
+
+        return outputs, [functools.partial(pull, *target) for target in targets]
+
+    import jax
+
+    everything = owner.variables
+    held = {id(variable): variable.value for variable in everything}
+
+    def go_back(back, value, weights=None):
+        return back(keras.ops.ones_like(value) if weights is None else weights)
+
+    def evaluate(values, inputs, targets):
+        """Outputs, new values of all variables, and the way back from each target."""
+        if not targets:
+            mapping = [(variable, values[id(variable)]) for variable in everything]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                outputs = function(*inputs)
+            return outputs, [scope.get_current_value(variable) for variable in everything], []
+        (name, variables), rest = targets[0], targets[1:]
+
+        def output(chosen, inputs):
+            given = {id(v): value for v, value in zip(variables, chosen, strict=True)}
+            found = evaluate(values | given, inputs, rest)
+            return found[0][name], found
+
+        chosen = [values[id(variable)] for variable in variables]
+        # One inside the other, so that the function itself is evaluated once for all of them.
+        value, back, (outputs, changed, pulls) = jax.vjp(output, chosen, inputs, has_aux=True)
+
+        return outputs, changed, [jax.tree_util.Partial(go_back, back, value), *pulls]
+
+    outputs, changed, pulls = evaluate(held, list(inputs), list(targets))
+    for variable, value in zip(everything, changed, strict=True):
+        if value is not held[id(variable)]:
+            variable.assign(value)
+    return outputs, pulls
 
 
 def num_replicas():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brainvq.data.scans import MASK
 from brainvq.errors import UserError
 from brainvq.files import write_csv
 
@@ -434,10 +435,13 @@ def _parse_paths(cell, csv):
     except ValueError as error:
         raise UserError(f"{csv}: paths {text!r} is neither a path nor a JSON list") from error
     # A scheme such as "simulated:" comes before a colon; those paths are not files of this folder.
-    return tuple(
-        path if Path(path).is_absolute() or ":" in path else str(csv.parent / path)
-        for path in paths
-    )
+    return tuple(_beside(csv, path) for path in paths)
+
+
+def _beside(csv, path):
+    if path.startswith(MASK):
+        return MASK + _beside(csv, path.removeprefix(MASK))
+    return path if Path(path).is_absolute() or ":" in path else str(csv.parent / path)
 
 
 def _missing(value):

@@ -15,6 +15,7 @@ from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
 SIMULATED = "simulated:"
+MASK = "mask="
 _ORIENTED = re.compile(r"axcodes=([A-Z]{3}):(.+)", re.DOTALL)
 
 # The convention of the Analyze format, whose header holds no orientation: x grows to the patient's
@@ -45,6 +46,8 @@ def load_scan(paths, axcodes=None):
               grey; or a single one, a volume of one slice, whose colours become grey (ITU-R BT.601
               luma, over black where the picture is transparent);
             - `"simulated:<JSON parameters>"`: see `brainvq.data.simulation`.
+            And besides, for any of them, `"mask=<path>"` of a brain mask: voxels where it is 0
+            become exactly 0. It may lie on another grid of the same world (nearest voxel).
             A path may start with `"axcodes=LAS:"` (any orientation code): the orientation of a file
             whose header holds none.
         axcodes: the same for all paths, e.g. "LAS": direction in which each array axis grows.
@@ -61,14 +64,24 @@ def load_scan(paths, axcodes=None):
         ScanError: if a file is missing, unreadable or truncated; is complex or RGB, a series (more
             than three axes longer than 1), or smaller than three dimensions; has a voxel size of
             zero or a singular affine; holds NaN or infinite values, or the same value everywhere;
-            if several files differ in their grid; if a file holds several pictures; or if one of
-            several pictures has colours.
+            if several files differ in their grid; if a mask lies elsewhere; if a file holds several
+            pictures; or if one of several pictures has colours.
     """
     if isinstance(paths, str | Path):
         paths = (paths,)
     paths = [str(path) for path in paths]
+    masks = [path.removeprefix(MASK) for path in paths if path.startswith(MASK)]
+    paths = [path for path in paths if not path.startswith(MASK)]
     if not paths:
         raise ScanError("scan without a path: one or more files are expected")
+    image, affine = _load(paths, axcodes)
+    for mask in masks:
+        image = _masked(image, affine, mask)
+    return image, affine
+
+
+def _load(paths, axcodes):
+    """`load_scan` without its masks."""
     if paths[0].startswith(SIMULATED):
         from brainvq.data.simulation import simulate
 
@@ -104,7 +117,7 @@ def scan_files(paths):
     for path in paths:
         if str(path).startswith(SIMULATED):
             continue
-        file = Path(_split_axcodes(str(path))[0])
+        file = Path(_split_axcodes(str(path).removeprefix(MASK))[0])
         files.append(file)
         partner = {".img": ".hdr", ".hdr": ".img"}.get(file.suffix.lower())
         if partner:
@@ -265,6 +278,17 @@ def _load_volume(path, axcodes):
         raise ScanError(f"{file}: is truncated or damaged: {_line(error)}") from error
     _check_values(file, image)
     return image, affine
+
+
+def _masked(image, affine, path):
+    mask, mask_affine = _load_volume(path, None)
+    inside = (mask > 0).astype(np.uint8)
+    inside = to_original_grid(inside, mask_affine, image.shape, affine, order=0) > 0
+    if not inside.any():
+        raise ScanError(
+            f"{path}: the mask has no voxel in common with the scan; expected one of the same head"
+        )
+    return np.where(inside, image, 0).astype(np.float32)
 
 
 def _check_voxel_size(file, loaded):

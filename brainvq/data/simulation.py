@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
 
+from brainvq.data.registration import template_grid
+from brainvq.data.steps import BlockMean
 from brainvq.errors import UserError
 
 MODALITIES = ("T1w", "FLAIR")
@@ -43,6 +45,10 @@ _FEMALE = {"MS": 0.7}  # share of women; one half elsewhere
 # Share of the white matter that is lesion.
 _WM_SHARES = {"leuko1": (0.06, 0.14), "leuko2": (0.16, 0.30), "leuko3": (0.33, 0.56)}
 _LESION_FACTORS = {"T1w": (0.77, 0.87), "FLAIR": (1.36, 1.5)}
+
+# From one visit of a subject to the next: new plaques on average, and growth of what is confluent.
+_NEW_PLAQUES = 1.5
+_GROWTH = 1.05
 
 _COARSE_MM = 4.0  # grid on which deformations are made
 _MARGIN_MM = 12  # kept around the template's brain
@@ -88,9 +94,21 @@ SITES = {
         0.93,
     ),
 }
-# With the confound, this share of the patients was scanned at the last site, and the same share of
-# the healthy at the others.
+# With the confound, this share of the patients was scanned at the last site (or with the longer
+# echo), and the same share of the others was not.
 _CONFOUND = 0.9
+CONFOUNDS = ("site", "echo")
+_LONG_ECHO = 1.25  # times the protocol's echo time
+# T2 in s: grey and white matter at 3 T (Stanisz et al. 2005, "T1, T2 relaxation and magnetization
+# transfer in tissue at 3T"); lesions between them and fluid.
+_T2 = {"gm": 0.099, "wm": 0.069, "lesion": 0.120}
+# Trains of echoes with small flip angles weigh T2 like a shorter echo time than is stated; s.
+_LONGEST_ECHO = 0.1
+
+SPACES = ("scanner", "mni")
+# Voxels of 1 mm of the grid in MNI space: whole voxels of 2, 4 and 8 mm, and the whole template.
+_MNI_SHAPE = (160, 192, 160)
+_MNI_FINEST = 2.0  # coarser scans in MNI space are means over voxels of this size or less, mm
 
 
 class SimulatedScan(NamedTuple):
@@ -110,22 +128,40 @@ class SimulatedScan(NamedTuple):
     labels: np.ndarray
 
 
-def simulated_cohort(n_subjects, modality="T1w", spacing=2.0, groups=None, confound=False, seed=0):
+def simulated_cohort(
+    n_subjects,
+    modality="T1w",
+    spacing=2.0,
+    groups=None,
+    confound=False,
+    seed=0,
+    scans=None,
+    space="scanner",
+):
     """Returns a cohort of simulated subjects; their scans are made when they are loaded.
 
     Ages are drawn per group (leukoencephalopathy is a disease of the old), women are more frequent
     in MS, and the site is drawn evenly from three scanners, whatever the group, unless `confound`.
 
     Args:
-        n_subjects: number of subjects, one scan each.
+        n_subjects: number of subjects.
         modality: "T1w" (default) or "FLAIR".
-        spacing: voxel size in mm, isotropic, 1 to 8 (default 2).
-        groups: group name (one of `GROUPS`) -> share; shares are scaled to sum to 1 and rounded to
-            whole subjects. Default: all healthy.
-        confound: if True, nine in ten patients were scanned at one site and nine in ten healthy
-            subjects at the other two, so that the scanner can pass for the disease.
+        spacing: voxel size in mm, isotropic, 1 to 8 (default 2); 1, 2, 4 or 8 in MNI space.
+        groups: group name (one of `GROUPS`) -> share of the subjects; shares are scaled to sum to 1
+            and rounded to whole subjects. Default: all healthy.
+        confound: if "site" (or True), nine in ten patients were scanned at one site and nine in ten
+            healthy subjects at the other two, so that the scanner can pass for the disease. If
+            "echo", nine in ten subjects with MS and one in ten of the others were scanned with an
+            echo time a quarter longer, which changes the contrast too.
         seed: integer from 0; a subject depends on it and on its own number only (and on its group
             and site).
+        scans: group name -> mean number of scans of a subject, from 1. The number of scans in a
+            group is exact; they spread unevenly over its subjects, each of whom has one at least,
+            half a year to one and a half years apart and all at one site. Lesions grow from scan to
+            scan. Default: one scan each, and no sessions.
+        space: "scanner" (default): heads lie as they do in a scanner. "mni": as after an affine
+            registration to the template, on a grid of 160×192×160 mm that is the same for all, the
+            one of `RegisterToTemplate` with that shape.
 
     Returns:
         `Cohort` with `simulated=True`, the usual columns, and manufacturer.
@@ -136,10 +172,10 @@ def simulated_cohort(n_subjects, modality="T1w", spacing=2.0, groups=None, confo
     from brainvq.data.cohort import Cohort  # it imports the readers, which import this module
 
     groups = {"healthy": 1.0} if groups is None else dict(groups)
-    _checked({"seed": seed, "modality": modality, "spacing": spacing})
+    _checked({"seed": seed, "modality": modality, "spacing": spacing, "space": space})
     if int(n_subjects) != n_subjects or n_subjects < 1:
         raise UserError(f"simulated cohort: n_subjects is {n_subjects}; expected 1 or more")
-    unknown = set(groups) - set(GROUPS)
+    unknown = (set(groups) | set(scans or {})) - set(GROUPS)
     if unknown:
         raise UserError(
             f"simulated cohort: group {sorted(unknown)[0]!r} is not known; expected one of "
@@ -148,8 +184,17 @@ def simulated_cohort(n_subjects, modality="T1w", spacing=2.0, groups=None, confo
     shares = np.array(list(groups.values()), float)
     if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
         raise UserError(f"simulated cohort: shares {groups}; expected numbers from 0, not all 0")
+    if not all(np.isfinite(mean) and 1 <= mean <= 50 for mean in (scans or {}).values()):
+        raise UserError(f"simulated cohort: scans {scans}; expected means from 1 to 50")
+    confound = "site" if confound is True else confound
+    if confound and (confound not in CONFOUNDS or (confound == "echo" and "MS" not in groups)):
+        raise UserError(
+            f"simulated cohort: confound is {confound!r}; expected one of {', '.join(CONFOUNDS)} "
+            "('echo' with a group MS), or False"
+        )
     names = np.repeat(list(groups), _whole_parts(shares, int(n_subjects)))
     np.random.default_rng([seed, 0]).shuffle(names)
+    visits = _visits(names, scans or {}, seed)
 
     rows = []
     for number, group in enumerate(map(str, names)):
@@ -157,41 +202,70 @@ def simulated_cohort(n_subjects, modality="T1w", spacing=2.0, groups=None, confo
         sex = "F" if rng.random() < _FEMALE.get(group, 0.5) else "M"
         mean, deviation, low, high = _AGES[group]
         age = round(float(_truncated(rng, mean, deviation, low, high)), 1)
-        site = _draw_site(rng, group, confound)
+        site = _draw_site(rng, group, confound == "site")
         scanner = SITES[site]
-        params = {
-            "seed": int(seed),
-            "number": number,
-            "modality": modality,
-            "spacing": float(spacing),
-            "group": group,
-            "age": age,
-            "sex": sex,
-            "site": site,
-        }
         subject = f"sim{number + 1:04d}"
-        rows.append(
-            {
-                "scan_id": f"{subject}_{modality}",
-                "subject": subject,
-                "session": "",
+        for visit in range(visits[number]):
+            params = {
+                "seed": int(seed),
+                "number": number,
+                "modality": modality,
+                "spacing": float(spacing),
                 "group": group,
                 "age": age,
                 "sex": sex,
                 "site": site,
-                "modality": modality,
-                "paths": ("simulated:" + json.dumps(params),),
-                # The values on the console are set per protocol; operators change them a little.
-                "tr": round(scanner.tr[modality] * rng.choice([1.0, 1.0, 1.0, 1.05]), 5),
-                "te": round(scanner.te[modality] * rng.choice([1.0, 1.0, 1.0, 0.97]), 5),
-                "pixel_bandwidth": scanner.pixel_bandwidth[modality],
-                "manufacturer": scanner.manufacturer,
             }
-        )
+            # The values on the console are set per protocol; operators change them a little.
+            tr = scanner.tr[modality] * rng.choice([1.0, 1.0, 1.0, 1.05])
+            te = scanner.te[modality] * rng.choice([1.0, 1.0, 1.0, 0.97])
+            if space != "scanner":
+                params["space"] = space
+            if visit:
+                params["visit"] = visit
+            if confound == "echo":
+                # One protocol for all visits of a subject.
+                chance = np.random.default_rng([seed, number, 1]).random()
+                if (chance < _CONFOUND) == (group == "MS"):
+                    params["echo"] = _LONG_ECHO
+                    te *= _LONG_ECHO
+            session = f"{visit + 1}" if scans else ""
+            named = f"{subject}_ses-{session}" if scans else subject
+            rows.append(
+                {
+                    "scan_id": f"{named}_{modality}",
+                    "subject": subject,
+                    "session": session,
+                    "group": group,
+                    "age": age,
+                    "sex": sex,
+                    "site": site,
+                    "modality": modality,
+                    "paths": ("simulated:" + json.dumps(params),),
+                    "tr": round(tr, 5),
+                    "te": round(te, 5),
+                    "pixel_bandwidth": scanner.pixel_bandwidth[modality],
+                    "manufacturer": scanner.manufacturer,
+                }
+            )
+            age = round(min(age + rng.uniform(0.5, 1.5), 100.0), 1)
     note = "simulated brains on the ICBM152 template"
     if confound:
-        note += "; the scanner is confounded with the group on purpose"
+        what = "scanner" if confound == "site" else "echo time"
+        note += f"; the {what} is confounded with the group on purpose"
     return Cohort("simulated", pd.DataFrame(rows), simulated=True, note=note)
+
+
+def _visits(names, scans, seed):
+    """Number of scans of each subject: exact in every group, some subjects having many."""
+    counts = np.ones(len(names), int)
+    for group, mean in scans.items():
+        members = np.flatnonzero(names == group)
+        more = round(float(mean) * len(members)) - len(members)
+        if more > 0:
+            weights = [np.random.default_rng([seed, n, 2]).exponential() for n in members]
+            counts[members] += _whole_parts(np.array(weights), more)
+    return counts
 
 
 def simulate(params):
@@ -200,9 +274,11 @@ def simulate(params):
     Args:
         params: dict, or the JSON text of one. `seed` and `number` (integers from 0) name the
             subject; `modality`, `spacing` (mm), `group`, `age` (years), `sex` and `site` are as in
-            the table of `simulated_cohort`. What is left out takes a default: number 0, T1w, 2 mm,
-            healthy, 40 years, F, site-A. Anatomy, lesions and contrast do not depend on `spacing`,
-            and anatomy and lesions not on `modality` or `site`.
+            the table of `simulated_cohort`. `visit` (from 0) counts the scans of the subject,
+            `space` is "scanner" or "mni", and `echo` (0.5 to 2) multiplies the echo time. What is
+            left out takes a default: number 0, T1w, 2 mm, healthy, 40 years, F, site-A, visit 0,
+            "scanner", 1. Anatomy, lesions and contrast do not depend on `spacing`, anatomy and
+            lesions not on `modality`, `site` or `echo`, and anatomy not on `visit`.
 
     Returns:
         `SimulatedScan`.
@@ -211,15 +287,44 @@ def simulate(params):
         UserError: a parameter is not known or out of its range.
     """
     params = _checked(params)
-    spacing, modality = params["spacing"], params["modality"]
+    if params["space"] == "mni":
+        return _simulate_mni(params)
+    spacing, template = params["spacing"], _template()
+    shape = tuple(int(np.ceil(extent / spacing)) for extent in template.box)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = template.center - spacing * (np.array(shape) - 1) / 2
+    return _scan(params, shape, affine)
+
+
+def _simulate_mni(params):
+    """A scan in MNI space: made of small voxels, which are then averaged as real ones are."""
+    blocks = 1
+    while params["spacing"] / blocks > _MNI_FINEST:
+        blocks *= 2
+    spacing = params["spacing"] / blocks
+    _, millimetres = template_grid(_MNI_SHAPE)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = millimetres[:3, 3] + (spacing - 1) / 2
+    made = _scan(params, tuple(int(n / spacing) for n in _MNI_SHAPE), affine)
+    if blocks == 1:
+        return made
+    average = BlockMean(blocks)
+    image, affine = average(made.image, made.affine)
+    tissues = [average(made.labels == label, made.affine)[0] for label in LABELS.values()]
+    labels = np.argmax(tissues, axis=0).astype(np.uint8)
+    mask = average(made.lesion_mask, made.affine)[0] >= 0.5
+    # A block may have more of another tissue than of white matter, and still be lesion by half.
+    labels[mask] = LABELS["wm"]
+    return SimulatedScan(image, affine, mask, labels)
+
+
+def _scan(params, shape, affine):
+    """A scan on a grid of any place with axes along the world's."""
+    spacing, modality = float(affine[0, 0]), params["modality"]
     template = _template()
     anatomy = _rng(params, 1)
     to_template = _Deformation(template, params, anatomy)
     lesions = _lesions(template, params)
-
-    shape = tuple(int(np.ceil(extent / spacing)) for extent in template.box)
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = template.center - spacing * (np.array(shape) - 1) / 2
     points = to_template.grid(shape, affine)  # (3, x, y, z), template voxels
 
     # Extractions differ in how tightly they follow the brain: 0.5 is the template's own border.
@@ -233,9 +338,10 @@ def simulate(params):
         lesion = _sample(lesions, points) * np.clip(2 * wm, 0, 1)
     detail = _sample(template.detail, points)
 
-    scanning = _rng(params, 2, MODALITIES.index(modality))
+    visit = [params["visit"]] if params["visit"] else []
+    scanning = _rng(params, 2, MODALITIES.index(modality), *visit)
     scanner = SITES[params["site"]]
-    values = _contrast(csf, gm, wm, detail, lesion, modality, scanner, scanning)
+    values = _contrast(csf, gm, wm, detail, lesion, params, scanning)
     image = np.zeros(shape, np.float32)
     image[inside] = values
     world = [affine[a, 3] + spacing * np.arange(shape[a]) for a in range(3)]
@@ -399,9 +505,12 @@ class _Deformation:
         scales = np.clip(size * (1 + 0.015 * rng.standard_normal(3)), 0.9, 1.1)
         angles = np.radians([_truncated(rng, 0, 4, -10, 10) for _ in range(3)])
         shears = rng.uniform(-0.012, 0.012, 3)
+        self.shift = rng.uniform(-3, 3, 3)
+        if params["space"] == "mni":  # what a registration leaves: degrees and millimetres near 1
+            scales = 1 + 0.4 * (scales / size - 1)
+            angles, shears, self.shift = 0.2 * angles, 0.2 * shears, 0.3 * self.shift
         forward = _rotation(angles) @ np.diag(scales) @ _shear(shears)
         self.matrix = np.linalg.inv(forward)
-        self.shift = rng.uniform(-3, 3, 3)
 
     def grid(self, shape, affine):
         """Returns the template voxel of every voxel of a grid.
@@ -449,17 +558,21 @@ def _tissues(template, points, params, rng, deformation):
     return csf / total, gm / total, wm / total
 
 
-def _contrast(csf, gm, wm, detail, lesion, modality, scanner, rng):
+def _contrast(csf, gm, wm, detail, lesion, params, rng):
     """Returns intensities (n,) float32 in units of full scale, before coil, blur and noise."""
+    modality, scanner = params["modality"], SITES[params["site"]]
     means = np.array(_MEANS[modality]) * (1 + np.array([0.1, 0.03, 0.03]) * rng.standard_normal(3))
     # The scanner changes how far grey lies from white.
     means[1] = means[2] + (means[1] - means[2]) * scanner.contrast
+    later = min(scanner.te[modality], _LONGEST_ECHO) * (params["echo"] - 1)  # s
+    means[1:] *= np.exp(-later / np.array([_T2["gm"], _T2["wm"]]))
     values = csf * means[0] + gm * means[1] + wm * means[2]
     # Nuclei, brain stem and tracts differ from the mean of their tissue: as the template shows on
     # T1; on FLAIR the order of grey and white is the other way round.
     values += detail * (1 - csf) * (means[2] - means[1]) * (1.0 if modality == "T1w" else 0.5)
     if lesion.any():
         factor = rng.uniform(*_LESION_FACTORS[modality])
+        factor *= np.exp(-later / _T2["lesion"] + later / _T2["wm"])
         values += lesion * (means[2] * factor - values)
     return np.maximum(values, 0.02).astype(np.float32)
 
@@ -469,36 +582,55 @@ def _lesions(template, params):
     group = params["group"]
     if group == "healthy":
         return None
-    rng = _rng(params, 3)
-    return _plaques(template, rng) if group == "MS" else _confluent(template, rng, group)
+    rng, visit = _rng(params, 3), params["visit"]
+    if group != "MS":
+        return _confluent(template, rng, group, visit)
+    total = _plaques(template, rng)
+    for later in range(1, visit + 1):
+        _add_plaques(total, template, _rng(params, 3, later))
+    return total
 
 
 def _plaques(template, rng):
     """MS: ellipsoids whose long axis points away from the ventricle wall."""
     count = int(rng.integers(5, 51))
     target = float(np.clip(rng.lognormal(np.log(8), 0.95), 1.7, 36)) * 1000  # mm³
-    sites = np.argwhere(template.core)  # half grid
-    reach = template.ventricle_mm[template.core]
-    weights = np.exp(-reach / 7) + 0.01  # most lie at the ventricles, some anywhere
-    sites = sites[rng.choice(len(sites), count, p=weights / weights.sum())]
-    chosen = 2 * sites + rng.integers(0, 2, sites.shape)
-    short = rng.lognormal(np.log(5), 0.45, count)  # diameters in mm
-    ratios = rng.uniform(1.5, 3, count)
-    axes = np.stack([_outwards(template.ventricle_mm, place) for place in sites])
-    axes += 0.25 * rng.standard_normal((count, 3))
-    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    places, axes, short, ratios = _draw_plaques(template, rng, count)
     total = np.zeros(template.wm.shape, np.float32)
     # Plaques overlap and end where white matter ends, so their sizes are scaled in a few rounds.
     for _ in range(5):
         short = np.clip(short, 3, 15)
         total[...] = 0
-        for place, axis, width, ratio in zip(chosen, axes, short, ratios, strict=True):
+        for place, axis, width, ratio in zip(places, axes, short, ratios, strict=True):
             _add_ellipsoid(total, place, axis, width / 2, min(ratio * width, 30.0) / 2)
         volume = float(np.sum((total > 0.5) & (template.wm > 0.5)))
         if 0.85 < volume / target < 1.15:
             break
         short = short * (target / max(volume, 1.0)) ** (1 / 3)
     return total
+
+
+def _add_plaques(total, template, rng):
+    """The plaques that came since the visit before: few and small."""
+    drawn = _draw_plaques(template, rng, int(rng.poisson(_NEW_PLAQUES)))
+    for place, axis, width, ratio in zip(*drawn, strict=True):
+        width = np.clip(width, 3, 8)
+        _add_ellipsoid(total, place, axis, width / 2, ratio * width / 2)
+
+
+def _draw_plaques(template, rng, count):
+    """Where plaques lie: (voxels, long axes, short diameters in mm, ratios of the diameters)."""
+    sites = np.argwhere(template.core)  # half grid
+    reach = template.ventricle_mm[template.core]
+    weights = np.exp(-reach / 7) + 0.01  # most lie at the ventricles, some anywhere
+    sites = sites[rng.choice(len(sites), count, p=weights / weights.sum())]
+    places = 2 * sites + rng.integers(0, 2, sites.shape)
+    short = rng.lognormal(np.log(5), 0.45, count)
+    ratios = rng.uniform(1.5, 3, count)
+    axes = np.array([_outwards(template.ventricle_mm, site) for site in sites]).reshape(count, 3)
+    axes += 0.25 * rng.standard_normal((count, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    return places, axes, short, ratios
 
 
 def _add_ellipsoid(total, place, axis, short, long):
@@ -528,9 +660,10 @@ def _outwards(distance, place):
     return gradient / np.linalg.norm(gradient)
 
 
-def _confluent(template, rng, group):
+def _confluent(template, rng, group, visit=0):
     """Leukoencephalopathy: symmetric, growing outwards from the ventricles, outer rim spared."""
     share = rng.uniform(*_WM_SHARES[group])
+    share = min(share * _GROWTH**visit, _WM_SHARES[group][1])
     coarse = [_COARSE_MM * np.arange(n) for n in template.growth.shape[1:]]
     waves = _field(rng, coarse, 14.0, 2.5)
     patches = _field(rng, coarse, 7.0, 1.2)
@@ -683,6 +816,9 @@ _DEFAULTS = {
     "age": 40.0,
     "sex": "F",
     "site": "site-A",
+    "visit": 0,
+    "space": "scanner",
+    "echo": 1.0,
 }
 
 
@@ -719,17 +855,27 @@ def read_parameters(params, defaults, what):
 def _checked(params):
     """Returns the parameters as a dict with every key, or raises UserError."""
     params = read_parameters(params, _DEFAULTS, "simulated scan")
-    choices = {"modality": MODALITIES, "group": GROUPS, "sex": ("F", "M"), "site": tuple(SITES)}
+    choices = {
+        "modality": MODALITIES,
+        "group": GROUPS,
+        "sex": ("F", "M"),
+        "site": tuple(SITES),
+        "space": SPACES,
+    }
     for name, allowed in choices.items():
         if params[name] not in allowed:
             raise UserError(
                 f"simulated scan: {name} is {params[name]!r}; expected one of {', '.join(allowed)}"
             )
-    for name, low, high in (("spacing", 1, 8), ("age", 0, 120)):
+    for name, low, high in (("spacing", 1, 8), ("age", 0, 120), ("echo", 0.5, 2)):
         value = params[name]
         if not (isinstance(value, int | float) and low <= value <= high):
             raise UserError(f"simulated scan: {name} is {value!r}; expected {low} to {high}")
-    for name in ("seed", "number"):
+    if params["space"] == "mni" and params["spacing"] not in (1, 2, 4, 8):
+        raise UserError(
+            f"simulated scan: spacing is {params['spacing']!r}; expected 1, 2, 4 or 8 in MNI space"
+        )
+    for name in ("seed", "number", "visit"):
         if not (isinstance(params[name], int) and params[name] >= 0):
             raise UserError(
                 f"simulated scan: {name} is {params[name]!r}; expected a whole number from 0"

@@ -40,7 +40,8 @@ def write_simulated_bids(cohort, folder, *, workers=None, progress=True):
     `sub-*/anat/sub-*_T1w.nii.gz` (or `_FLAIR`) with a sidecar JSON (RepetitionTime, EchoTime,
     PixelBandwidth, Manufacturer and the parameters of the simulation),
     `derivatives/lesions/sub-*/anat/sub-*_label-lesion_mask.nii.gz` (uint8, 0 or 1) and
-    `derivatives/tissues/sub-*/anat/sub-*_label-tissue_dseg.nii.gz` (uint8, 0 to 3).
+    `derivatives/tissues/sub-*/anat/sub-*_label-tissue_dseg.nii.gz` (uint8, 0 to 3). Subjects with
+    sessions have `ses-*` folders between, and the ages of the visits in `sub-*_sessions.tsv`.
 
     Images are stored as float32, bit for bit what `load_scan` gives for the cohort itself. A
     subject's sidecar is written last, so that a call after a kill goes on with the subjects that
@@ -97,9 +98,10 @@ def tissue_labels(paths):
         made = simulate(path.removeprefix(SIMULATED))
         return made.labels, made.affine
     image = Path(path)
-    anat, name = image.parent, image.name.split("_")[0]
-    file = anat.parents[1] / "derivatives" / "tissues" / name / "anat"
-    file = file / f"{name}_label-tissue_dseg.nii.gz"
+    name = image.name.rpartition("_")[0]  # without the modality
+    root = image.parents[3 if "_ses-" in name else 2]
+    folder = image.parent.relative_to(root)
+    file = root / "derivatives" / "tissues" / folder / f"{name}_label-tissue_dseg.nii.gz"
     if not file.exists():
         raise UserError(f"{path}: is no simulated scan with labels; expected {file} for it")
     labels, affine = load_scan(file)
@@ -122,7 +124,10 @@ class _Scan:
             )
         self.row, self.name = row, f"sub-{row['subject']}"
         self.params = json.loads(path.removeprefix(SIMULATED))
-        anat = Path(self.name) / "anat"
+        anat = Path(self.name)
+        if row["session"]:
+            anat, self.name = anat / f"ses-{row['session']}", f"{self.name}_ses-{row['session']}"
+        anat = anat / "anat"
         self.image = folder / anat / f"{self.name}_{safe_id(row['modality'])}.nii.gz"
         self.sidecar = self.image.with_name(self.image.name.replace(".nii.gz", ".json"))
         derivatives = folder / "derivatives"
@@ -203,10 +208,18 @@ def _write_participants(folder, cohort):
     if path.exists():
         for _, row in read_people(path).iterrows():
             people[row["participant_id"]] = {name: row.get(name) or "n/a" for name in _COLUMNS}
-    for row in cohort.table.to_dict("records"):
+    visits = {}
+    for row in reversed(cohort.table.to_dict("records")):  # of several visits the first is kept
         name = f"sub-{row['subject']}"
         values = {key: row[key] for key in ("age", "sex", "group", "site")}
         people[name] = {"participant_id": name, **values}
+        if row["session"]:
+            visit = {"session_id": f"ses-{row['session']}", "age": row["age"]}
+            visits.setdefault(name, []).insert(0, visit)
+    for name, rows in visits.items():
+        table = pd.DataFrame(rows)
+        text = table.to_csv(index=False, sep="\t", na_rep="n/a")
+        write_text(folder / name / f"{name}_sessions.tsv", text)
     table = pd.DataFrame([people[name] for name in sorted(people)], columns=_COLUMNS)
     write_text(path, table.to_csv(index=False, sep="\t", na_rep="n/a"))
     write_json(

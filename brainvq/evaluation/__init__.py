@@ -78,6 +78,7 @@ from brainvq.evaluation.latents import (
     predict_age,
     traverse,
 )
+from brainvq.evaluation.registration import RegistrationQuality
 from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
     compare,
@@ -102,6 +103,7 @@ __all__ = [
     "NeighbourModel",
     "PCAKMeans",
     "PCASpace",
+    "RegistrationQuality",
     "ResidualKMeans",
     "SimilarityAccumulator",
     "TransformCodec",

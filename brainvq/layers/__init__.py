@@ -1,9 +1,10 @@
-"""Bottlenecks and masked convolutions: Keras layers for any `keras.Model`."""
+"""Bottlenecks, masked convolutions and normalisation: Keras layers for any `keras.Model`."""
 
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.layers.ema_vector_quantizer import EMAVectorQuantizer
 from brainvq.layers.finite_scalar_quantizer import FiniteScalarQuantizer
 from brainvq.layers.gaussian_sampling import GaussianSampling
+from brainvq.layers.group_norm import GroupNorm
 from brainvq.layers.gumbel_quantizer import GumbelQuantizer
 from brainvq.layers.identity import Identity
 from brainvq.layers.latent_noise import LatentNoise
@@ -29,6 +30,7 @@ __all__ = [
     "EMAVectorQuantizer",
     "FiniteScalarQuantizer",
     "GaussianSampling",
+    "GroupNorm",
     "GumbelQuantizer",
     "Identity",
     "LatentNoise",

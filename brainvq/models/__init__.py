@@ -17,6 +17,8 @@ from brainvq.models.classifier import (
 )
 from brainvq.models.code_usage import CodeUsage
 from brainvq.models.conv_networks import conv_decoder, conv_encoder
+from brainvq.models.intro_networks import intro_decoder, intro_encoder
+from brainvq.models.intro_vae import IntroVAE
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
 from brainvq.models.pixelcnn import PixelCNN
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
@@ -28,6 +30,7 @@ __all__ = [
     "CodeUsage",
     "FrozenEncoder",
     "ImageClassifier",
+    "IntroVAE",
     "PixelCNN",
     "PixelStem",
     "ReconstructionLoss",
@@ -37,6 +40,8 @@ __all__ = [
     "bundle_encoder",
     "conv_decoder",
     "conv_encoder",
+    "intro_decoder",
+    "intro_encoder",
     "pass_through",
     "pixel_classifier",
     "residual_decoder",

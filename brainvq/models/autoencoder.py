@@ -9,6 +9,7 @@ from keras import ops
 from brainvq.backend import compile_function, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
+from brainvq.models.batches import apply_in_batches
 from brainvq.models.code_usage import CodeUsage
 
 # Many divisors: the strides of an encoder that takes any size are read off this size.
@@ -415,23 +416,10 @@ class Autoencoder(keras.Model):
         return ops.cast(decoded, "float32")
 
     def _batched(self, name, function, array, batch_size):
-        """Applies a compiled function batch by batch.
-
-        The last batch is filled up to a power of two with copies of its last row, and cut again:
-        arrays of any length then share a few compiled programs.
-        """
+        """Applies a function to an array batch by batch; compiled once under its name."""
         if name not in self._compiled_functions:
             self._compiled_functions[name] = compile_function(function, owner=self)
-        compiled = self._compiled_functions[name]
-        parts = []
-        for start in range(0, max(len(array), 1), batch_size):
-            batch = array[start : start + batch_size]
-            if len(batch) == 0:
-                raise ValueError(f"Nothing to {name}. Received: an array of shape {array.shape}")
-            full = min(batch_size, 1 << (len(batch) - 1).bit_length())
-            filled = np.concatenate([batch, np.repeat(batch[-1:], full - len(batch), axis=0)])
-            parts.append(ops.convert_to_numpy(compiled(filled))[: len(batch)])
-        return np.concatenate(parts)
+        return apply_in_batches(self._compiled_functions[name], array, batch_size, name)
 
     def _checked_images(self, x):
         x = np.asarray(x, dtype="float32")

@@ -25,7 +25,9 @@ class TrainingState:
     """Everything that a training run must remember between epochs, in one file.
 
     Weights, codebook statistics, random seeds and optimiser moments travel together with the
-    history, so the file is the state after one whole epoch, never a mixture of two.
+    history, so the file is the state after one whole epoch, never a mixture of two. The moments
+    are those of `model.optimizer`: a model with several optimisers presents them there as one, as
+    `IntroVAE` does.
 
     Args:
         path: the `.npz` file.
@@ -106,7 +108,8 @@ def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=
         The history, `pandas.DataFrame` with a row per epoch.
 
     Raises:
-        UserError: the loss became NaN; the state of the last good epoch is kept.
+        UserError: the loss, another value of the logs or a weight became NaN or infinite; the state
+            of the last good epoch is kept.
     """
     state = TrainingState(state)
     history = state.restore(model)
@@ -124,12 +127,29 @@ def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=
         )
         if keeper.diverged:
             raise UserError(
-                f"{title}: the loss became {keeper.diverged} in epoch {len(history) + 1}; expected "
-                "a finite number: lower the learning rate (the last good epoch is kept)"
+                f"{title}: the {keeper.diverged} in epoch {len(history) + 1}; expected a finite "
+                "number: lower the learning rate (the last good epoch is kept)"
             )
     table = pd.DataFrame(history)
     write_csv(history_csv, table)
     return table
+
+
+def first_not_finite(logs):
+    """What went wrong in the logs of a step, such as `loss became nan`; None where nothing did."""
+    # The loss first: what else is wrong with it follows from it.
+    for name, value in sorted((logs or {}).items(), key=lambda item: item[0] != "loss"):
+        if not math.isfinite(float(value)):
+            return f"{name} became {float(value)}"
+    return None
+
+
+def first_not_finite_weight(model):
+    """The same for the weights of a model."""
+    for variable in model.trainable_variables:
+        if not np.isfinite(to_numpy(variable)).all():
+            return f"weight {variable.path} became nan or infinite"
+    return None
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -162,13 +182,16 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            self.diverged = loss
+        self.diverged = first_not_finite(logs)
+        if self.diverged is not None:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.diverged is None:
+            # The last step of an epoch can spoil weights that no loss has been computed with yet.
+            self.diverged = first_not_finite_weight(self.model)
         if self.diverged is not None:
+            self.model.stop_training = True
             return
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         row["seconds"] = round(time.monotonic() - self.began, 3)

@@ -10,8 +10,10 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from brainvq.data import simulation
+from brainvq.data.registration import template_volumes
 from brainvq.data.scans import load_scan
 from brainvq.data.simulation import GROUPS, LABELS, SITES, simulate, simulated_cohort
+from brainvq.data.steps import BlockMean, RegisterToTemplate
 from brainvq.errors import UserError
 
 SPACING = 3.0
@@ -272,6 +274,127 @@ def test_the_confound_is_there_only_when_asked_for():
     assert abs(bandwidth["MS"] - bandwidth["healthy"]) > 30
 
 
+STUDY = {"healthy": 1855, "MS": 616, "leuko1": 384, "leuko2": 40, "leuko3": 201}
+STUDY_SCANS = {"MS": 2910 / 616, "leuko1": 393 / 384, "leuko2": 41 / 40, "leuko3": 205 / 201}
+
+
+def test_several_scans_a_patient_in_the_proportions_of_a_study():
+    cohort = simulated_cohort(
+        3096, "FLAIR", 4.0, STUDY, scans=STUDY_SCANS, space="mni", confound="echo"
+    )
+    table = cohort.table
+    assert table.drop_duplicates("subject")["group"].value_counts().to_dict() == STUDY
+    expected = {"healthy": 1855, "MS": 2910, "leuko1": 393, "leuko2": 41, "leuko3": 205}
+    assert table["group"].value_counts().to_dict() == expected
+    counts = table[table["group"] == "MS"].groupby("subject").size()
+    assert counts.min() == 1
+    assert counts.max() > 10
+    assert table["scan_id"].is_unique
+    for _, visits in table.groupby("subject"):
+        assert visits["session"].tolist() == [str(i + 1) for i in range(len(visits))]
+        assert visits["site"].nunique() == visits["sex"].nunique() == 1
+        years = np.diff(visits["age"])
+        assert ((years >= 0.4) & (years <= 1.6)).all()
+    params = [json.loads(paths[0].removeprefix("simulated:")) for paths in table["paths"]]
+    assert [p.get("visit", 0) + 1 for p in params] == table["session"].astype(int).tolist()
+    assert {p["space"] for p in params} == {"mni"}
+
+
+def test_a_part_of_the_study_keeps_its_proportions_and_is_the_same_by_its_seed():
+    options = {"modality": "FLAIR", "spacing": 4.0, "groups": STUDY, "scans": STUDY_SCANS}
+    table = simulated_cohort(200, **options, seed=3).table
+    counts = table.drop_duplicates("subject")["group"].value_counts()
+    for group, count in STUDY.items():
+        assert abs(counts[group] - 200 * count / 3096) < 1
+    assert len(table[table["group"] == "MS"]) == round(counts["MS"] * STUDY_SCANS["MS"])
+    again = simulated_cohort(200, **options, seed=3).table
+    assert table.equals(again)
+    other = simulated_cohort(200, **options, seed=4).table
+    assert table["paths"].tolist() != other["paths"].tolist()
+    # First visits are those of a cohort without further ones.
+    single = simulated_cohort(200, "FLAIR", 4.0, STUDY, seed=3).table
+    first = table[table["session"] == "1"].reset_index(drop=True)
+    columns = ["subject", "group", "age", "sex", "site", "paths", "tr", "te"]
+    assert single[columns].equals(first[columns])
+    assert set(single["session"]) == {""}
+
+
+def test_an_echo_time_that_goes_with_the_disease():
+    groups = {"healthy": 1, "MS": 1, "leuko1": 1}
+    planted = simulated_cohort(300, "FLAIR", groups=groups, confound="echo")
+    honest = simulated_cohort(300, "FLAIR", groups=groups)
+    assert "echo time is confounded" in planted.note
+    ratio = (planted.table["te"] / honest.table["te"]).round(2)
+    longer = ratio.groupby(planted.table["group"]).apply(lambda r: (r == 1.25).mean())
+    assert longer["MS"] > 0.8
+    assert max(longer["healthy"], longer["leuko1"]) < 0.2
+    assert dependence(planted.table) < 0.12
+    same = [column for column in honest.table if column not in ("te", "paths")]
+    assert planted.table[same].equals(honest.table[same])
+
+
+def test_a_longer_echo_changes_the_contrast_and_nothing_else():
+    params = {"spacing": 4.0, "group": "MS", "number": 2, "modality": "FLAIR"}
+    short, long = simulate(params), simulate(params | {"echo": 1.25})
+    np.testing.assert_array_equal(short.labels, long.labels)
+    np.testing.assert_array_equal(short.lesion_mask, long.lesion_mask)
+
+    def contrast(scan):
+        gm, wm = (np.median(scan.image[scan.labels == k]) for k in (2, 3))
+        return gm / wm
+
+    # T2 decay over 23 ms more: exp(0.023 (1/0.069 - 1/0.099)) = 1.106 of grey over white.
+    assert contrast(long) / contrast(short) == pytest.approx(1.106, abs=0.03)
+
+
+def test_lesions_grow_from_visit_to_visit_in_the_same_brain():
+    for group in ("MS", "leuko1"):
+        params = {"spacing": 2.0, "space": "mni", "group": group, "modality": "FLAIR", "number": 1}
+        first, later = simulate(params), simulate(params | {"visit": 4})
+        np.testing.assert_array_equal(first.labels, later.labels)
+        assert later.lesion_mask.sum() > first.lesion_mask.sum()
+        assert (later.lesion_mask[first.lesion_mask]).mean() > 0.99
+        assert not np.array_equal(first.image, later.image)  # another scan: other noise
+    capped = simulate(params | {"visit": 30})
+    share = capped.lesion_mask.sum() / (capped.labels == LABELS["wm"]).sum()
+    assert share < 0.2  # a grade stays a grade
+
+
+class TestMNI:
+    PARAMS = {"space": "mni", "modality": "FLAIR", "group": "leuko2", "number": 5}
+
+    def test_a_scan_lies_on_the_grid_of_registered_ones(self):
+        steps = (RegisterToTemplate((160, 192, 160), "RAS"), BlockMean(4))
+        template = template_volumes(steps)
+        scan = simulate(self.PARAMS | {"spacing": 4.0})
+        assert scan.image.shape == scan.labels.shape == scan.lesion_mask.shape == (40, 48, 40)
+        np.testing.assert_allclose(scan.affine, template.affine)
+        brain = scan.labels > 0
+        overlap = 2 * (brain & template.mask).sum() / (brain.sum() + template.mask.sum())
+        assert overlap > 0.93
+        assert (scan.image[~brain] > 0).mean() < 0.1  # blocks that are brain by less than half
+        assert scan.lesion_mask.any()
+        assert (scan.labels[scan.lesion_mask] == LABELS["wm"]).all()
+
+    def test_coarse_voxels_are_means_of_finer_ones(self):
+        fine = simulate(self.PARAMS | {"spacing": 2.0})
+        coarse = simulate(self.PARAMS | {"spacing": 4.0})
+        means, affine = BlockMean(2)(fine.image, fine.affine)
+        np.testing.assert_allclose(coarse.image, means, rtol=1e-6)
+        np.testing.assert_allclose(coarse.affine, affine)
+        load = [scan.lesion_mask.sum() * s**3 for scan, s in ((fine, 2), (coarse, 4))]
+        assert load[1] == pytest.approx(load[0], rel=0.2)
+
+    def test_the_brain_is_that_of_the_scanner(self):
+        posed = simulate({"spacing": 4.0, "number": 5})
+        registered = simulate({"spacing": 4.0, "number": 5, "space": "mni"})
+        # Grown to the template, so larger; the same share of fluid.
+        volumes = [(scan.labels > 0).sum() for scan in (posed, registered)]
+        assert 1.05 < volumes[1] / volumes[0] < 1.5
+        fluid = [(s.labels == 1).sum() / (s.labels > 0).sum() for s in (posed, registered)]
+        assert fluid[1] == pytest.approx(fluid[0], abs=0.05)
+
+
 def test_numbers_of_subjects_are_exact():
     parts = simulation._whole_parts(np.array([1.0, 1.0, 1.0]), 10)
     assert sorted(parts) == [3, 3, 4]
@@ -292,6 +415,10 @@ def test_numbers_of_subjects_are_exact():
         ({"age": "old"}, "age is 'old'"),
         ({"seed": -1}, "seed is -1"),
         ({"number": 1.5}, "number is 1.5"),
+        ({"visit": -1}, "visit is -1"),
+        ({"space": "talairach"}, "space is 'talairach'; expected one of scanner, mni"),
+        ({"space": "mni", "spacing": 3.0}, "spacing is 3.0; expected 1, 2, 4 or 8 in MNI space"),
+        ({"echo": 5}, "echo is 5; expected 0.5 to 2"),
     ],
 )
 def test_wrong_parameters(params, message):
@@ -308,6 +435,11 @@ def test_wrong_parameters(params, message):
         ({"n_subjects": 2, "modality": "CT"}, "modality is 'CT'"),
         ({"n_subjects": 2, "spacing": 100}, "spacing is 100"),
         ({"n_subjects": 2, "seed": -3}, "seed is -3"),
+        ({"n_subjects": 2, "space": "mni", "spacing": 1.5}, "in MNI space"),
+        ({"n_subjects": 2, "scans": {"MS": 0.5}}, "expected means from 1 to 50"),
+        ({"n_subjects": 2, "scans": {"cats": 2}}, "group 'cats' is not known"),
+        ({"n_subjects": 2, "confound": "moon"}, "confound is 'moon'; expected one of site, echo"),
+        ({"n_subjects": 2, "confound": "echo"}, "'echo' with a group MS"),
     ],
 )
 def test_wrong_cohorts(options, message):

@@ -178,3 +178,28 @@ def test_a_full_disk(cohort, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="sim: the disk is full; .* finished scans are kept"):
         write_simulated_bids(cohort, tmp_path / "sim", **QUICK)
     assert not list(Path(tmp_path).rglob("*.nii.gz"))
+
+
+def test_visits_become_sessions(tmp_path):
+    cohort = simulated_cohort(
+        2, "FLAIR", 8.0, {"healthy": 1, "MS": 1}, scans={"MS": 3}, space="mni", seed=5
+    )
+    root = write_simulated_bids(cohort, tmp_path / "sim", **QUICK)
+    found = open_cohort("bids", root, suffix="FLAIR")
+    by_scan = [c.table.set_index("scan_id").sort_index() for c in (cohort, found)]
+    assert by_scan[1].index.tolist() == [f"sub-{scan}" for scan in by_scan[0].index]
+    columns = ["subject", "session", *COLUMNS]
+    pd.testing.assert_frame_equal(
+        by_scan[0][columns].reset_index(drop=True), by_scan[1][columns].reset_index(drop=True)
+    )
+    for before, after in zip(*(table["paths"] for table in by_scan), strict=True):
+        np.testing.assert_array_equal(load_scan(after)[0], load_scan(before)[0])
+        np.testing.assert_array_equal(tissue_labels(after)[0], tissue_labels(before)[0])
+    people = pd.read_csv(root / "participants.tsv", sep="\t")
+    assert len(people) == 2
+    first = cohort.table.drop_duplicates("subject").set_index("subject")["age"]
+    ages = people.set_index("participant_id")["age"]
+    assert ages.to_dict() == {f"sub-{subject}": age for subject, age in first.items()}
+    before = files(root)
+    write_simulated_bids(cohort, root, **QUICK)
+    assert files(root) == before

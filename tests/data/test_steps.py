@@ -12,10 +12,12 @@ from brainvq.data import steps as steps_module
 from brainvq.data.scans import ScanError
 from brainvq.data.steps import (
     STEPS,
+    BlockMean,
     Canonical,
     ClipIntensity,
     CropOrPad,
     FitInside,
+    RegisterToTemplate,
     Resample,
     ScaleIntensity,
     SelectSlices,
@@ -348,6 +350,8 @@ def test_config_round_trip():
         Resample((1, 2, 3.5), order=3, antialias=False),
         CropOrPad((128, None), "volume", (1, 2), -1.0),
         SelectSlices("coronal", 3.0, (1.0, 2.0), 12),
+        BlockMean(2),
+        RegisterToTemplate((160, 192, 160), "RAS", "rigid", "keep", 0.0, 4.0),
         ClipIntensity(1, 99, "all"),
         ScaleIntensity("percentile", 1, 98),
         ZScore("all"),
@@ -380,6 +384,13 @@ def test_config_round_trip():
         (lambda: ClipIntensity(over="skull"), "over is 'skull'"),
         (lambda: ScaleIntensity("median"), "method is 'median'"),
         (lambda: ZScore("skull"), "over is 'skull'"),
+        (lambda: BlockMean(0), "size is 0"),
+        (lambda: RegisterToTemplate((160, 192)), "expected three whole numbers"),
+        (lambda: RegisterToTemplate(axcodes="RRS"), "axcodes is 'RRS'"),
+        (lambda: RegisterToTemplate(transform="warp"), "transform is 'warp'"),
+        (lambda: RegisterToTemplate(brain="bet"), "brain is 'bet'; expected one of auto"),
+        (lambda: RegisterToTemplate(margin=-1), "margin is -1; expected 0 to 20 mm"),
+        (lambda: RegisterToTemplate(finest=8), "finest is 8; expected 1 to 4 mm"),
         (lambda: FitInside(0), "size is 0"),
         (lambda: FitInside(8, axes=(0, 0)), "axes is"),
         (lambda: FitInside(8, axes=()), "axes is"),
@@ -410,3 +421,18 @@ def test_fit_inside_makes_the_longest_side_fit(shape):
     ratio = max(shape[:2]) / 16
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :2], axis=0), ratio)
     assert abs(fitted.shape[0] * ratio - shape[0]) <= ratio
+
+
+def test_blocks_are_averaged_where_they_lie():
+    image = np.random.default_rng(0).random((9, 8, 13)).astype("float32")
+    affine = np.diag([-1.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = [10, 20, 30]
+    blocks, new = BlockMean(4)(image, affine)
+    assert blocks.shape == (2, 2, 3)
+    np.testing.assert_allclose(blocks[1, 0, 2], image[4:8, :4, 8:12].mean(), rtol=1e-6)
+    np.testing.assert_allclose(apply_affine(new, [1, 0, 2]), apply_affine(affine, [5.5, 1.5, 9.5]))
+    same, unmoved = BlockMean(1)(image, affine)
+    np.testing.assert_array_equal(same, image)
+    np.testing.assert_array_equal(unmoved, affine)
+    with pytest.raises(ScanError, match="expected 10 voxels or more"):
+        BlockMean(10)(image, affine)

@@ -1,0 +1,166 @@
+"""The encoder and decoder of study `introvae3d`: volumes to Gaussian vectors and back.
+
+Convolutions keep the grid and pooling halves it, as in the source; a dense part then leaves the
+grid altogether, so that one vector stands for a whole brain.
+"""
+
+import math
+
+import keras
+from keras import layers
+
+from brainvq.layers.group_norm import GroupNorm
+from brainvq.models.conv_networks import CONVOLUTIONS, _rank
+from brainvq.models.volume_networks import MOMENTUM, _normaliser
+
+POOLING = {1: layers.AveragePooling1D, 2: layers.AveragePooling2D, 3: layers.AveragePooling3D}
+UPSAMPLING = {1: layers.UpSampling1D, 2: layers.UpSampling2D, 3: layers.UpSampling3D}
+
+
+def intro_encoder(
+    input_shape,
+    latent_size=256,
+    filters=(16, 32, 64),
+    dense_units=(512,),
+    dropout=0.1,
+    norm="group",
+    groups=4,
+    activation="leaky_relu",
+    name="encoder",
+):
+    """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
+
+    For each entry of `filters` a stage: a 3×3×3 convolution, normalisation, activation, the mean
+    over 2×2×2 cells. For each entry of `dense_units`: a dense layer, normalisation, activation,
+    dropout. Two linear dense layers end it, in float32 whatever the dtype policy. The defaults are
+    the network of study `introvae3d` with 256 latent numbers: 40×48×40×1 volumes become grids of
+    5×6×5×64 on the way. Pooling by the mean and a rectifier with a slope below zero are those of
+    Huang et al. (2018): as the critic of its decoder, the encoder passes gradients to every voxel.
+
+    Args:
+        input_shape: tuple `(*spatial, channels)` with one to three spatial sizes, each a multiple
+            of 2**len(filters).
+        latent_size: int ≥ 1, numbers in the latent vector.
+        filters: channels of the stages, from fine to coarse.
+        dense_units: widths of the dense layers, from the grid to the latent vector; may be empty.
+        dropout: float in [0, 1), share of the numbers after each dense layer that training drops.
+        norm: "group" (default; Wu & He 2018), "batch" (Ioffe & Szegedy 2015, the source's) or
+            "none". Batch normalisation sees real and generated volumes in training and knows
+            neither's statistics at inference; group normalisation is the same in both. Between
+            dense layers "group" is layer normalisation. A convolution has a bias only with "none".
+        groups: groups of norm "group", a divisor of each entry of `filters`.
+        activation: name of a Keras activation.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, *spatial, channels)` → a list of mean and log-variance,
+        float32 `(batch, latent_size)` each.
+
+    Raises:
+        ValueError: if a spatial size is unknown or no multiple of the stride, their number is not
+            1 to 3, `filters` is empty, `norm` is none of the three, `groups` does not divide
+            `filters`, or `latent_size` is below 1.
+    """
+    rank = _rank(input_shape)
+    _grid(input_shape, filters, latent_size)
+    normalise = _grid_normaliser(norm, groups, filters)
+    inputs = keras.Input(input_shape)
+    x = inputs
+    for channels in filters:
+        x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
+        x = layers.Activation(activation)(normalise(x))
+        x = POOLING[rank](2)(x)  # (batch, *half the grid, channels)
+    x = layers.Flatten()(x)
+    for units in dense_units:
+        x = _dense(x, units, norm, activation, dropout)
+    mean = layers.Dense(latent_size, dtype="float32", name="mean")(x)
+    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(x)
+    return keras.Model(inputs, [mean, log_variance], name=name)
+
+
+def intro_decoder(
+    output_shape,
+    latent_size=256,
+    filters=(16, 32, 64),
+    dense_units=(512,),
+    dropout=0.1,
+    norm="group",
+    groups=4,
+    activation="leaky_relu",
+    name="decoder",
+):
+    """The mirror of `intro_encoder`, by upsampling; give it the same arguments.
+
+    Dense layers lead back to the coarsest grid. For each entry of `filters`, in reverse, the grid
+    doubles by repetition and a 3×3×3 convolution follows, with normalisation and activation but
+    after the last. A logistic function ends it, in float32 whatever the dtype policy: the volumes
+    of the study lie in [0, 1], and a generated one that left this range would be told from a real
+    one by that alone, which teaches the decoder nothing about brains. The even background, more
+    than half of a volume, is the flat end of the function, where it costs no effort to stay.
+
+    Args:
+        output_shape: tuple `(*spatial, channels)`: the `input_shape` of the encoder.
+        latent_size: see `intro_encoder`.
+        filters: channels, in the order of the encoder.
+        dense_units: widths, in the order of the encoder.
+        dropout: see `intro_encoder`.
+        norm: see `intro_encoder`.
+        groups: see `intro_encoder`.
+        activation: see `intro_encoder`; not of the image.
+        name: name of the model.
+
+    Returns:
+        `keras.Model`, float `(batch, latent_size)` → float32 `(batch, *spatial, channels)` in
+        [0, 1].
+
+    Raises:
+        ValueError: see `intro_encoder`.
+    """
+    rank = _rank(output_shape)
+    grid = _grid(output_shape, filters, latent_size)
+    normalise = _grid_normaliser(norm, groups, filters)
+    biased = norm == "none"
+    z = keras.Input((latent_size,))
+    x = z
+    for units in reversed(dense_units):
+        x = _dense(x, units, norm, activation, dropout)
+    x = layers.Dense(math.prod(grid) * filters[-1], use_bias=biased)(x)
+    x = layers.Reshape((*grid, filters[-1]))(x)
+    x = layers.Activation(activation)(normalise(x))
+    for channels in reversed(filters[:-1]):
+        x = UPSAMPLING[rank](2)(x)
+        x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=biased)(x)
+        x = layers.Activation(activation)(normalise(x))  # (batch, *twice the grid, channels)
+    x = UPSAMPLING[rank](2)(x)
+    x = CONVOLUTIONS[rank](output_shape[-1], 3, padding="same", dtype="float32")(x)
+    return keras.Model(z, layers.Activation("sigmoid", dtype="float32")(x), name=name)
+
+
+def _grid(shape, filters, latent_size):
+    """The coarsest grid of volumes of `shape`, where all is as it must be."""
+    stride = 2 ** len(filters)
+    if any(size is None or size % stride for size in shape[:-1]):
+        raise ValueError(
+            f"Spatial sizes must be known multiples of {stride}, the stride of {len(filters)} "
+            f"halvings. Received: shape={tuple(shape)}"
+        )
+    if latent_size < 1:
+        raise ValueError(f"`latent_size` must be at least 1. Received: latent_size={latent_size}")
+    return tuple(size // stride for size in shape[:-1])
+
+
+def _grid_normaliser(norm, groups, filters):
+    """Returns a function that applies a new normalisation layer to a grid."""
+    normalise = _normaliser(norm, groups, filters)
+    return normalise if norm != "group" else lambda x: GroupNorm(groups)(x)
+
+
+def _dense(x, units, norm, activation, dropout):
+    """A dense layer with what follows it, (batch, n) → (batch, units)."""
+    x = layers.Dense(units, use_bias=norm == "none")(x)
+    if norm == "batch":
+        x = layers.BatchNormalization(momentum=MOMENTUM)(x)
+    elif norm == "group":
+        x = layers.LayerNormalization()(x)
+    x = layers.Activation(activation)(x)
+    return layers.Dropout(dropout)(x) if dropout else x

@@ -1,0 +1,150 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from brainvq.models import intro_decoder, intro_encoder
+
+TINY = {"latent_size": 3, "filters": (2, 4), "dense_units": (5,), "groups": 2}
+
+
+def volumes_of(shape, seed=0):
+    return np.random.default_rng(seed).random(shape, dtype="float32")
+
+
+def kinds(network):
+    return [type(layer).__name__ for layer in network.layers[1:]]
+
+
+def test_the_defaults_are_the_network_of_the_study():
+    encoder = intro_encoder((40, 48, 40, 1))
+    decoder = intro_decoder((40, 48, 40, 1))
+    assert encoder.output_shape == [(None, 256), (None, 256)]
+    assert decoder.input_shape == (None, 256)
+    assert decoder.output_shape == (None, 40, 48, 40, 1)
+    flatten = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.Flatten))
+    assert flatten.input.shape == (None, 5, 6, 5, 64)
+    assert kinds(encoder) == (
+        ["Conv3D", "GroupNorm", "Activation", "AveragePooling3D"] * 3
+        + ["Flatten", "Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Dense"]
+    )
+    assert kinds(decoder) == (
+        ["Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Reshape"]
+        + ["GroupNorm", "Activation", "UpSampling3D", "Conv3D"] * 3
+        + ["Activation"]
+    )
+    # 27 weights for each pair of channels; two numbers of a normalisation for each channel.
+    kernels = 27 * (1 * 16 + 16 * 32 + 32 * 64)
+    grid = 5 * 6 * 5 * 64
+    dense = grid * 512 + 2 * 512
+    assert encoder.count_params() == kernels + 2 * (16 + 32 + 64) + dense + 2 * 513 * 256
+    assert decoder.count_params() == (
+        256 * 512 + 2 * 512 + 512 * grid + kernels + 2 * (64 + 32 + 16) + 1
+    )
+
+
+def test_the_source_normalises_over_batches():
+    encoder = intro_encoder((8, 8, 8, 1), **TINY, norm="batch")
+    names = kinds(encoder)
+    assert names.count("BatchNormalization") == 3
+    assert not {"GroupNorm", "LayerNormalization"} & set(names)
+
+
+@pytest.mark.parametrize(
+    ("shape", "norm", "dense_units"),
+    [((8,), "none", ()), ((8, 4), "batch", (5, 6)), ((4, 8, 12), "group", (5,))],
+)
+def test_every_rank_comes_back_to_its_size(shape, norm, dense_units):
+    options = {**TINY, "norm": norm, "dense_units": dense_units}
+    encoder = intro_encoder((*shape, 2), **options)
+    decoder = intro_decoder((*shape, 2), **options)
+    x = volumes_of((3, *shape, 2))
+    mean, log_variance = encoder(x)
+    assert mean.shape == log_variance.shape == (3, 3)
+    y = ops.convert_to_numpy(decoder(mean))
+    assert y.shape == x.shape
+    assert y.dtype == "float32"
+    units = [layer.units for layer in encoder.layers if isinstance(layer, keras.layers.Dense)]
+    assert units == [*dense_units, 3, 3]
+    units = [layer.units for layer in decoder.layers if isinstance(layer, keras.layers.Dense)]
+    assert units[:-1] == list(dense_units[::-1])
+
+
+def test_volumes_stay_in_the_range_of_the_data():
+    decoder = intro_decoder((8, 8, 8, 1), **TINY)
+    y = ops.convert_to_numpy(decoder(1e4 * volumes_of((4, 3)) - 5e3))
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert np.isfinite(y).all()
+
+
+def test_only_a_network_without_normalisation_has_biases_before_the_end():
+    for norm, count in [("batch", 0), ("group", 0), ("none", 3)]:
+        encoder = intro_encoder((8, 8, 1), **TINY, norm=norm)
+        assert sum(w.name == "bias" for w in encoder.weights) == count + 2
+        decoder = intro_decoder((8, 8, 1), **TINY, norm=norm)
+        assert sum(w.name == "bias" for w in decoder.weights) == count + 1
+
+
+def test_group_normalisation_is_the_same_in_training_and_whatever_is_in_the_batch():
+    options = {**TINY, "dropout": 0.0}
+    x = volumes_of((4, 8, 8, 1))
+    encoder = intro_encoder((8, 8, 1), **options)
+    whole = ops.convert_to_numpy(encoder(x, training=True)[0])
+    np.testing.assert_allclose(whole, encoder(x, training=False)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole[:1], encoder(x[:1], training=True)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_for_training_alone():
+    for network, x in (
+        (intro_encoder((8, 8, 1), **TINY, dropout=0.5), volumes_of((4, 8, 8, 1))),
+        (intro_decoder((8, 8, 1), **TINY, dropout=0.5), volumes_of((4, 3))),
+    ):
+        first, second = (keras.tree.flatten(network(x, training=True))[0] for _ in range(2))
+        assert np.abs(ops.convert_to_numpy(first - second)).max() > 1e-4
+        first, second = (keras.tree.flatten(network(x, training=False))[0] for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_mixed_precision_ends_in_float32():
+    old = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        encoder = intro_encoder((8, 8, 8, 1), **TINY)
+        decoder = intro_decoder((8, 8, 8, 1), **TINY)
+    finally:
+        keras.config.set_dtype_policy(old)
+    assert encoder.layers[1].compute_dtype == "bfloat16"
+    mean, log_variance = encoder(volumes_of((2, 8, 8, 8, 1)))
+    for output in (mean, log_variance, decoder(mean)):
+        assert keras.backend.standardize_dtype(output.dtype) == "float32"
+
+
+def test_the_networks_come_back_from_file(tmp_path):
+    x = volumes_of((2, 8, 8, 8, 1))
+    encoder = intro_encoder((8, 8, 8, 1), **TINY, norm="batch")
+    decoder = intro_decoder((8, 8, 8, 1), **TINY, norm="batch")
+    restored = []
+    for network in (encoder, decoder):
+        network.save(tmp_path / "network.keras")
+        restored.append(keras.saving.load_model(tmp_path / "network.keras"))
+    expected = ops.convert_to_numpy(decoder(encoder(x)[0]))
+    np.testing.assert_array_equal(restored[1](restored[0](x)[0]), expected)
+
+
+def test_arguments_that_fit_no_network_are_named():
+    for network in (intro_encoder, intro_decoder):
+        with pytest.raises(ValueError, match=r"multiples of 8.*Received: shape=\(40, 50, 40, 1\)"):
+            network((40, 50, 40, 1))
+        with pytest.raises(ValueError, match="known multiples of 8"):
+            network((None, 8, 8, 1))
+        with pytest.raises(ValueError, match="one to three spatial sizes"):
+            network((8, 8, 8, 8, 1))
+        with pytest.raises(ValueError, match="`norm` must be .* Received: norm=layer"):
+            network((8, 8, 8, 1), norm="layer")
+        with pytest.raises(ValueError, match="`groups` must divide"):
+            network((8, 8, 8, 1), groups=5)
+        with pytest.raises(ValueError, match="one entry per stage"):
+            network((8, 8, 8, 1), filters=())
+        with pytest.raises(ValueError, match="Received: latent_size=0"):
+            network((8, 8, 8, 1), latent_size=0)
