@@ -1,6 +1,9 @@
 """From a study to its cohort, and from the cohort to arrays: the door to `brainvq.data`.
 
-python dataset.py [STUDY] [--data.source ... --data.root DIR]     prepare the arrays, and no more
+python dataset.py [prepare] [STUDY] [--data.source ... --data.root DIR]
+                                                                  prepare the arrays, and no more;
+                                                                  with a score and a picture of the
+                                                                  registration, where there is one
 python dataset.py simulate --out DIR [--groups healthy MS]        simulated scans with their lesion
                                                                   masks, as a BIDS folder
 """
@@ -64,6 +67,10 @@ def cohort(study):
         found = data.open_cohort("bids", options.root, suffix=options.suffix)
     else:
         found = data.open_cohort(options.source, options.root)
+    if options.masks is not None:
+        found = data.with_masks(found, options.masks)
+    if options.mask_tool is not None:
+        found = data.with_mask_tool(found, options.mask_tool, Path(options.cache) / "masks")
     if options.source != "png" or options.assignments or "split" not in found.table:
         found = found.split(options.fractions, seed=study.seed, assignments=options.assignments)
     # else: the folders are a split already, and no subject is in two of them.
@@ -112,11 +119,18 @@ def bundle_cohort(study):
 
 def simulated(study, subjects, seed):
     """The embedded cohort in the modality and at the voxel size of a study."""
+    options = study.data
+    shares = options.shares or (1.0,) * len(options.groups)
+    visits = dict(zip(options.groups, options.visits, strict=False))
     return data.open_cohort(
         "simulated",
         n_subjects=subjects,
-        spacing=study.data.simulated_spacing,
-        modality=study.data.suffix,
+        spacing=options.simulated_spacing,
+        modality=options.suffix,
+        groups=dict(zip(options.groups, shares, strict=True)),
+        scans=visits or None,
+        confound=options.confound if options.confound != "no" else False,
+        space=options.simulated_space,
         seed=seed,
     )
 
@@ -174,6 +188,8 @@ def steps(study):
         ]
     if options.source == "images":
         return picture_steps(options.size)
+    if options.registration != "no":
+        return registered_steps(options)
     if options.shape is not None:
         return volume_steps(options)
     if options.scale == "max":
@@ -217,6 +233,34 @@ def volume_steps(options):
         data.CropOrPad(shape=options.shape, center="foreground"),
         scale,
     ]
+
+
+def registered_steps(options):
+    """The preprocessing of a study of registered volumes, of a `hyperparameters.Data`."""
+    placed = [
+        data.RegisterToTemplate(
+            shape=options.shape,
+            transform="none" if options.registration == "mni" else options.registration,
+            brain=options.skull,
+        ),
+        data.BlockMean(size=options.block),
+    ]
+    if options.source == "simulated" and options.simulated_space == "mni":
+        placed = [data.Canonical(axcodes="LPS")]  # made on that grid
+    if options.scale == "max":
+        return [*placed, data.ScaleIntensity(method="max")]
+    return [
+        *placed,
+        data.ClipIntensity(upper=options.clip_percentile, over="foreground"),
+        data.ScaleIntensity(method="minmax"),
+    ]
+
+
+def template(study):
+    """The template on the grid of a study of registered volumes: `brainvq.data.Template`."""
+    options = study.data
+    steps = [data.RegisterToTemplate(shape=options.shape), data.BlockMean(size=options.block)]
+    return data.template_volumes(steps)
 
 
 def picture_steps(size):
@@ -344,7 +388,9 @@ def sample_shape(study):
     """Shape of a sample: of a slice `(rows, columns, 1)`, a volume, or a group of streamlines."""
     if hyperparameters.layout(study.data) == "bundles":
         return (study.data.streamlines, study.data.points, 3)
-    return (*(study.data.shape or (study.data.size, study.data.size)), 1)
+    if study.data.shape is not None:
+        return (*hyperparameters.sample_grid(study.data), 1)
+    return (study.data.size, study.data.size, 1)
 
 
 def pixel_size(store):
@@ -414,6 +460,8 @@ def main(arguments):
     """Prepares the arrays of a study and says what there is."""
     if arguments[:1] == ["simulate"]:
         return simulate(arguments[1:])
+    if arguments[:1] == ["prepare"]:
+        arguments = arguments[1:]
     study = hyperparameters.parse(arguments, "python dataset.py", __doc__)
     scans = cohort(study)
     store = arrays(study, scans)

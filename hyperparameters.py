@@ -53,6 +53,17 @@ class Data:
     """Number of simulated subjects (source `simulated` only)."""
     simulated_spacing: float = 2.0
     """Voxel size at which subjects are simulated, in mm."""
+    simulated_space: Literal["scanner", "mni"] = "scanner"
+    """Where simulated heads lie: as in a scanner, or as after registration to the template."""
+    groups: tuple[Literal["healthy", "MS", "leuko1", "leuko2", "leuko3"], ...] = ("healthy",)
+    """Groups of simulated subjects: healthy, multiple sclerosis, leukoencephalopathy by grade."""
+    shares: tuple[float, ...] = ()
+    """Share of the simulated subjects in each of `groups`, in any unit; by default all alike."""
+    visits: tuple[float, ...] = ()
+    """Scans of a simulated subject in each of `groups`, on average; by default one."""
+    confound: Literal["no", "site", "echo"] = "no"
+    """Plants a confound into the simulated cohort: nine in ten patients at one `site`, or nine in
+    ten of those with MS scanned with a longer `echo` time; for trying the bias audit."""
     add_simulated: int = 0
     """Simulated subjects that are added to the training split of real scans."""
     download: bool = False
@@ -78,6 +89,20 @@ class Data:
     spacing: float | None = 1.5
     """In-plane pixel size after resampling, in mm: 128 pixels of 1.5 mm hold a whole brain. `None`
     leaves the pixels as the scanner made them. Volumes get voxels of this side."""
+    registration: Literal["no", "affine", "rigid", "mni"] = "no"
+    """Brings volumes into the space of the MNI template (ICBM152), in voxels of 1 mm, by an
+    `affine` or `rigid` map; `mni`: they are there already."""
+    skull: Literal["auto", "template", "keep"] = "auto"
+    """What becomes of the skull after registration. `auto`: scans that are not brain-extracted are
+    cut to the template's brain; `template`: all are; `keep`: none."""
+    masks: str | None = None
+    """Brain masks beside the scans, which take the skull off: `bids` for those of BIDS derivatives,
+    or a path such as "{scan}_mask.nii.gz" with {scan}, {subject}, {session}, {root}."""
+    mask_tool: str | None = None
+    """Command that makes the brain mask of a scan, such as "mri_synthstrip -i {input} -m {mask}";
+    run once for each scan, masks are kept in `cache`."""
+    block: int = 1
+    """Registered volumes are averaged over blocks of so many voxels of 1 mm along each axis."""
     size: int = 128
     """Rows and columns of a slice, in pixels."""
     shape: tuple[int, int, int] | None = None
@@ -113,18 +138,21 @@ class Data:
 class Model:
     """The network and its bottleneck."""
 
-    network: Literal["conv", "residual", "strided", "bundle", "streamline"] = "residual"
+    network: Literal["conv", "residual", "strided", "bundle", "streamline", "intro"] = "residual"
     """`conv`: the strided convolutions of the source; `residual`: patches, residual blocks and
     pixel shuffling (models/residual_networks.py); `strided`: normalised strided convolutions, the
     source of som3d (models/volume_networks.py); of bundles `bundle`: the source's, an image of
     streamlines by points, and `streamline`: a vector for each streamline, of its cosine transform
-    and in the light of its group (models/bundle_networks.py)."""
+    and in the light of its group (models/bundle_networks.py); `intro`: convolutions, pooling and
+    dense layers to one vector for a whole volume, the source of introvae3d
+    (models/intro_networks.py)."""
     filters: tuple[int, ...] = (64, 128)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     blocks: tuple[int, ...] = (2, 2)
     """Residual blocks of each stage (network `residual` only)."""
     patch: int = 4
-    """Side of the patches that the first convolution takes, in pixels (network `residual` only)."""
+    """Side of the patches that the first convolution takes, in pixels (network `residual`; of
+    `intro` 1, as in the source, or 2, which takes a third of the time)."""
     hidden: float = 0.5
     """Width of a residual branch as a share of its level's filters (network `residual` only)."""
     refine_filters: int = 8
@@ -132,7 +160,7 @@ class Model:
     bottleneck_filters: int = 128
     """Filters of the last 3x3 convolution before the codes (network `conv` only)."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation after each convolution (network `strided` only)."""
+    """Normalisation after each convolution (networks `strided` and `intro`)."""
     skips: bool = False
     """Let the decoder also read the encoder's finer levels (network `strided` only). What is
     reconstructed is then not made from codes."""
@@ -143,6 +171,29 @@ class Model:
     allows (network `bundle` only)."""
     modes: int = 16
     """Cosine coefficients of each coordinate of a streamline (network `streamline` only)."""
+    latent_size: int = 256
+    """Numbers in the vector of a volume (network `intro` only, as all options up to `gamma_r`)."""
+    dense_units: tuple[int, ...] = (512,)
+    """Widths of the dense layers between the coarsest grid and the vector."""
+    dropout: float = 0.1
+    """Share of the numbers after each dense layer that training drops."""
+    norm_groups: int = 4
+    """Groups of group normalisation; a divisor of each of `filters`."""
+    form: Literal["vae", "hinge", "soft"] = "vae"
+    """`vae`: a variational autoencoder; `hinge`: IntroVAE (Huang et al. 2018); `soft`:
+    Soft-IntroVAE (Daniel & Tamar 2021)."""
+    beta_rec: float = 1.0
+    """Weight of the reconstruction, half the sum of the squared errors of a volume."""
+    beta_kl: float = 1.0
+    """Weight of the divergence from the prior, in nats."""
+    adversarial_weight: float = 1.0
+    """Weight of the terms of generated volumes (`hinge` and `soft`)."""
+    margin: float = 100.0
+    """Divergence in nats above which the encoder is content with a generated volume (`hinge`)."""
+    beta_neg: float = 256.0
+    """Weight of the divergence of generated volumes in the encoder's exponent (`soft`)."""
+    gamma_r: float = 0.0
+    """Weight of their reconstruction in the decoder's step (`soft`)."""
     bottleneck: Literal["identity", "gaussian", "vq", "ema", "som", "psom", "torus", "gumbel"] = (
         "ema"
     )
@@ -842,6 +893,75 @@ _STREAMLINES = (
     _streamlines("vq-ema", bottleneck="ema", beta=0.25),
 )
 
+# --- introvae3d ------------------------------------------------------------------------------
+# One vector for a whole FLAIR volume: registered to the MNI template, 160 x 192 x 160 mm around the
+# brain, averaged to 40 x 48 x 40 voxels of 4 mm. Source: study 4 (5404 volumes of 3096 patients;
+# healthy, multiple sclerosis, leukoencephalopathy of three grades); its four models are the first
+# variants.
+#
+#   python dataset.py prepare introvae3d --data.source bids --data.root DIR    strip, register, crop
+#   python train.py introvae3d --variants all                                  simulated patients
+#   python train.py introvae3d --variant ivae-256
+#
+# The shares of the source's patients, and their scans on average:
+#   --data.shares 1855 616 383 40 202 --data.visits 1 4.72 1.03 1.03 1.03
+
+_IVAE256 = Study(
+    name="introvae3d",
+    variant="ivae-256",
+    data=Data(
+        suffix="FLAIR",
+        subjects=1000,
+        simulated_spacing=4.0,
+        simulated_space="mni",
+        groups=("healthy", "MS", "leuko1", "leuko2", "leuko3"),
+        # Scans of healthy and MS are about as frequent as in the source; of its grades one has 41
+        # scans in 5404, too few to test anything on in a smaller cohort.
+        shares=(0.5, 0.2, 0.12, 0.06, 0.12),
+        visits=(1.0, 4.72, 1.0, 1.0, 1.0),
+        registration="affine",
+        shape=(160, 192, 160),
+        spacing=1.0,
+        block=4,
+        clip_percentile=99.5,
+    ),
+    model=Model(
+        network="intro",
+        filters=(16, 32, 64),
+        patch=2,
+        norm="group",
+        latent_size=256,
+        form="hinge",
+        bottleneck="gaussian",
+    ),
+    train=Train(
+        epochs=60,
+        batch_size=16,
+        learning_rate=1e-3,
+        augment=Augment(shift=0, flip=0.0, gain=0.0),
+    ),
+    prior=Prior(epochs=0, levels=0),
+    sampling=Sampling(samples=128, temperature=1.0, top_p=None),
+)
+
+
+def _introvae3d(variant, epochs=60, **model):
+    """A model of the source's: the same network with another latent or loss."""
+    return replace(
+        _IVAE256,
+        variant=variant,
+        model=replace(_IVAE256.model, **model),
+        train=replace(_IVAE256.train, epochs=epochs),
+    )
+
+
+_INTROVAE3D = (
+    _IVAE256,
+    _introvae3d("ivae-32", latent_size=32),
+    _introvae3d("vae-512", latent_size=512, form="vae"),
+    _introvae3d("vae-8", latent_size=8, form="vae"),
+)
+
 STUDIES = {
     "oasis2d": {
         study.variant: study
@@ -849,6 +969,7 @@ STUDIES = {
     },
     "ixi2d": {study.variant: study for study in (_IXI2D_BEST, _IXI2D_PAPER, _IXI2D_FLAIR)},
     "som3d": {study.variant: study for study in _SOM3D},
+    "introvae3d": {study.variant: study for study in _INTROVAE3D},
     "streamlines": {study.variant: study for study in _STREAMLINES},
 }
 
@@ -878,6 +999,10 @@ SUMMARIES = {
     ("som3d", "psomvae-gamma10"): "the same with gamma 10 and a k-means start",
     ("som3d", "somvae-continuous"): "somvae-toroid over sampled vectors, from vae",
     ("som3d", "psomvae-continuous"): "psomvae over sampled vectors, from vae",
+    ("introvae3d", "ivae-256"): "IntroVAE (hinge), 256 numbers a volume",
+    ("introvae3d", "ivae-32"): "IntroVAE (hinge), 32 numbers",
+    ("introvae3d", "vae-512"): "variational autoencoder, 512 numbers",
+    ("introvae3d", "vae-8"): "variational autoencoder, 8 numbers",
     ("streamlines", "best"): "four codes of 9 bits for each streamline; with a prior",
     ("streamlines", "vq-diff"): "the source's: sums of codes weighted by a Gumbel softmax, no code",
     ("streamlines", "ae"): "plain autoencoder on the source's network",
@@ -896,6 +1021,8 @@ DEFAULT_VARIANT = "best"
 
 def smoke(study):
     """The seconds-long form of a study: same parts, small numbers; its results mean nothing."""
+    if study.model.network == "intro":
+        return _smoke_vectors(study)
     return replace(
         study,
         data=replace(
@@ -934,6 +1061,35 @@ def smoke(study):
             copies=min(2, study.prior.copies),
         ),
     )
+
+
+def _smoke_vectors(study):
+    """As `smoke`, for a study whose volumes become vectors."""
+    return replace(
+        study,
+        data=replace(
+            study.data,
+            subjects=24,
+            groups=("healthy", "MS", "leuko3"),
+            shares=(),
+            visits=(1.0, 1.5, 1.0),
+            simulated_spacing=8.0,
+            block=8,
+        ),
+        model=replace(
+            study.model,
+            filters=tuple(max(4, f // 8) for f in study.model.filters[:2]),
+            latent_size=min(study.model.latent_size, 16),
+            dense_units=(32,),
+        ),
+        train=replace(study.train, epochs=2, batch_size=8),
+        sampling=replace(study.sampling, samples=8),
+    )
+
+
+def sample_grid(data):
+    """Voxels of a volume as the network sees it, of a `Data`."""
+    return tuple(size // data.block for size in data.shape)
 
 
 def layout(data):
@@ -981,6 +1137,7 @@ def check(study):
         "train.warmup": study.train.warmup,
         "prior.warmup": study.prior.warmup,
         "train.augment.flip": study.train.augment.flip,
+        "model.dropout": study.model.dropout,
     }
     for option, value in shares.items():
         if not 0 <= value <= 1:
@@ -1060,11 +1217,18 @@ def check(study):
 
 def check_volumes(study):
     """As `check`, for what only studies of volumes have."""
-    if any(size <= 0 or size % stride(study.model) for size in study.data.shape):
+    block = study.data.block
+    if block < 1 or (block > 1 and study.data.registration == "no"):
         raise UserError(
-            f"--data.shape: found {study.data.shape}; expected multiples of {stride(study.model)}, "
-            "the stride of the network"
+            f"--data.block: found {block}; expected 1 or more, and 1 without --data.registration"
         )
+    step = stride(study.model) * block
+    if any(size <= 0 or size % step for size in study.data.shape):
+        raise UserError(
+            f"--data.shape: found {study.data.shape}; expected multiples of {step}, the stride of "
+            "the network" + (f" times --data.block {block}" if block > 1 else "")
+        )
+    check_vectors(study)
     if study.data.spacing is None:
         raise UserError("--data.spacing: found None; expected a number, because volumes need one")
     if study.data.source in ("png", "images"):
@@ -1081,6 +1245,66 @@ def check_volumes(study):
         raise UserError(
             f"--prior.levels: found {study.prior.levels}; expected 0, because volumes have no level"
         )
+
+
+def check_vectors(study):
+    """As `check`, for registered volumes, and for those that become one vector."""
+    data, model = study.data, study.model
+    if data.registration != "no" and data.spacing != 1:
+        raise UserError(
+            f"--data.spacing: found {data.spacing}; expected 1, because registered volumes have "
+            "voxels of 1 mm (--data.block makes larger ones)"
+        )
+    if data.masks is not None and data.mask_tool is not None:
+        raise UserError("--data.mask-tool: found beside --data.masks; expected one of them")
+    for option, values in (("shares", data.shares), ("visits", data.visits)):
+        if values and len(values) != len(data.groups):
+            raise UserError(
+                f"--data.{option}: found {len(values)} numbers; expected one for each of "
+                f"--data.groups, {len(data.groups)}"
+            )
+    if not data.groups or len(set(data.groups)) < len(data.groups):
+        raise UserError(
+            f"--data.groups: found {', '.join(data.groups) or 'none'}; expected each once"
+        )
+    if data.simulated_space == "mni" and data.source == "simulated":
+        if data.registration == "no" or data.simulated_spacing != data.block:
+            raise UserError(
+                f"--data.simulated-spacing: found {data.simulated_spacing}; expected --data.block "
+                f"{data.block} with --data.simulated-space mni, and --data.registration"
+            )
+        if data.shape != (160, 192, 160):
+            raise UserError(
+                f"--data.shape: found {data.shape}; expected 160 192 160 with --data.simulated-"
+                "space mni"
+            )
+    if model.network != "intro":
+        return
+    if min(model.latent_size, model.norm_groups, *model.dense_units, 1) < 1:
+        raise UserError(
+            f"--model.latent-size, --model.norm-groups, --model.dense-units: found "
+            f"{model.latent_size}, {model.norm_groups} and {model.dense_units}; expected 1 or more"
+        )
+    for option in ("beta_rec", "beta_kl", "adversarial_weight", "beta_neg", "gamma_r"):
+        if getattr(model, option) < 0:
+            raise UserError(
+                f"--model.{option.replace('_', '-')}: found {getattr(model, option)}; expected 0 "
+                "or more"
+            )
+    if model.margin <= 0:
+        raise UserError(f"--model.margin: found {model.margin}; expected a number above 0")
+    if data.scale == "zscore":
+        raise UserError(
+            "--data.scale: found zscore; expected percentile or max, because the network ends in "
+            "values from 0 to 1"
+        )
+    if study.prior.epochs:
+        raise UserError(
+            f"--prior.epochs: found {study.prior.epochs}; expected 0, because vectors have a "
+            "Gaussian prior that needs no training"
+        )
+    if study.sampling.samples < 2:
+        raise UserError(f"--sampling.samples: found {study.sampling.samples}; expected 2 or more")
 
 
 def check_bundles(study):

@@ -25,6 +25,7 @@ from hyperparameters import (
     WITHOUT_CODES,
     codes_of,
     layout,
+    sample_grid,
     stride,
 )
 
@@ -55,7 +56,8 @@ def build_autoencoder(study, input_shape=None, variance=1.0):
             says so (`model.data_variance`).
 
     Returns:
-        A `VQVAETrainer`, or an `Autoencoder` where the bottleneck has no codes.
+        A `VQVAETrainer`, an `Autoencoder` where the bottleneck has no codes, or an `IntroVAE` where
+        volumes become vectors.
     """
     with _options("--model"):
         return _autoencoder(study, input_shape, variance)
@@ -68,7 +70,10 @@ def _autoencoder(study, input_shape, variance):
         encoder, decoder = _bundle_networks(options, shape)
         return _joined(study, encoder, decoder, shape, variance)
     side = None if study.data.spacing is None else study.data.size
-    shape = tuple(input_shape or (*(study.data.shape or (side, side)), 1))
+    grid = sample_grid(study.data) if study.data.shape else (side, side)
+    shape = tuple(input_shape or (*grid, 1))
+    if options.network == "intro":
+        return _intro_vae(study, shape)
     if options.network == "strided":
         sizes = {
             "filters": options.filters,
@@ -98,6 +103,31 @@ def _autoencoder(study, input_shape, variance):
             encoder.output_shape[1:], refine_filters=options.refine_filters, **sizes
         )
     return _joined(study, encoder, decoder, shape, variance)
+
+
+def _intro_vae(study, shape):
+    options = study.model
+    sizes = {
+        "latent_size": options.latent_size,
+        "filters": options.filters,
+        "dense_units": options.dense_units,
+        "dropout": options.dropout,
+        "norm": options.norm,
+        "groups": options.norm_groups,
+        "patch": options.patch,
+    }
+    return IntroVAE(
+        intro_encoder(shape, **sizes),
+        intro_decoder(shape, **sizes),
+        form=None if options.form == "vae" else options.form,
+        adversarial_weight=options.adversarial_weight,
+        beta_rec=options.beta_rec,
+        beta_kl=options.beta_kl,
+        beta_neg=options.beta_neg,
+        margin=options.margin,
+        gamma_r=options.gamma_r,
+        seed=study.seed,
+    )
 
 
 def _bundle_networks(options, shape):

@@ -2,6 +2,8 @@
 
     python similarity.py [RUN ...]              without a RUN, the newest one
     python similarity.py runs/som3d-*           the table of a study of volumes
+    python similarity.py runs/introvae3d-*      of one of vectors: reconstruction, generation,
+                                                classes told by latents, bias audit
     python similarity.py --again runs/som3d-*   the same, measured anew
 
 Prints a table, a row for each run, and writes similarity.csv and similarity.png beside the runs.
@@ -26,6 +28,7 @@ import bundles
 import dataset
 import hyperparameters
 import modules
+import vectors
 from brainvq import data, evaluation
 from brainvq.data.simulation import LABELS
 from brainvq.errors import UserError
@@ -39,6 +42,7 @@ from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 from brainvq.reports.planes import reconstruction_planes, three_planes
 from brainvq.reports.slices import slices_card, slices_report
+from brainvq.reports.vector_pages import vectors_card, vectors_report
 from brainvq.reports.volumes import volumes_card, volumes_report
 from brainvq.training.pretrained import Trained, load_model
 from brainvq.training.programs import run_program
@@ -111,7 +115,19 @@ def main(arguments):
             ]
             raise UserError(f"{', '.join(kinds)}; expected runs of one kind in a table")
     kind = hyperparameters.layout(first[1].data)
-    if kind == "slices":
+    networks = {study.model.network == "intro" for study in studies}
+    if len(networks) > 1:
+        raise UserError(
+            "runs: found volumes that become vectors beside volumes that become codes; expected "
+            "runs of one kind in a table"
+        )
+    if networks == {True}:
+        for run, study in zip(runs, studies, strict=True):
+            if again or not run.metrics():
+                log.info("%s: measuring", run.path)
+                measure_again(run, study)
+        vectors.compare(runs, studies, opened, log)
+    elif kind == "slices":
         compare_slices(runs, studies, log)
     elif kind == "volumes":
         compare_volumes(runs, studies, again, log)
@@ -271,6 +287,10 @@ def volumes_row(run, study, metrics):
 def measure_again(run, study):
     """The measures of a run on volumes, taken anew; prior and samples stay as they are."""
     scans, store, rows, model = opened(run, study)
+    if study.model.network == "intro":
+        metrics = measure_vectors(run, study, scans, store, rows, model)
+        write_json(run.file("metrics.json"), metrics)
+        return metrics
     codes = codes_of(run, model, store, rows) if model.num_codes else None
     metrics = measure_volumes(run, study, scans, store, rows, model, codes)
     if run.has("metrics.json"):
@@ -341,11 +361,18 @@ def used(model, store, rows):
     return {name: usage[name] for name in ("used", "num_codes", "perplexity")}
 
 
-def similarity_of(reconstruct, store, rows):
+def batch_of(study):
+    """Samples that a network takes at a time."""
+    if study.model.network == "intro":
+        return vectors.BATCH
+    return BATCH[hyperparameters.layout(study.data)]
+
+
+def similarity_of(reconstruct, store, rows, batch_size=None):
     """Streams `rows` through `reconstruct`; returns the filled `SimilarityAccumulator`."""
     measured = evaluation.SimilarityAccumulator(ndim=len(store.sample_shape) - 1)
     subjects = store.table["subject"].to_numpy()
-    stream = BatchStream(store.read, rows, BATCH[store.layout])
+    stream = BatchStream(store.read, rows, batch_size or BATCH[store.layout])
     for number in range(len(stream)):
         (images,) = stream[number]
         pair = comparable(images, reconstruct(images))
@@ -358,6 +385,10 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
     if run.has("metrics.json"):
         return
     layout = hyperparameters.layout(study.data)
+    if study.model.network == "intro":
+        metrics = measure_vectors(run, study, scans, store, rows, model)
+        write_json(run.file("metrics.json"), metrics)
+        return
     measures = {"slices": measure_slices, "volumes": measure_volumes, "bundles": bundles.measure}
     metrics = measures[layout](run, study, scans, store, rows, model, codes)
     if prior is not None:
@@ -461,6 +492,34 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
     metrics["som"] = measure_map(store, rows, model)
     tissue = measure_tissue(scans, store, rows, every["test"], model.num_codes)
     return metrics if tissue is None else metrics | {"tissue": tissue}
+
+
+def measure_vectors(run, study, scans, store, rows, model):
+    """The measures of a run whose volumes become vectors; see `vectors.measure`."""
+
+    def reconstruction(reconstruct):
+        return similarity_of(reconstruct, store, rows["test"], vectors.BATCH)
+
+    measured = reconstruction(model.reconstruct)
+    write_csv(run.file("subjects.csv"), measured.table())
+    return {
+        "test_subjects": len(measured.table()),
+        "test_scans": len(rows["test"]),
+        "simulated": scans.simulated,
+        "ssim_settings": measured.parameters,
+        "reconstruction": plain(evaluation.summary(measured.table())),
+        "parameters": {"autoencoder": model.count_params()},
+        **vectors.measure(
+            run,
+            study,
+            scans,
+            StoredVolumes(store, rows["train"]),
+            store,
+            rows,
+            model,
+            lambda reconstruct: plain(evaluation.summary(reconstruction(reconstruct).table())),
+        ),
+    }
 
 
 def usage_of(codes, num_codes):
@@ -723,8 +782,9 @@ class StoredVolumes:
         return len(self.rows)
 
     def __getitem__(self, places):
-        found = self.store.read(np.atleast_1d(self.rows[places]))
-        return found if isinstance(places, slice) else found[0]
+        chosen = self.rows[places]
+        found = self.store.read(np.atleast_1d(chosen))
+        return found if np.ndim(chosen) else found[0]
 
 
 def nearest(volumes, training):
@@ -749,6 +809,8 @@ def report_run(run, study, scans, store, rows, model, prior, codes):
         "bundles": (bundles_report, bundles_card),
     }[layout]
     draw = bundles.draw if layout == "bundles" else draw_figures
+    if study.model.network == "intro":
+        write, describe, draw = vectors_report, vectors_card, vectors.draw
     report = write(
         about,
         metrics,

@@ -36,6 +36,7 @@ from brainvq.training import codebook_init
 from brainvq.training.augment import Augment, BundleAugment
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.fit import BestWeights, UnseenLoss, UnseenSimilarity, duration, fit, optimizer
+from brainvq.training.health import AdversarialHealth
 from brainvq.training.pretrained import load_model
 from brainvq.training.programs import Clock, run_program
 from brainvq.training.runs import RunFolder, start_log
@@ -44,8 +45,9 @@ from brainvq.training.windows import ForegroundWindows
 
 # Slices of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
 WATCHED = 256
-# And volumes, every so many epochs: 3D SSIM takes a second each.
+# And volumes, every so many epochs: 3D SSIM takes a second each, or less of coarse ones.
 WATCHED_VOLUMES = 2
+WATCHED_COARSE = 16
 WATCHED_EVERY = 10
 # The run of this process, for what is said after Ctrl-C.
 OPENED = []
@@ -126,7 +128,7 @@ def train_run(run, study):
     with clock("autoencoder"):
         model = train_autoencoder(study, run, store, rows)
     codes = prior = None
-    if model.num_codes:
+    if study.model.network != "intro" and model.num_codes:
         with clock("codes"):
             codes = {split: encode_split(study, run, model, store, rows, split) for split in rows}
     if codes and study.prior.epochs and model.decodes_codes:
@@ -251,7 +253,7 @@ def train_autoencoder(study, run, store, rows):
         seed=study.seed,
         augment=ForegroundWindows(options.window, changes) if options.window else changes,
     )
-    at_a_time = similarity.BATCH[store.layout]
+    at_a_time = similarity.batch_of(study)
     variance = 1.0
     if study.model.data_variance:
         picked = dataset.spread(rows["train"], 8 * at_a_time)
@@ -264,6 +266,8 @@ def train_autoencoder(study, run, store, rows):
             passes = augmented_passes(study, store, rows["train"], at_a_time)
             tail = study.model.codebook_tail
             codebook_init.kmeans_initialize(model, passes, seed=study.seed, tail=tail)
+        if study.model.network == "intro":
+            modules.set_mean(model.encoder, model.decoder, *mean_volume(store, rows["train"]))
     if study.model.codebook_fixed:
         model.encoder.trainable = model.quantizer.trainable = False
     epochs = epochs_of(options, stream)
@@ -277,6 +281,9 @@ def train_autoencoder(study, run, store, rows):
         )
     )
     count = WATCHED_VOLUMES if store.layout == "volumes" else WATCHED
+    is_vector = study.model.network == "intro"
+    if is_vector:
+        count = WATCHED_COARSE
     watched = dataset.spread(rows["validation"], count)
     unseen = BatchStream(store.read, watched, options.batch_size)
     watch = UnseenSimilarity(
@@ -291,7 +298,7 @@ def train_autoencoder(study, run, store, rows):
         epochs=epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
-        callbacks=[UnseenLoss(unseen), watch],
+        callbacks=[UnseenLoss(unseen), watch, *([AdversarialHealth()] if is_vector else [])],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
@@ -305,6 +312,16 @@ def epochs_of(options, stream):
     if options.max_steps is None:
         return options.epochs
     return min(options.epochs, max(1, round(options.max_steps / len(stream))))
+
+
+def mean_volume(store, rows):
+    """Mean of samples, and the root mean square distance of a voxel from it; read in batches."""
+    total = squares = 0.0
+    for start in range(0, len(rows), similarity.vectors.BATCH):
+        batch = store.read(rows[start : start + similarity.vectors.BATCH]).astype("float64")
+        total, squares = total + batch.sum(axis=0), squares + np.square(batch).sum(axis=0)
+    mean = total / len(rows)
+    return mean, float(np.sqrt(np.mean(np.maximum(squares / len(rows) - mean**2, 0))))
 
 
 def augmented_passes(study, store, rows, batch_size):
@@ -416,9 +433,10 @@ def save(run, name, model):
 
 
 def network_text(model):
-    """The layers of encoder, bottleneck and decoder as text."""
+    """The layers of encoder, bottleneck (where there is one) and decoder as text."""
     lines = []
-    for part in (model.encoder, model.bottleneck, model.decoder):
+    bottleneck = [model.bottleneck] if hasattr(model, "bottleneck") else []
+    for part in (model.encoder, *bottleneck, model.decoder):
         if hasattr(part, "summary"):
             part.summary(print_fn=lambda text, **_: lines.append(text), line_length=100)
         else:

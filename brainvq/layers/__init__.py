@@ -14,6 +14,7 @@ from brainvq.layers.masked_convolution import (
     MaskedConv2D,
     MaskedConv3D,
 )
+from brainvq.layers.mean_volume import AddVolume, RemoveVolume
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
 from brainvq.layers.residual_quantizer import ResidualQuantizer
 from brainvq.layers.som_grid import SOMGrid
@@ -23,6 +24,7 @@ from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.layers.vector_quantizer import VectorQuantizer
 
 __all__ = [
+    "AddVolume",
     "Bottleneck",
     "BottleneckChain",
     "CausalConv",
@@ -38,6 +40,7 @@ __all__ = [
     "MaskedConv2D",
     "MaskedConv3D",
     "ProbabilisticSOM",
+    "RemoveVolume",
     "ResidualQuantizer",
     "SOMGrid",
     "SOMQuantizer",

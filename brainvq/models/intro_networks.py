@@ -1,19 +1,31 @@
 """The encoder and decoder of study `introvae3d`: volumes to Gaussian vectors and back.
 
 Convolutions keep the grid and pooling halves it, as in the source; a dense part then leaves the
-grid altogether, so that one vector stands for a whole brain.
+grid altogether, so that one vector stands for a whole brain. Two things are not the source's. With
+`patch` above 1 the finest grid is folded into channels, which saves most of the time. And the
+networks know a mean volume, `set_mean`: aligned brains differ by little from one another, and a
+network that has to find their mean first, with normalisation layers that see what all have in
+common, may never come to what they differ in.
 """
 
 import math
 
 import keras
+import numpy as np
 from keras import layers
 
 from brainvq.layers.group_norm import GroupNorm
+from brainvq.layers.mean_volume import AddVolume, RemoveVolume
+from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.models.conv_networks import CONVOLUTIONS, _rank
 from brainvq.models.volume_networks import MOMENTUM, _normaliser
 
 POOLING = {1: layers.AveragePooling1D, 2: layers.AveragePooling2D, 3: layers.AveragePooling3D}
+# Of the encoder's log-variance at the start: a deviation of 0.05, so that the decoder learns what
+# latents say before it learns to bear their noise.
+START_LOG_VARIANCE = -6.0
+# Mean volumes are kept this far from 0 and 1, where a logistic function has no inverse.
+_EDGE = 3e-3
 UPSAMPLING = {1: layers.UpSampling1D, 2: layers.UpSampling2D, 3: layers.UpSampling3D}
 
 
@@ -26,11 +38,13 @@ def intro_encoder(
     norm="group",
     groups=4,
     activation="leaky_relu",
+    patch=1,
     name="encoder",
 ):
     """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
 
-    For each entry of `filters` a stage: a 3×3×3 convolution, normalisation, activation, the mean
+    The mean volume (`set_mean`; at first zeros) is taken off the input. For each entry of `filters`
+    a stage: a 3×3×3 convolution, normalisation, activation, the mean
     over 2×2×2 cells. For each entry of `dense_units`: a dense layer, normalisation, activation,
     dropout. Two linear dense layers end it, in float32 whatever the dtype policy. The defaults are
     the network of study `introvae3d` with 256 latent numbers: 40×48×40×1 volumes become grids of
@@ -50,6 +64,8 @@ def intro_encoder(
             dense layers "group" is layer normalisation. A convolution has a bias only with "none".
         groups: groups of norm "group", a divisor of each entry of `filters`.
         activation: name of a Keras activation.
+        patch: 1 (default, as in the source) or 2: blocks of 2×2×2 voxels become the channels of
+            one, and the last stage has no pooling. The coarsest grid is the same.
         name: name of the model.
 
     Returns:
@@ -59,22 +75,31 @@ def intro_encoder(
     Raises:
         ValueError: if a spatial size is unknown or no multiple of the stride, their number is not
             1 to 3, `filters` is empty, `norm` is none of the three, `groups` does not divide
-            `filters`, or `latent_size` is below 1.
+            `filters`, `latent_size` is below 1, or `patch` is neither 1 nor 2.
     """
     rank = _rank(input_shape)
-    _grid(input_shape, filters, latent_size)
+    _grid(input_shape, filters, latent_size, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     inputs = keras.Input(input_shape)
-    x = inputs
-    for channels in filters:
+    x = RemoveVolume(name="remove_mean")(inputs)
+    if patch > 1:
+        x = SpaceToDepth(patch)(x)
+    for number, channels in enumerate(filters, 1):
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
         x = layers.Activation(activation)(normalise(x))
-        x = POOLING[rank](2)(x)  # (batch, *half the grid, channels)
+        if patch == 1 or number < len(filters):
+            x = POOLING[rank](2)(x)  # (batch, *half the grid, channels)
     x = layers.Flatten()(x)
     for units in dense_units:
         x = _dense(x, units, norm, activation, dropout)
     mean = layers.Dense(latent_size, dtype="float32", name="mean")(x)
-    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(x)
+    log_variance = layers.Dense(
+        latent_size,
+        kernel_initializer=keras.initializers.VarianceScaling(0.01),
+        bias_initializer=keras.initializers.Constant(START_LOG_VARIANCE),
+        dtype="float32",
+        name="log_variance",
+    )(x)
     return keras.Model(inputs, [mean, log_variance], name=name)
 
 
@@ -87,13 +112,15 @@ def intro_decoder(
     norm="group",
     groups=4,
     activation="leaky_relu",
+    patch=1,
     name="decoder",
 ):
     """The mirror of `intro_encoder`, by upsampling; give it the same arguments.
 
     Dense layers lead back to the coarsest grid. For each entry of `filters`, in reverse, the grid
     doubles by repetition and a 3×3×3 convolution follows, with normalisation and activation but
-    after the last. A logistic function ends it, in float32 whatever the dtype policy: the volumes
+    after the last. The logit of the mean volume (`set_mean`) is then added, and trained on. A
+    logistic function ends it, in float32 whatever the dtype policy: the volumes
     of the study lie in [0, 1], and a generated one that left this range would be told from a real
     one by that alone, which teaches the decoder nothing about brains. The even background, more
     than half of a volume, is the flat end of the function, where it costs no effort to stay.
@@ -107,6 +134,8 @@ def intro_decoder(
         norm: see `intro_encoder`.
         groups: see `intro_encoder`.
         activation: see `intro_encoder`; not of the image.
+        patch: see `intro_encoder`; with 2 the last convolution makes the channels of a block, which
+            are then unfolded (sub-pixel convolution).
         name: name of the model.
 
     Returns:
@@ -117,7 +146,7 @@ def intro_decoder(
         ValueError: see `intro_encoder`.
     """
     rank = _rank(output_shape)
-    grid = _grid(output_shape, filters, latent_size)
+    grid = _grid(output_shape, filters, latent_size, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     biased = norm == "none"
     z = keras.Input((latent_size,))
@@ -131,13 +160,49 @@ def intro_decoder(
         x = UPSAMPLING[rank](2)(x)
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=biased)(x)
         x = layers.Activation(activation)(normalise(x))  # (batch, *twice the grid, channels)
-    x = UPSAMPLING[rank](2)(x)
-    x = CONVOLUTIONS[rank](output_shape[-1], 3, padding="same", dtype="float32")(x)
+    if patch == 1:
+        x = UPSAMPLING[rank](2)(x)
+    x = CONVOLUTIONS[rank](
+        output_shape[-1] * patch**rank,
+        3,
+        padding="same",
+        # Small, so that what is decoded starts at the mean.
+        kernel_initializer=keras.initializers.VarianceScaling(0.1),
+        dtype="float32",
+    )(x)
+    if patch > 1:
+        x = DepthToSpace(patch, dtype="float32")(x)
+    x = AddVolume(name="add_mean", dtype="float32")(x)
     return keras.Model(z, layers.Activation("sigmoid", dtype="float32")(x), name=name)
 
 
-def _grid(shape, filters, latent_size):
+def set_mean(encoder, decoder, mean, deviation):
+    """Tells the networks what the volumes of training have in common; before the first step.
+
+    Args:
+        encoder: model of `intro_encoder`.
+        decoder: model of `intro_decoder`.
+        mean: float `(*spatial, channels)` in [0, 1], the mean training volume.
+        deviation: float > 0, root mean square distance of a voxel from it.
+
+    Raises:
+        ValueError: the shape is another, or the deviation is not above 0.
+    """
+    mean = np.asarray(mean, "float32")
+    if mean.shape != tuple(encoder.input_shape[1:]) or not deviation > 0:
+        raise ValueError(
+            f"`mean` must be {tuple(encoder.input_shape[1:])} and `deviation` above 0. "
+            f"Received: mean of shape {mean.shape}, deviation={deviation}"
+        )
+    encoder.get_layer("remove_mean").set(mean, deviation)
+    inside = np.clip(mean, _EDGE, 1 - _EDGE)
+    decoder.get_layer("add_mean").volume.assign(np.log(inside / (1 - inside)))
+
+
+def _grid(shape, filters, latent_size, patch):
     """The coarsest grid of volumes of `shape`, where all is as it must be."""
+    if patch not in (1, 2):
+        raise ValueError(f"`patch` must be 1 or 2. Received: patch={patch}")
     stride = 2 ** len(filters)
     if any(size is None or size % stride for size in shape[:-1]):
         raise ValueError(

@@ -39,8 +39,17 @@ class Trained:
     @property
     def volume_shape(self):
         """Voxels (x, y, z) of a sample of a study of volumes; None for one of slices."""
-        shape = self.about.get("study", {}).get("data", {}).get("shape")
-        return None if shape is None else tuple(shape)
+        options = self.about.get("study", {}).get("data", {})
+        shape, block = options.get("shape"), options.get("block", 1)
+        return None if shape is None else tuple(size // block for size in shape)
+
+    @property
+    def has_vectors(self):
+        """Whether a volume becomes one vector, with a Gaussian prior: the model is an `IntroVAE`.
+
+        It then has no codes: `encode` gives vectors `(n, latent_size)`, and `decode` takes them.
+        """
+        return self.about.get("study", {}).get("model", {}).get("network") == "intro"
 
     @property
     def group_shape(self):

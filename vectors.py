@@ -1,0 +1,369 @@
+"""Measures, figures and tables of a study whose volumes become vectors: reconstruction, generation,
+what latents tell of the class, age and scanner, and whether a scanner could pass for a disease.
+
+    python similarity.py runs/introvae3d-*          all of it, a row and a picture for each run
+"""
+
+import functools
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+
+import dataset
+from brainvq import data, evaluation
+from brainvq.errors import UserError
+from brainvq.evaluation.generation import SHARPNESS
+from brainvq.evaluation.latents import TRAVERSAL_VALUES
+from brainvq.files import atomic_path, write_csv
+from brainvq.reports import figures, generation, latents
+from brainvq.reports.registration import registration_planes
+
+# Volumes that a network takes at a time.
+BATCH = 16
+# Test and training volumes that generated ones are compared with at most, and what the principal
+# components of the baseline are of.
+COMPARED, FITTED = 256, 1024
+# Draws of the bootstrap for distances of generated volumes.
+DRAWS = 200
+# Rows of the pictures, most class-dependent dimensions that are traversed, and steps of a walk.
+SHOWN, TRAVERSED, STEPS = 4, 3, 5
+# What the acquisition of a scan was, where the cohort knows it. Age and sex differ between diseases
+# and are told apart from it.
+ACQUISITION = ("tr", "te", "pixel_bandwidth", "manufacturer", "site", "field_strength")
+UNITS = {
+    "tr": "repetition time (s)",
+    "te": "echo time (s)",
+    "pixel_bandwidth": "pixel bandwidth (Hz)",
+    "age": "age (years)",
+}
+# Table 2 of the source: precision and recall of IVAE-256, on 541 other scans of its own.
+PUBLISHED = {
+    "MS": (0.92, 0.89),
+    "healthy": (0.75, 0.74),
+    "leuko1": (0.43, 0.55),
+    "leuko2": (0.25, 0.25),
+    "leuko3": (0.48, 0.55),
+}
+CLASSES = tuple(PUBLISHED)
+# The source puts the grades of leukoencephalopathy into one for its figure.
+GRADES = ("leuko1", "leuko2", "leuko3")
+
+
+class Components:
+    """Principal components in the place of a network: the same calls, as many numbers.
+
+    Args:
+        count: int, numbers of a vector; fewer where there are fewer training volumes.
+        seed: int.
+    """
+
+    def __init__(self, count, seed=0):
+        self.count, self.seed = count, seed
+
+    def fit(self, volumes):
+        """Fits them on float `(n, x, y, z, 1)`; returns itself."""
+        flat = np.asarray(volumes, "float32").reshape(len(volumes), -1)
+        count = min(self.count, len(flat) - 1)
+        self.shape = volumes.shape[1:]
+        self.pca = PCA(count, svd_solver="randomized", random_state=self.seed).fit(flat)
+        # Brains are no cloud of a Gaussian, but this is how one draws from components.
+        self.spread = np.sqrt(self.pca.explained_variance_)
+        return self
+
+    def encode(self, volumes):
+        """Float `(n, x, y, z, 1)` → `(n, count)`, each of mean 0 and deviation about 1."""
+        return self.pca.transform(volumes.reshape(len(volumes), -1)) / self.spread
+
+    def decode(self, z):
+        """The way back, in [0, 1]."""
+        flat = self.pca.inverse_transform(z * self.spread)
+        return np.clip(flat, 0, 1).astype("float32").reshape(-1, *self.shape)
+
+    def reconstruct(self, volumes):
+        """There and back."""
+        return self.decode(self.encode(volumes))
+
+    def sample(self, n, seed=0):
+        """Volumes of draws from N(0, I)."""
+        z = np.random.default_rng(seed).standard_normal((n, len(self.spread)))
+        return self.decode(z)
+
+
+def measure(run, study, scans, training, store, rows, model, similarity_of):
+    """The measures of a run beside those of reconstruction; writes latents, samples and tables.
+
+    Args:
+        run: a `RunFolder`.
+        study: a `hyperparameters.Study`.
+        scans: the cohort with its split.
+        training: the training volumes as an array that is read where it is asked for.
+        store: an `ArrayStore` of volumes.
+        rows: dict of split to sample numbers.
+        model: an `IntroVAE`.
+        similarity_of: function of a reconstruction → dict of measures on the test scans.
+
+    Returns:
+        Dict, a part of `metrics.json`.
+    """
+    baseline = Components(model.latent_size, study.seed)
+    baseline.fit(store.read(dataset.spread(rows["train"], FITTED)))
+    about = scan_table(scans, store)
+    found = {
+        "latent_size": model.latent_size,
+        "components": {
+            "count": len(baseline.spread),
+            "reconstruction": similarity_of(baseline.reconstruct),
+        },
+        "reconstruction_sharpness": records(sharpness_kept(model, store, rows)),
+        "generation": generated(run, study, training, store, rows, model, baseline),
+        "latents": latent_measures(run, study, about, store, rows, model, baseline),
+    }
+    audit = audited(run, about, rows, study)
+    return found | ({"audit": audit} if audit else {})
+
+
+def scan_table(scans, store):
+    """What the cohort knows of each scan of a store, in the order of the store."""
+    table = scans.table.drop(columns="paths").set_index("scan_id")
+    return table.loc[store.table["scan_id"]].reset_index()
+
+
+def sharpness_kept(model, store, rows):
+    """Sharpness of reconstructions as a share of that of the test volumes themselves."""
+    picked = dataset.spread(rows["test"], COMPARED)
+    real = store.read(picked)
+    subjects = store.table["subject"].to_numpy()[picked]
+    return evaluation.compare_sharpness(model.reconstruct(real), real, subjects=subjects)
+
+
+def generated(run, study, training, store, rows, model, baseline):
+    """Draws volumes into `samples/` and compares them with unseen ones.
+
+    Written are `samples.npy` (float16), NIfTI files of the first, `nearest.csv` and tables of every
+    measure, of the model and of what the principal components draw.
+    """
+    options = study.sampling
+    samples = model.sample(options.samples, seed=study.seed, temperature=options.temperature)
+    with atomic_path(run.file("samples", "samples.npy")) as temporary:
+        np.save(temporary, samples.astype("float16"))
+    affine = grid_affine(store)
+    for number, sample in enumerate(samples[:SHOWN], 1):
+        data.save_nifti(run.file("samples", f"sample-{number:02d}.nii.gz"), sample[..., 0], affine)
+    picked = dataset.spread(rows["test"], COMPARED)
+    real, subjects = store.read(picked), store.table["subject"].to_numpy()[picked]
+    near_real = evaluation.nearest_training(real, training)
+    found = {"count": len(samples), "real": len(real)}
+    for name, drawn in (
+        ("model", samples),
+        ("components", baseline.sample(len(samples), study.seed)),
+    ):
+        near = evaluation.nearest_training(drawn, training)
+        tables = {
+            "sharpness": evaluation.compare_sharpness(drawn, real, subjects=subjects),
+            "diversity": evaluation.diversity(drawn, real, subjects=subjects, seed=study.seed),
+            "fidelity": evaluation.fidelity(
+                drawn, real, training, subjects=subjects, draws=DRAWS, seed=study.seed
+            ),
+            "memorisation": evaluation.memorisation(near, near_real),
+        }
+        found[name] = {key: records(table) for key, table in tables.items()}
+        if name == "model":
+            scans = store.table["scan_id"].to_numpy()[rows["train"]][near["nearest"]]
+            near.insert(0, "scan_id", scans)
+            near.insert(0, "sample", np.arange(1, len(near) + 1))
+            write_csv(run.file("samples", "nearest.csv"), near)
+    return found
+
+
+def encodings(run, model, store, rows):
+    """Latents of every split, in `latents/<split>.npy`: dict of split to float32 `(n, dim)`."""
+    found = {}
+    for split, chosen in rows.items():
+        parts = [
+            model.encode(store.read(chosen[start : start + BATCH]), batch_size=BATCH)
+            for start in range(0, len(chosen), BATCH)
+        ]
+        found[split] = np.concatenate(parts)
+        with atomic_path(run.file("latents", f"{split}.npy")) as temporary:
+            np.save(temporary, found[split])
+    return found
+
+
+def latent_measures(run, study, about, store, rows, model, baseline):
+    """What latents tell: class and age of unseen scans; with the audit's removal of metadata."""
+    z = encodings(run, model, store, rows)
+    write_csv(
+        run.file("latents", "scans.csv"),
+        pd.concat([about.iloc[rows[split]].assign(split=split) for split in rows]),
+    )
+    spread = z["train"].std(axis=0)
+    found = {"active": int(np.sum(spread > 0.1)), "spread": records(pd.Series(spread).describe())}
+    parts = {split: about.iloc[rows[split]] for split in rows}
+    both = classes(parts["train"]), classes(parts["test"])
+    if len(set(both[0]) - {""}) >= 2:
+        dimensions = evaluation.class_dimensions(
+            *known(z["train"], both[0], parts["train"]["subject"])
+        )
+        write_csv(run.file("latents", "dimensions.csv"), dimensions)
+        found["dimensions"] = records(dimensions.head(TRAVERSED))
+        flat = {split: components_of(baseline, store, rows[split]) for split in ("train", "test")}
+        for name, (train, test) in {
+            "classes": (z["train"], z["test"]),
+            "classes_of_components": (flat["train"], flat["test"]),
+        }.items():
+            found[name] = discriminated(run, name, train, test, parts, both)
+        meta = [acquisition(parts[split]) for split in ("train", "test")]
+        if meta[0] is not None:
+            *left, explained = evaluation.remove_metadata(z["train"], meta[0], z["test"], meta[1])
+            found["classes_without_metadata"] = discriminated(
+                run, "classes_without_metadata", *left, parts, both
+            )
+            found["explained_by_metadata"] = explained
+    try:
+        regression = evaluation.predict_age(
+            z["test"], parts["test"]["age"], parts["test"]["subject"], seed=study.seed
+        )
+    except UserError:
+        return found  # ages that are not known, or too few
+    found["age"] = records(regression.table)
+    write_csv(
+        run.file("latents", "age.csv"),
+        pd.DataFrame({"age": regression.ages, "predicted": regression.predicted}),
+    )
+    return found
+
+
+def components_of(baseline, store, rows):
+    """Principal components of the volumes in `rows`, read in batches."""
+    return np.concatenate(
+        [
+            baseline.encode(store.read(rows[start : start + BATCH]))
+            for start in range(0, len(rows), BATCH)
+        ]
+    )
+
+
+def classes(table):
+    """The class of each scan; "" where it is not known."""
+    return table["group"].fillna("").astype(str).to_numpy()
+
+
+def known(z, labels, subjects):
+    """Latents, classes and subjects of the scans whose class is known."""
+    kept = labels != ""
+    return z[kept], labels[kept], np.asarray(subjects)[kept]
+
+
+def discriminated(run, name, train, test, parts, labels):
+    """Linear discriminants fitted on training scans, applied to test scans; keeps their places."""
+    train, train_labels, _ = known(train, labels[0], parts["train"]["subject"])
+    test, test_labels, subjects = known(test, labels[1], parts["test"]["subject"])
+    kept = np.isin(test_labels, train_labels)
+    order = sorted(set(train_labels), key=lambda c: (CLASSES.index(c) if c in CLASSES else 99, c))
+    found = evaluation.discriminate(
+        train,
+        train_labels,
+        test[kept],
+        test_labels[kept],
+        classes=order,
+        subjects=subjects[kept],
+    )
+    with atomic_path(run.file("latents", f"{name}.npy")) as temporary:
+        np.save(temporary, found.components)
+    write_csv(
+        run.file("latents", f"{name}.csv"),
+        pd.DataFrame(
+            {
+                "subject": subjects[kept],
+                "class": test_labels[kept],
+                "given": np.asarray(found.classes)[found.probabilities.argmax(axis=1)],
+            }
+        ),
+    )
+    return {
+        "table": records(found.table),
+        "summary": records(found.summary),
+        "explained": found.explained.tolist(),
+    }
+
+
+def acquisition(table):
+    """The columns on how a scan was made that the cohort knows; None where it knows none."""
+    kept = [name for name in ACQUISITION if name in table and table[name].notna().any()]
+    kept = [name for name in kept if (table[name].astype(str) != "").any()]
+    return table[kept].reset_index(drop=True) if kept else None
+
+
+def audited(run, about, rows, study):
+    """Whether the acquisition could pass for the disease, over all scans; None where not known.
+
+    Written is `audit.csv`, a row per test.
+    """
+    meta, labels = acquisition(about), classes(about)
+    kept = labels != ""
+    if meta is None or len(set(labels[kept])) < 2:
+        return None
+    z = np.zeros((len(about), np.load(run.file("latents", "test.npy")).shape[1]))
+    for split in rows:
+        z[rows[split]] = np.load(run.file("latents", f"{split}.npy"))
+    used = np.zeros(len(about), bool)
+    used[np.concatenate(list(rows.values()))] = True
+    kept &= used
+    found = evaluation.bias_audit(
+        meta[kept], labels[kept], about["subject"][kept], latents=z[kept], seed=study.seed
+    )
+    write_csv(run.file("audit.csv"), found.tests)
+    return {
+        "alarm": bool(found.alarm),
+        "findings": [finding._asdict() for finding in found.findings],
+        "tests": records(found.tests),
+        "predictions": records(found.predictions),
+        "subjects": found.subjects,
+        "notes": list(found.notes),
+        "people": records(people(about[kept], labels[kept])),
+    }
+
+
+def people(about, labels):
+    """Age and share of women of each class, counted by subject."""
+    first = about.assign(group=labels).drop_duplicates("subject")
+    rows = []
+    for name, part in first.groupby("group"):
+        age = part["age"].dropna()
+        known_sex = part["sex"][part["sex"].isin(["F", "M"])]
+        rows.append(
+            {
+                "class": name,
+                "subjects": len(part),
+                "age": age.mean(),
+                "sd": age.std(ddof=1),
+                "women": (known_sex == "F").mean() if len(known_sex) else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def grid_affine(store):
+    """Voxel index to mm of what belongs to no scan: the axes of the study, 0 in the middle."""
+    spacing = np.linalg.norm(store.scans["affine"].iloc[0][:3, :3], axis=0)
+    return data.oriented_affine(store.sample_shape[:-1], spacing, "LPS")
+
+
+def records(table):
+    """A table as JSON holds it: a list of dicts; numbers that are not known are None."""
+    if isinstance(table, pd.Series):
+        return {key: plain(value) for key, value in table.items()}
+    return [{key: plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def plain(value):
+    """A value as JSON holds it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def frame(rows):
+    """The table that `records` wrote."""
+    return pd.DataFrame(rows).infer_objects().fillna(np.nan)
