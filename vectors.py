@@ -4,8 +4,6 @@ what latents tell of the class, age and scanner, and whether a scanner could pas
     python similarity.py runs/introvae3d-*          all of it, a row and a picture for each run
 """
 
-import functools
-
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -13,11 +11,9 @@ from sklearn.decomposition import PCA
 import dataset
 from brainvq import data, evaluation
 from brainvq.errors import UserError
-from brainvq.evaluation.generation import SHARPNESS
 from brainvq.evaluation.latents import TRAVERSAL_VALUES
 from brainvq.files import atomic_path, write_csv
 from brainvq.reports import figures, generation, latents
-from brainvq.reports.registration import registration_planes
 
 # Volumes that a network takes at a time.
 BATCH = 16
@@ -367,3 +363,325 @@ def plain(value):
 def frame(rows):
     """The table that `records` wrote."""
     return pd.DataFrame(rows).infer_objects().fillna(np.nan)
+
+
+def draw(run, study, scans, store, rows, model, prior, codes, metrics):
+    """All figures of a run, as a dict of name to path; `prior` and `codes` are None."""
+    del prior, codes
+    simulated = scans.simulated
+
+    def at(name):
+        return run.file("figures", f"{name}.png")
+
+    history = pd.read_csv(run.file("history.csv"))
+    terms = history.drop(columns=["encoder_loss", "decoder_loss"], errors="ignore")
+    drawn = {
+        "losses": figures.loss_curves(terms, simulated=simulated, path=at("losses")),
+        "ssim": figures.ssim_curve(history, simulated=simulated, path=at("ssim")),
+        "divergence": generation.divergence_curves(
+            history, simulated=simulated, path=at("divergence")
+        ),
+        "subjects": figures.subject_scores(
+            pd.read_csv(run.file("subjects.csv"), dtype={"subject": str}),
+            simulated=simulated,
+            path=at("subjects"),
+        ),
+    }
+    affine = grid_affine(store)
+    about = scan_table(scans, store)
+    shown = one_of_each(about, rows["test"])
+    real = store.read(shown)
+    names = [f"{about['subject'].iloc[row]}, {about['group'].iloc[row] or 'test'}" for row in shown]
+    drawn["reconstructions"] = generation.generated_planes(
+        {"unseen scans": real, "reconstructions": model.reconstruct(real)},
+        affine,
+        at("reconstructions"),
+        reference="unseen scans",
+        title="Unseen scans and their reconstructions: " + "; ".join(names),
+        simulated=simulated,
+    )
+    samples = np.load(run.file("samples", "samples.npy"), mmap_mode="r")[:SHOWN]
+    samples = samples.astype("float32")
+    drawn["samples"] = generation.generated_planes(
+        {"generated": samples, "unseen scans": real},
+        affine,
+        at("samples"),
+        title=f"Generated brains beside {'simulated' if simulated else 'real'} ones",
+        simulated=simulated,
+    )
+    near = pd.read_csv(run.file("samples", "nearest.csv"), dtype={"scan_id": str}).head(SHOWN)
+    places = pd.Index(store.table["scan_id"].astype(str)).get_indexer(near["scan_id"])
+    drawn["nearest"] = generation.generated_planes(
+        {"generated": samples, "nearest training scan": store.read(places)},
+        affine,
+        at("nearest"),
+        title="Generated brains, each beside the training scan nearest to it",
+        simulated=simulated,
+    )
+    pair = shown[[0, -1]]
+    ends = model.encode(store.read(pair))
+    way = model.decode(evaluation.interpolate(*ends, STEPS).astype("float32"))
+    first, last = (f"{about['subject'].iloc[row]} ({about['group'].iloc[row]})" for row in pair)
+    drawn["interpolation"] = generation.traversal_grid(
+        way[None],
+        affine,
+        at("interpolation"),
+        values=np.linspace(0, 1, STEPS),
+        dimensions=[f"{first}\nto {last}"],
+        label="",
+        title="On the way from one unseen scan to another",
+        simulated=simulated,
+    )
+    drawn["generation"] = generation_figure({"this model": metrics}, at("generation"), simulated)
+    return drawn | latent_figures(run, study, about, store, rows, model, metrics, at, simulated)
+
+
+def one_of_each(about, rows):
+    """A test scan of each class, at most `SHOWN`; of fewer classes, more of each."""
+    found, labels = [], classes(about.iloc[rows])
+    order = [name for name in CLASSES if name in labels]
+    order += sorted(set(labels) - set(order))
+    queues = [list(rows[labels == name]) for name in order]
+    while len(found) < SHOWN and any(queues):
+        found += [queue.pop(0) for queue in queues if queue]
+    return np.array(sorted(found[:SHOWN], key=list(rows).index))
+
+
+def generation_figure(metrics, path, simulated):
+    """Sharpness, diversity and distances of the samples of runs, and of principal components."""
+    made = {name: found["generation"] for name, found in metrics.items()}
+    first = next(iter(metrics.values()))
+    counts = f"principal components ({first['components']['count']})"
+    tables = {name: found["model"] for name, found in made.items()}
+    tables[counts] = next(iter(made.values()))["components"]
+    return generation.generation_figure(
+        *(
+            {name: frame(found[key]) for name, found in tables.items()}
+            for key in ("sharpness", "diversity")
+        ),
+        path,
+        distances={name: frame(found["fidelity"]) for name, found in tables.items()},
+        simulated=simulated,
+    )
+
+
+def latent_figures(run, study, about, store, rows, model, metrics, at, simulated):
+    """What latents tell, as figures."""
+    drawn, found = {}, metrics["latents"]
+    if "dimensions" in found:
+        dimensions = [row["dimension"] for row in found["dimensions"]]
+        walked = evaluation.traverse(np.zeros(model.latent_size), dimensions)
+        decoded = model.decode(walked.reshape(-1, model.latent_size).astype("float32"))
+        drawn["traversal"] = generation.traversal_grid(
+            decoded.reshape(*walked.shape[:2], *decoded.shape[1:]),
+            grid_affine(store),
+            at("traversal"),
+            values=TRAVERSAL_VALUES,
+            dimensions=dimensions,
+            title="Latents that differ most between classes, changed one at a time",
+            simulated=simulated,
+        )
+        table = pd.read_csv(run.file("latents", "classes.csv"), dtype=str, keep_default_na=False)
+        drawn["lda"] = scatter(
+            {study.variant: np.load(run.file("latents", "classes.npy"))},
+            table["class"],
+            at("lda"),
+            simulated,
+        )
+        drawn["classes"] = latents.class_table_figure(
+            frame(found["classes"]["table"]),
+            at("classes"),
+            published=PUBLISHED,
+            simulated=simulated,
+        )
+    if "age" in found:
+        drawn["age"] = latents.age_scatter(
+            pd.read_csv(run.file("latents", "age.csv")), at("age"), simulated=simulated
+        )
+    if "audit" in metrics:
+        meta, labels = acquisition(about), classes(about)
+        kept = labels != ""
+        drawn["metadata"] = latents.metadata_figure(
+            evaluation.metadata_histograms(meta[kept], labels[kept]),
+            at("metadata"),
+            tests=frame(metrics["audit"]["tests"]),
+            names=UNITS,
+            simulated=simulated,
+        )
+    return drawn
+
+
+def scatter(components, labels, path, simulated):
+    """Test scans on the first discriminants of each model; grades are one, as in the source."""
+    merged = ["leuko" if label in GRADES else label for label in labels]
+    names = sorted(set(merged))
+    return latents.lda_scatter(
+        components,
+        np.array([names.index(label) for label in merged]),
+        names,
+        path,
+        simulated=simulated,
+    )
+
+
+def compare(runs, studies, opened, log):
+    """Tables and figures of several runs on one cohort: reconstruction, generation, classes, audit.
+
+    Args:
+        runs: list of `RunFolder`, measured.
+        studies: their studies.
+        opened: function `(run, study)` → cohort, store, rows of each split, model.
+        log: a logger.
+    """
+    place = runs[0].path.parent
+    metrics = {run.name: run.metrics() for run in runs}
+    rows = [row_of(run, study, metrics[run.name]) for run, study in zip(runs, studies, strict=True)]
+    table = pd.DataFrame(rows)
+    write_csv(place / "similarity.csv", table)
+    log.info("%s", printed(table).to_string(index=False))
+    log.info(
+        "SSIM: 3D, 7x7x7 window; fg: foreground; mean and sd over test subjects. Lap: Laplacian "
+        "energy in the foreground as a share of that of unseen scans. KD: kernel distance of "
+        "generated from unseen volumes, in components and wavelets (training volumes: see the "
+        "report). Pairs: mean MS-SSIM of pairs of generated (unseen) volumes. Copies: share of "
+        "generated volumes nearer to training than 95 %% of unseen ones. PCA: as many principal "
+        "components"
+    )
+    told = [class_rows(study, metrics[run.name]) for run, study in zip(runs, studies, strict=True)]
+    told = [part for part in told if len(part)]
+    told = pd.concat(told) if told else pd.DataFrame()
+    if len(told):
+        write_csv(place / "classes.csv", told)
+        log.info("%s", told.round(3).to_string(index=False))
+        log.info("Classes of unseen scans by linear discriminants of the latents of training scans")
+    for run in runs:
+        audit = metrics[run.name].get("audit")
+        if audit:
+            words = "; ".join(f["words"] for f in audit["findings"]) or "nothing found"
+            log.info("%s: audit of %d subjects: %s", run.name, audit["subjects"], words)
+    compare_figures(runs, studies, metrics, opened, place)
+    names = ["similarity.csv", *(["classes.csv"] if len(told) else []), "similarity.png"]
+    log.info("written: %s, and figures beside it", ", ".join(str(place / name) for name in names))
+
+
+def compare_figures(runs, studies, metrics, opened, place):
+    """The pictures that show runs side by side: the same scans, samples, discriminants."""
+    simulated = all(found["simulated"] for found in metrics.values())
+    named = dict(zip((f"{study.variant}" for study in studies), runs, strict=True))
+    if len(named) < len(runs):
+        named = {run.name: run for run in runs}
+    labelled = {name: metrics[run.name] for name, run in named.items()}
+    generation_figure(labelled, place / "similarity.png", simulated)
+    blocks, drawn, shown, grid = {}, {}, None, None
+    for (name, run), study in zip(named.items(), studies, strict=True):
+        scans, store, rows, model = opened(run, study)
+        if shown is None:
+            first = study
+            shown = one_of_each(scan_table(scans, store), rows["test"])
+            blocks["unseen scans"] = drawn["unseen scans"] = store.read(shown)
+            grid = grid_affine(store)
+        if study.data == first.data and study.seed == first.seed:
+            blocks[name] = model.reconstruct(blocks["unseen scans"])
+        found = np.load(run.file("samples", "samples.npy"), mmap_mode="r")[:SHOWN]
+        drawn[name] = found.astype("float32")
+    for kind, parts in (("reconstructions", blocks), ("samples", drawn)):
+        generation.generated_planes(
+            parts,
+            grid,
+            place / f"{kind}.png",
+            reference="unseen scans",
+            title=f"{kind.capitalize()} of each model beside unseen scans",
+            simulated=simulated,
+        )
+    places = {
+        name: np.load(run.file("latents", "classes.npy"))
+        for name, run in named.items()
+        if "classes" in metrics[run.name]["latents"]
+    }
+    if places and len({x.shape for x in places.values()}) == 1:
+        run = named[next(iter(places))]
+        table = pd.read_csv(run.file("latents", "classes.csv"), dtype=str, keep_default_na=False)
+        scatter(places, table["class"], place / "lda.png", simulated)
+
+
+def row_of(run, study, metrics):
+    """A row of the table of runs, as a dict."""
+    found, made = metrics["reconstruction"], metrics["generation"]
+    baseline = metrics["components"]["reconstruction"]
+
+    def of(table, **where):
+        part = frame(table)
+        for column, value in where.items():
+            part = part[part[column] == value]
+        return part.iloc[0]
+
+    row = {"run": run.name, "variant": study.variant, "latent_size": metrics["latent_size"]}
+    for name in ("ssim", "ssim_foreground", "psnr"):
+        row[name], row[f"{name}_sd"] = found[name]["mean"], found[name]["sd"]
+        row[f"{name}_components"] = baseline[name]["mean"]
+    laplacian = {"measure": "laplacian_foreground"}
+    row["laplacian"] = of(metrics["reconstruction_sharpness"], **laplacian)["ratio"]
+    for name, part in (("", made["model"]), ("_components", made["components"])):
+        row[f"laplacian_samples{name}"] = of(part["sharpness"], **laplacian)["ratio"]
+        for space in ("pca", "wavelet"):
+            for measure in ("kernel", "frechet"):
+                value = of(part["fidelity"], space=space, measure=measure)
+                row[f"{measure}_{space}{name}"] = value["corrected"]
+        row[f"pairs{name}"] = of(part["diversity"], of="samples")["ms_ssim"]
+        row[f"copies{name}"] = of(part["memorisation"], measure="relative")["share_nearer"]
+    row["pairs_real"] = of(made["model"]["diversity"], of="real")["ms_ssim"]
+    for name in ("classes", "classes_of_components", "classes_without_metadata"):
+        part = metrics["latents"].get(name)
+        if part:
+            row[f"{name}_balanced_accuracy"] = of(part["summary"], measure="balanced_accuracy")[
+                "value"
+            ]
+    if "age" in metrics["latents"]:
+        row["age_mae"] = of(metrics["latents"]["age"], measure="mae")["value"]
+        row["age_mae_of_mean"] = of(metrics["latents"]["age"], measure="mae")["mean_age"]
+    row["alarm"] = metrics.get("audit", {}).get("alarm")
+    return row | {"test_subjects": metrics["test_subjects"], "simulated": metrics["simulated"]}
+
+
+def printed(table):
+    """The table of runs, short enough for a screen; all values are text."""
+
+    def text(value, form):
+        return "–" if value is None or pd.isna(value) else form.format(value)
+
+    return pd.DataFrame(
+        {
+            "variant": row["variant"],
+            "SSIM": f"{row['ssim']:.3f} ± {text(row['ssim_sd'], '{:.3f}')}",
+            "fg": text(row["ssim_foreground"], "{:.3f}"),
+            "PSNR": text(row["psnr"], "{:.1f}"),
+            "Lap": text(row["laplacian"], "{:.2f}"),
+            "PCA: SSIM": text(row["ssim_components"], "{:.3f}"),
+            "drawn: Lap": text(row["laplacian_samples"], "{:.2f}"),
+            "KD": f"{row['kernel_pca']:.2f} {row['kernel_wavelet']:.0f}",
+            "pairs": f"{row['pairs']:.2f} ({row['pairs_real']:.2f})",
+            "copies": text(row["copies"], "{:.2f}"),
+            "PCA: Lap": text(row["laplacian_samples_components"], "{:.2f}"),
+            "PCA: KD": f"{row['kernel_pca_components']:.2f} {row['kernel_wavelet_components']:.0f}",
+            "classes": text(row.get("classes_balanced_accuracy"), "{:.2f}"),
+            "of PCA": text(row.get("classes_of_components_balanced_accuracy"), "{:.2f}"),
+            "age": text(row.get("age_mae"), "{:.1f} y"),
+            "n": row["test_subjects"],
+        }
+        for row in table.to_dict("records")
+    )
+
+
+def class_rows(study, metrics):
+    """Precision and recall of each class, beside those of components and the source's."""
+    found = metrics["latents"].get("classes")
+    if not found:
+        return pd.DataFrame()
+    table = frame(found["table"])[["class", "scans", "TP", "FP", "FN", "TN", "precision", "recall"]]
+    others = frame(metrics["latents"]["classes_of_components"]["table"])
+    for name in ("precision", "recall"):
+        table[f"{name}_components"] = others[name]
+    published = [PUBLISHED.get(name, (np.nan, np.nan)) for name in table["class"]]
+    table["precision_source"], table["recall_source"] = zip(*published, strict=True)
+    table.insert(0, "variant", study.variant)
+    return table

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from brainvq.reports.figures import COLOURS, _finish, _mark, _new, _show, _style, _worded
 from brainvq.reports.planes import (
@@ -145,6 +145,7 @@ def traversal_grid(
     values,
     dimensions,
     position=None,
+    label="dimension ",
     title="Latents changed one at a time",
     simulated=False,
     intensity=None,
@@ -160,9 +161,11 @@ def traversal_grid(
         affine: `(4, 4)`, voxel index → mm in RAS+ world coordinates.
         path: the PNG to write; None returns the Figure.
         values: the s values.
-        dimensions: k names or numbers, written at the left.
+        dimensions: k names or numbers, written at the left behind `label`.
         position: (x, y, z) in mm of the point that all slices go through. Default:
             `planes.centre_of_mass` of the middle volume of the first dimension.
+        label: what `dimensions` are, before each of them; "" leaves their names alone. The columns
+            are then no values of a dimension but places on a way from 0 to 1.
         title: figure title.
         simulated: True when the model learned from simulated brains.
         intensity: (black, white). Default: 0 (or the minimum, if that is below) to the 99.9th
@@ -218,8 +221,8 @@ def traversal_grid(
                 if i == k == 0:
                     ax.set_title(f"{values[j]:+.3g}".replace("-", "−").replace("+0", "0"))
                 if j == 0:
-                    label = f"dimension {name}\n" if k == 1 else "\n"
-                    ax.set_ylabel(label + plane, fontsize=9)
+                    words = f"{label}{name}\n" if k == 1 else "\n"
+                    ax.set_ylabel(words + plane, fontsize=9)
             ax = figure.add_subplot(grid[4 * i + k, steps + 1])
             frame = (sizes[plane][0], width)
             _picture(ax, changed[plane], plane, (-most, most), frame, cmap=_SIGNED)
@@ -228,7 +231,56 @@ def traversal_grid(
     bars = [figure.add_subplot(grid[: 4 * count - 1, steps + 2 + b]) for b in range(2)]
     _bar(figure, bars[0], scale, flat, "intensity", "gray")
     _bar(figure, bars[1], (-most, most), change, "difference", _SIGNED)
-    _words(figure, title, simulated, [f"columns: value of the dimension; {_where(cut)}"])
+    columns = "value of the dimension" if label else "share of the way"
+    _words(figure, title, simulated, [f"columns: {columns}; {_where(cut)}"])
+    return _finish(figure, path)
+
+
+@_style()
+def divergence_curves(history, path, *, title="Divergence from the prior", simulated=False):
+    """Divergence of real and of generated volumes per epoch: the health of an IntroVAE.
+
+    While the encoder tells generated volumes from real ones, theirs lies above that of real ones;
+    where the lines meet, the decoder has no critic any more.
+
+    Args:
+        history: `pandas.DataFrame`, a row per epoch, with `kl_real` (nats) and, where there are
+            any, `val_kl_real` and `kl_fake`.
+        path: the PNG to write; None returns the Figure.
+        title: figure title.
+        simulated: True when the brains are simulated.
+
+    Returns:
+        `pathlib.Path` of the PNG, or the Figure.
+
+    Raises:
+        ValueError: the history has no divergence.
+    """
+    names = {
+        "kl_fake": "generated",
+        "kl_real": "real, training",
+        "val_kl_real": "real, validation",
+    }
+    found = {name: label for name, label in names.items() if name in history}
+    if "kl_real" not in found:
+        raise ValueError(f"history has no kl_real. Received: columns {list(history.columns)}")
+    figure = _new((6.2, 3.6))
+    ax = figure.subplots()
+    epochs = history["epoch"] if "epoch" in history else np.arange(1, len(history) + 1)
+    for i, (name, label) in enumerate(found.items()):
+        marker = "o" if len(history) < 12 else None
+        ax.plot(epochs, history[name], color=COLOURS[i], label=label, marker=marker, markersize=4)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("KL (nats a volume)")
+    # The first epochs of a new encoder are far outside of what comes after.
+    values = history[list(found)].to_numpy("float64")
+    later = values[len(values) // 4 :]
+    if np.isfinite(later).any():
+        ax.set_ylim(0, 1.15 * np.nanmax(later))
+    ax.grid()
+    ax.legend()
+    ax.set_title(_worded(title, simulated))
     return _finish(figure, path)
 
 

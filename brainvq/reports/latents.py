@@ -256,6 +256,51 @@ def metadata_figure(
     return _finish(figure, path)
 
 
+@_style()
+def age_scatter(table, path, *, title="Age read from the latents of unseen scans", simulated=False):
+    """Predicted against true age, a mark for each scan.
+
+    Args:
+        table: `pandas.DataFrame` of `age` and `predicted`, years, each predicted by a regression
+            that never saw the subject.
+        path: the PNG to write; None returns the Figure.
+        title: figure title.
+        simulated: True when the brains are simulated.
+
+    Returns:
+        `pathlib.Path` of the PNG, or the Figure.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if len(table) == 0:
+        raise ValueError("table must hold one scan or more. Received: none")
+    figure = _new((4.6, 4.4))
+    ax = figure.subplots()
+    size = 34 if len(table) <= 150 else 16
+    ends = [table.to_numpy().min() - 3, table.to_numpy().max() + 3]
+    ax.plot(ends, ends, color="#8a949e", linewidth=1.2, linestyle="--", label="right")
+    ax.scatter(
+        table["age"],
+        table["predicted"],
+        s=size,
+        color=COLOURS[0],
+        alpha=0.6,
+        edgecolors="white",
+        linewidths=0.4,
+    )
+    error = float(np.abs(table["age"] - table["predicted"]).mean())
+    ax.set_title(_worded(title, simulated), fontsize=10)
+    ax.set_xlabel("age (years)")
+    ax.set_ylabel(f"predicted (years), off by {error:.1f} on average")
+    ax.set_xlim(ends)
+    ax.set_ylim(ends)
+    ax.set_aspect("equal")
+    ax.grid()
+    ax.legend()
+    return _finish(figure, path)
+
+
 def _look(i, size):
     """The colour and mark of class i."""
     return {
