@@ -258,28 +258,6 @@ def train_autoencoder(study, run, store, rows):
     if study.model.data_variance:
         picked = dataset.spread(rows["train"], 8 * at_a_time)
         variance = float(np.var(store.read(picked)))
-    model = build_autoencoder(study, variance)
-    if not run.has("checkpoints", "model.npz"):
-        if study.model.start is not None:
-            start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
-        elif study.model.codebook_start == "kmeans":
-            passes = augmented_passes(study, store, rows["train"], at_a_time)
-            tail = study.model.codebook_tail
-            codebook_init.kmeans_initialize(model, passes, seed=study.seed, tail=tail)
-        if study.model.network == "intro":
-            modules.set_mean(model.encoder, model.decoder, *mean_volume(store, rows["train"]))
-    if study.model.codebook_fixed:
-        model.encoder.trainable = model.quantizer.trainable = False
-    epochs = epochs_of(options, stream)
-    model.compile(
-        optimizer(
-            options.learning_rate,
-            epochs * len(stream),
-            schedule=options.schedule,
-            warmup=options.warmup,
-            weight_decay=options.weight_decay,
-        )
-    )
     count = WATCHED_VOLUMES if store.layout == "volumes" else WATCHED
     is_vector = study.model.network == "intro"
     if is_vector:
@@ -291,6 +269,30 @@ def train_autoencoder(study, run, store, rows):
         similarity.watch if store.layout != "bundles" else bundles.watch,
         batch_size=min(32, at_a_time),
         every=1 if store.layout == "slices" else WATCHED_EVERY,
+    )
+    model = build_autoencoder(study, variance)
+    if not run.has("checkpoints", "model.npz"):
+        if study.model.start is not None:
+            start_from(study, run, model, BatchStream(store.read, rows["train"], at_a_time))
+        elif study.model.codebook_start == "kmeans":
+            passes = augmented_passes(study, store, rows["train"], at_a_time)
+            tail = study.model.codebook_tail
+            codebook_init.kmeans_initialize(model, passes, seed=study.seed, tail=tail)
+        if study.model.network == "intro":
+            modules.set_mean(model.encoder, model.decoder, *mean_volume(store, rows["train"]))
+            if study.train.vae_epochs and model.is_adversarial:
+                begin_as_vae(study, run, model, stream, unseen, watch)
+    if study.model.codebook_fixed:
+        model.encoder.trainable = model.quantizer.trainable = False
+    epochs = epochs_of(options, stream)
+    model.compile(
+        optimizer(
+            options.learning_rate,
+            epochs * len(stream),
+            schedule=options.schedule,
+            warmup=options.warmup,
+            weight_decay=options.weight_decay,
+        )
     )
     fit(
         model,
@@ -305,6 +307,37 @@ def train_autoencoder(study, run, store, rows):
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model
+
+
+def begin_as_vae(study, run, model, stream, unseen, watch):
+    """Trains encoder and decoder of an IntroVAE as a VAE first; goes on where it was stopped."""
+    options = study.train
+    plain = dataclasses.replace(study, model=dataclasses.replace(study.model, form="vae"))
+    vae = build_autoencoder(plain)
+    for part in ("encoder", "decoder"):
+        getattr(vae, part).set_weights(getattr(model, part).get_weights())
+    epochs = options.vae_epochs
+    vae.compile(
+        optimizer(
+            options.learning_rate,
+            epochs * len(stream),
+            schedule=options.schedule,
+            warmup=options.warmup,
+            weight_decay=options.weight_decay,
+        )
+    )
+    fit(
+        vae,
+        stream,
+        epochs=epochs,
+        state=run.file("checkpoints", "vae.npz"),
+        history_csv=run.file("vae_history.csv"),
+        callbacks=[UnseenLoss(unseen), watch],
+        tensorboard=run.file("tensorboard", "vae"),
+        title=f"{study.name} {study.variant}, as a VAE",
+    )
+    for part in ("encoder", "decoder"):
+        getattr(model, part).set_weights(getattr(vae, part).get_weights())
 
 
 def epochs_of(options, stream):

@@ -33,7 +33,7 @@ UNITS = {
     "pixel_bandwidth": "pixel bandwidth (Hz)",
     "age": "age (years)",
 }
-# Table 2 of the source: precision and recall of IVAE-256, on 541 other scans of its own.
+# Table 2 of the source: precision and recall of IVAE-256, on its own test scans.
 PUBLISHED = {
     "MS": (0.92, 0.89),
     "healthy": (0.75, 0.74),

@@ -44,12 +44,12 @@ def intro_encoder(
     """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
 
     The mean volume (`set_mean`; at first zeros) is taken off the input. For each entry of `filters`
-    a stage: a 3×3×3 convolution, normalisation, activation, the mean
-    over 2×2×2 cells. For each entry of `dense_units`: a dense layer, normalisation, activation,
-    dropout. Two linear dense layers end it, in float32 whatever the dtype policy. The defaults are
-    the network of study `introvae3d` with 256 latent numbers: 40×48×40×1 volumes become grids of
-    5×6×5×64 on the way. Pooling by the mean and a rectifier with a slope below zero are those of
-    Huang et al. (2018): as the critic of its decoder, the encoder passes gradients to every voxel.
+    a stage follows: a 3×3×3 convolution, normalisation, activation, the mean over 2×2×2 cells. For
+    each entry of `dense_units`: a dense layer, normalisation, activation, dropout. Two linear dense
+    layers end it, in float32 whatever the dtype policy. The defaults are the network of study
+    `introvae3d` with 256 latent numbers: 40×48×40×1 volumes become grids of 5×6×5×64 on the way.
+    Pooling by the mean and a rectifier with a slope below zero are those of Huang et al. (2018): as
+    the critic of its decoder, the encoder passes gradients to every voxel.
 
     Args:
         input_shape: tuple `(*spatial, channels)` with one to three spatial sizes, each a multiple

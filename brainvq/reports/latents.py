@@ -275,7 +275,7 @@ def age_scatter(table, path, *, title="Age read from the latents of unseen scans
     """
     if len(table) == 0:
         raise ValueError("table must hold one scan or more. Received: none")
-    figure = _new((4.6, 4.4))
+    figure = _new((5.6, 5.2))
     ax = figure.subplots()
     size = 34 if len(table) <= 150 else 16
     ends = [table.to_numpy().min() - 3, table.to_numpy().max() + 3]

@@ -252,8 +252,8 @@ def _generation(metrics, figures):
         f"{made['count']} volumes decoded from draws of N(0, I), beside {made['real']} unseen "
         "scans. Distances are between distributions, in principal components of the training "
         "volumes (shape and brightness) and in fixed wavelet features (texture); smaller is "
-        "nearer. Two figures say what one is worth: that of training volumes, than which no model can expect "
-        "to be nearer, and that of a model which gives nothing but the mean."
+        "nearer. Two figures say what one is worth: that of training volumes, than which no "
+        "model can expect to be nearer, and that of a model which gives nothing but the mean."
         "\n\nLikeness is the mean MS-SSIM of pairs: samples more alike than scans are few brains "
         "again and again. Copies: a sample far nearer to one training volume than to the next ones "
         "(relative distance) repeats it; by chance 5 % lie below the 5th percentile of unseen "
@@ -323,7 +323,10 @@ def _classes(metrics, figures):
         ("classes_of_components", f"{metrics['components']['count']} principal components"),
         ("classes_without_metadata", "latents without what metadata explain"),
     ):
-        summary += [{"of": label, **row} for row in found.get(name, {}).get("summary", [])]
+        summary += [
+            {**row, "of": label, "measure": row["measure"].replace("_", " ")}
+            for row in found.get(name, {}).get("summary", [])
+        ]
     columns = {
         "of": "of",
         "measure": "measure",
@@ -347,7 +350,7 @@ def _classes(metrics, figures):
         tables=tables,
         figures=pictures(
             figures,
-            classes="Counts, precision and recall; diamonds: the source, on its own 541 scans.",
+            classes="Counts, precision and recall; diamonds: the source, on its own test scans.",
             lda="Unseen scans on the first discriminants; grades of leukoencephalopathy together, "
             "as in the source.",
         ),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from brainvq.models import intro_decoder, intro_encoder
+from brainvq.models import intro_decoder, intro_encoder, set_mean
 
 TINY = {"latent_size": 3, "filters": (2, 4), "dense_units": (5,), "groups": 2}
 
@@ -25,22 +25,77 @@ def test_the_defaults_are_the_network_of_the_study():
     flatten = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.Flatten))
     assert flatten.input.shape == (None, 5, 6, 5, 64)
     assert kinds(encoder) == (
-        ["Conv3D", "GroupNorm", "Activation", "AveragePooling3D"] * 3
+        ["RemoveVolume"]
+        + ["Conv3D", "GroupNorm", "Activation", "AveragePooling3D"] * 3
         + ["Flatten", "Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Dense"]
     )
     assert kinds(decoder) == (
         ["Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Reshape"]
         + ["GroupNorm", "Activation", "UpSampling3D", "Conv3D"] * 3
-        + ["Activation"]
+        + ["AddVolume", "Activation"]
     )
     # 27 weights for each pair of channels; two numbers of a normalisation for each channel.
     kernels = 27 * (1 * 16 + 16 * 32 + 32 * 64)
     grid = 5 * 6 * 5 * 64
     dense = grid * 512 + 2 * 512
-    assert encoder.count_params() == kernels + 2 * (16 + 32 + 64) + dense + 2 * 513 * 256
-    assert decoder.count_params() == (
-        256 * 512 + 2 * 512 + 512 * grid + kernels + 2 * (64 + 32 + 16) + 1
+    volume = 40 * 48 * 40
+    assert (
+        encoder.count_params() == volume + 1 + kernels + 2 * (16 + 32 + 64) + dense + 2 * 513 * 256
     )
+    assert decoder.count_params() == (
+        256 * 512 + 2 * 512 + 512 * grid + kernels + 2 * (64 + 32 + 16) + 1 + volume
+    )
+
+
+def test_patches_leave_the_finest_grid_out():
+    options = {"patch": 2, "filters": (4, 8, 16)}
+    encoder = intro_encoder((40, 48, 40, 1), **options)
+    decoder = intro_decoder((40, 48, 40, 1), **options)
+    convolutions = [layer for layer in encoder.layers if isinstance(layer, keras.layers.Conv3D)]
+    assert [layer.input.shape[1:] for layer in convolutions] == [
+        (20, 24, 20, 8),
+        (10, 12, 10, 4),
+        (5, 6, 5, 8),
+    ]
+    flatten = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.Flatten))
+    assert flatten.input.shape == (None, 5, 6, 5, 16)
+    convolutions = [layer for layer in decoder.layers if isinstance(layer, keras.layers.Conv3D)]
+    assert [layer.output.shape[1:] for layer in convolutions] == [
+        (10, 12, 10, 8),
+        (20, 24, 20, 4),
+        (20, 24, 20, 8),
+    ]
+    assert decoder.output_shape == (None, 40, 48, 40, 1)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_networks_start_at_the_mean_volume(patch):
+    encoder = intro_encoder((8, 8, 8, 1), **TINY, patch=patch)
+    decoder = intro_decoder((8, 8, 8, 1), **TINY, patch=patch)
+    mean = 0.1 + 0.8 * volumes_of((8, 8, 8, 1))
+    set_mean(encoder, decoder, mean, 0.25)
+    taken = encoder.get_layer("remove_mean")
+    np.testing.assert_allclose(taken(mean[None] + 0.5), np.full((1, 8, 8, 8, 1), 2.0), rtol=1e-5)
+    for weight in decoder.layers[-4 if patch == 2 else -3].weights:
+        weight.assign(0 * weight)
+    drawn = ops.convert_to_numpy(decoder(volumes_of((3, 3))))
+    np.testing.assert_allclose(drawn, np.repeat(mean[None], 3, axis=0), atol=1e-5)
+    assert not any("remove_mean" in weight.path for weight in encoder.trainable_weights)
+    assert any("add_mean" in weight.path for weight in decoder.trainable_weights)
+
+
+def test_edges_of_the_range_have_a_finite_logit():
+    encoder, decoder = intro_encoder((8, 8, 1), **TINY), intro_decoder((8, 8, 1), **TINY)
+    set_mean(encoder, decoder, np.tile([[0.0], [1.0]], (8, 4)).reshape(8, 8, 1), 0.5)
+    assert np.isfinite(ops.convert_to_numpy(decoder.get_layer("add_mean").volume)).all()
+
+
+def test_a_mean_volume_that_does_not_fit_is_named():
+    encoder, decoder = intro_encoder((8, 8, 1), **TINY), intro_decoder((8, 8, 1), **TINY)
+    with pytest.raises(ValueError, match=r"mean of shape \(8, 8\)"):
+        set_mean(encoder, decoder, np.zeros((8, 8)), 1.0)
+    with pytest.raises(ValueError, match="deviation=0"):
+        set_mean(encoder, decoder, np.zeros((8, 8, 1)), 0)
 
 
 def test_the_source_normalises_over_batches():
@@ -146,5 +201,7 @@ def test_arguments_that_fit_no_network_are_named():
             network((8, 8, 8, 1), groups=5)
         with pytest.raises(ValueError, match="one entry per stage"):
             network((8, 8, 8, 1), filters=())
+        with pytest.raises(ValueError, match="Received: patch=3"):
+            network((8, 8, 8, 1), patch=3)
         with pytest.raises(ValueError, match="Received: latent_size=0"):
             network((8, 8, 8, 1), latent_size=0)
