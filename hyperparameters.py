@@ -932,30 +932,33 @@ _IVAE256 = Study(
         norm="group",
         latent_size=256,
         form="hinge",
+        beta_rec=30.0,
+        margin=800.0,
         bottleneck="gaussian",
     ),
     train=Train(
-        epochs=60,
+        epochs=6,
+        vae_epochs=8,
         batch_size=16,
         learning_rate=1e-3,
-        augment=Augment(shift=0, flip=0.0, gain=0.0),
+        augment=Augment(shift=0, flip=0.5, gain=0.0),
     ),
     prior=Prior(epochs=0, levels=0),
-    sampling=Sampling(samples=128, temperature=1.0, top_p=None),
+    sampling=Sampling(samples=256, temperature=1.0, top_p=None),
 )
 
 
-def _introvae3d(variant, epochs=60, **model):
-    """A model of the source's: the same network with another latent or loss."""
-    return replace(
-        _IVAE256,
-        variant=variant,
-        model=replace(_IVAE256.model, **model),
-        train=replace(_IVAE256.train, epochs=epochs),
-    )
+def _introvae3d(variant, **model):
+    """A model of the source's: the same network with another latent or loss, as many passes."""
+    options = replace(_IVAE256.model, **model)
+    train = _IVAE256.train
+    if options.form == "vae":
+        train = replace(train, epochs=train.epochs + train.vae_epochs, vae_epochs=0)
+    return replace(_IVAE256, variant=variant, model=options, train=train)
 
 
 _INTROVAE3D = (
+    _introvae3d("best", form="soft"),
     _IVAE256,
     _introvae3d("ivae-32", latent_size=32),
     _introvae3d("vae-512", latent_size=512, form="vae"),
@@ -999,6 +1002,7 @@ SUMMARIES = {
     ("som3d", "psomvae-gamma10"): "the same with gamma 10 and a k-means start",
     ("som3d", "somvae-continuous"): "somvae-toroid over sampled vectors, from vae",
     ("som3d", "psomvae-continuous"): "psomvae over sampled vectors, from vae",
+    ("introvae3d", "best"): "Soft-IntroVAE, 256 numbers a volume",
     ("introvae3d", "ivae-256"): "IntroVAE (hinge), 256 numbers a volume",
     ("introvae3d", "ivae-32"): "IntroVAE (hinge), 32 numbers",
     ("introvae3d", "vae-512"): "variational autoencoder, 512 numbers",

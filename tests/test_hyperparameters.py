@@ -50,6 +50,11 @@ def test_every_preset_is_named_checked_and_survives_json(study, variant):
 def test_every_preset_builds_a_model_of_the_bits_it_promises(study, variant):
     preset = STUDIES[study][variant]
     model = modules.build_autoencoder(preset)
+    if isinstance(model, modules.IntroVAE):
+        assert model.latent_size == preset.model.latent_size
+        assert str(model.latent_size) in SUMMARIES[study, variant]
+        assert model.is_adversarial == (preset.model.form != "vae")
+        return
     grid = model.code_shape(dataset.sample_shape(preset))
     if isinstance(model, modules.VQVAETrainer):
         bits = np.prod(grid) * model.bits_per_code
@@ -107,6 +112,27 @@ def test_the_table_of_streamlines_is_that_of_the_source():
         assert np.prod(grid) * model.bits_per_code / 64 == 36
     assert grid == (64, 1, 4)
     assert modules.prior_grid(grid) == (64, 4)
+
+
+def test_the_models_of_introvae3d_are_those_of_the_source():
+    presets = STUDIES["introvae3d"]
+    sizes = {"vae-8": 8, "vae-512": 512, "ivae-32": 32, "ivae-256": 256}
+    assert {name: presets[name].model.latent_size for name in sizes} == sizes
+    for name in sizes:
+        preset = presets[name]
+        assert (preset.model.form == "vae") == name.startswith("vae")
+        # They share the network and differ in the latent size.
+        same = dataclasses.replace(
+            preset.model, latent_size=256, form="hinge", margin=presets["ivae-256"].model.margin
+        )
+        assert same == presets["ivae-256"].model
+        assert dataset.sample_shape(preset) == (40, 48, 40, 1)
+    layers = modules.build_autoencoder(presets["ivae-256"]).encoder.layers
+    grid = next(layer.input.shape for layer in layers if layer.name.startswith("flatten"))
+    assert grid == (None, 5, 6, 5, 64)
+    data = presets["ivae-256"].data
+    scans = np.array(data.shares) * data.visits / sum(data.shares) * data.subjects
+    np.testing.assert_allclose(scans, (1855, 2910, 393, 41, 205), atol=1)
 
 
 def test_variants_come_after_what_they_start_from():
@@ -230,7 +256,8 @@ def test_options_reach_their_fields():
 
 
 def test_steps_survive_json():
-    for words in (["--data.source", "png", "--data.root", "x"], [], ["som3d"], ["streamlines"]):
+    png, bids = (["--data.source", kind, "--data.root", "x"] for kind in ("png", "bids"))
+    for words in (png, [], ["som3d"], ["streamlines"], ["introvae3d"], ["introvae3d", *bids]):
         study = parse(*words)
         steps = dataset.steps(study)
         config = json.loads(json.dumps(steps_to_config(steps)))
@@ -255,6 +282,8 @@ def test_commands_of_the_readme_are_understood(command):
         parse(*words)
     elif script == "predict.py":
         predict.parse(words)
+    elif script == "dataset.py" and words[0] == "prepare":
+        parse(*words[1:])
     elif script == "dataset.py" and words[0] == "simulate":
         hyperparameters.parse_fields(hyperparameters.Simulation(), words[1:], "dataset.py", "")
     else:

@@ -284,10 +284,10 @@ def _walks(metrics, figures):
         "between classes was chosen on training scans.",
         interpolation="Vectors on the straight way between those of two unseen scans.",
     )
-    if not drawn:
+    rows = metrics["latents"].get("dimensions")
+    if not drawn and not rows:
         return None
     tables = []
-    rows = metrics["latents"].get("dimensions")
     if rows:
         table = pd.DataFrame(rows).rename(columns={"eta2": "share between classes"})
         table.columns = [name.replace("mean_", "mean, ") for name in table.columns]
