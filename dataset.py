@@ -18,6 +18,7 @@ import numpy as np
 
 import hyperparameters
 from brainvq import data
+from brainvq.data.registration import template_grid
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json
 
@@ -261,6 +262,24 @@ def template(study):
     options = study.data
     steps = [data.RegisterToTemplate(shape=options.shape), data.BlockMean(size=options.block)]
     return data.template_volumes(steps)
+
+
+def grid_affine(options):
+    """Voxel index to mm of volumes of a study that belong to no scan, such as drawn ones.
+
+    Args:
+        options: mapping, the options of a `hyperparameters.Data` as `study.json` holds them.
+
+    Returns:
+        `(4, 4)`. It leads to MNI space where the study's volumes lie on a grid around the template;
+        elsewhere the axes are those of the study, LPS, and the origin is in the middle.
+    """
+    block = options.get("block", 1)
+    if options.get("registration", "no") == "no":
+        shape = [size // block for size in options["shape"]]
+        return data.oriented_affine(shape, [options["spacing"]] * 3, "LPS")
+    shape, affine = template_grid(options["shape"], "LPS")
+    return data.BlockMean(block)(np.zeros(shape, "uint8"), affine)[1]
 
 
 def picture_steps(size):
