@@ -15,11 +15,13 @@ import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off th
 
 # isort: split
 import numpy as np
+import pandas as pd
 
 import hyperparameters
 from brainvq import data
+from brainvq.data.registration import template_grid
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_json
+from brainvq.files import read_json, write_csv, write_json
 
 SPLITS = ("train", "validation", "test")
 SOURCE_NAMES = {
@@ -70,7 +72,8 @@ def cohort(study):
     if options.masks is not None:
         found = data.with_masks(found, options.masks)
     if options.mask_tool is not None:
-        found = data.with_mask_tool(found, options.mask_tool, Path(options.cache) / "masks")
+        folder = Path(options.cache) / "masks"
+        found = data.with_mask_tool(found, options.mask_tool, folder, workers=options.workers)
     if options.source != "png" or options.assignments or "split" not in found.table:
         found = found.split(options.fractions, seed=study.seed, assignments=options.assignments)
     # else: the folders are a split already, and no subject is in two of them.
@@ -263,6 +266,24 @@ def template(study):
     return data.template_volumes(steps)
 
 
+def grid_affine(options):
+    """Voxel index to mm of volumes of a study that belong to no scan, such as drawn ones.
+
+    Args:
+        options: mapping, the options of a `hyperparameters.Data` as `study.json` holds them.
+
+    Returns:
+        `(4, 4)`. It leads to MNI space where the study's volumes lie on a grid around the template;
+        elsewhere the axes are those of the study, LPS, and the origin is in the middle.
+    """
+    block = options.get("block", 1)
+    if options.get("registration", "no") == "no":
+        shape = [size // block for size in options["shape"]]
+        return data.oriented_affine(shape, [options["spacing"]] * 3, "LPS")
+    shape, affine = template_grid(options["shape"], "LPS")
+    return data.BlockMean(block)(np.zeros(shape, "uint8"), affine)[1]
+
+
 def picture_steps(size):
     """The preprocessing of pictures of any size: scaled to fit, filled, brightest pixel 1."""
     return [
@@ -283,6 +304,82 @@ def arrays(study, scans):
         # Halves would round coordinates of 100 mm to 0.06 mm.
         dtype="float32" if layout == "bundles" else "float16",
         workers=study.data.workers,
+    )
+
+
+def registration_quality(study, scans, store):
+    """How well the registered scans lie on the template, scored once for each store.
+
+    Beside the store, in a folder of its name and "-registration", are `registration.csv` (a row per
+    scan, see `brainvq.evaluation.RegistrationQuality.table`), `registration.png` (template, mean
+    image and outliers) and `registration.json`, which is written last.
+
+    Args:
+        study: a `hyperparameters.Study` whose `data.registration` is not "no".
+        scans: its `Cohort`.
+        store: `ArrayStore` of its volumes.
+
+    Returns:
+        dict of table (`pandas.DataFrame`), sharpness (of the mean image, 0 to 1), outliers (list of
+        scan_id, the worst first), csv and picture (paths).
+    """
+    folder = store.path.with_name(store.path.name + "-registration")
+    csv, picture, about = (folder / f"registration.{kind}" for kind in ("csv", "png", "json"))
+    names = list(store.table["scan_id"])
+    whole = all(file.exists() for file in (csv, picture, about))
+    known = read_json(about) if whole else {}
+    # The key of the store stands for all scans; those that could be prepared may become more.
+    if known.get("scans") != names:
+        known = _score_registration(study, scans, store, csv, picture)
+        write_json(about, known | {"scans": names})
+    return {
+        # A name such as "01" must not become a number.
+        "table": pd.read_csv(csv, dtype={"scan_id": str}, keep_default_na=False),
+        "sharpness": known["sharpness"],
+        "outliers": known["outliers"],
+        "csv": csv,
+        "picture": picture,
+    }
+
+
+def _score_registration(study, scans, store, csv, picture):
+    """Writes the table and the picture; returns a dict of sharpness and outliers."""
+    # Here, because the figure needs matplotlib, which a program that only prepares does not.
+    from brainvq.evaluation import RegistrationQuality
+    from brainvq.reports.registration import registration_planes
+
+    where = template(study)
+    quality = RegistrationQuality(where.t1, [where.gm, where.wm, where.csf], where.mask)
+    for first in range(0, len(store), 32):
+        quality.update(store.read(slice(first, first + 32)))
+    table = quality.table(store.table["scan_id"])
+    write_csv(csv, table)
+    poor = table[table["outlier"]].sort_values("z", kind="stable")
+    registration_planes(
+        where.t1,
+        quality.mean,
+        where.mask,
+        where.affine,
+        picture,
+        count=len(table),
+        outliers={
+            row.scan_id: store.read([row.Index])[0, ..., 0] for row in poor.head(3).itertuples()
+        },
+        simulated=scans.simulated,
+    )
+    return {"sharpness": quality.sharpness, "outliers": list(poor["scan_id"])}
+
+
+def describe_registration(found, most=5):
+    """What `registration_quality` found, in lines of text; at most `most` outliers by name."""
+    table, outliers = found["table"], found["outliers"]
+    named = ", ".join(outliers[:most]) or "none"
+    more = f" and {len(outliers) - most} more" if len(outliers) > most else ""
+    return (
+        f"registration of {len(table)} scans: median fit {table['fit'].median():.3f} (lowest "
+        f"{table['fit'].min():.3f}), sharpness of the mean image {found['sharpness']:.3f}\n"
+        f"outliers: {named}{more}\n"
+        f"scores in {found['csv']}, mean image in {found['picture']}"
     )
 
 
@@ -467,6 +564,8 @@ def main(arguments):
     store = arrays(study, scans)
     print(scans.describe())
     print(f"{len(store)} {store.layout} of {store.sample_shape} in {store.path}")
+    if study.data.registration != "no":
+        print(describe_registration(registration_quality(study, scans, store)))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,25 @@ the same names, for TRACTS: .trk, .tck or .trx files or folders of them.
     python predict.py RUN decode CODES.npy          back to tractograms
     python predict.py RUN perturb TRACTS... [--epsilon 0.1 0.5 1.0]
                                                     what noise on the latents does, BUAN
+
+A run of study introvae3d makes one vector of a volume, without codes. Its verbs, of which decode
+and what comes before it write volumes in the space of the template, MNI, as NIfTI:
+
+    python predict.py RUN sample [-n 8] [--temperature 1.0]
+                                                    new volumes, their latents.npy, picture
+    python predict.py RUN traverse [SCAN] [--dimensions 3 17 ...] [--values -3 0 3]
+                                                    volumes while one number of the vector changes,
+                                                    of a scan or of zeros: 4D NIfTI, picture
+    python predict.py RUN interpolate SCAN SCAN [--steps 7] [--spherical]
+                                                    volumes on the way from one scan to another
+    python predict.py RUN decode VECTORS.npy        vectors to volumes
+    python predict.py RUN encode SCANS...           NAME.npy: the vector; latents.csv
+    python predict.py RUN reconstruct SCANS...      NIfTI on each scan's own grid, SSIM, picture
+    python predict.py RUN export                    a small folder of weights to hand on
 """
 
 import argparse
 import dataclasses
-import re
 import sys
 import time
 from pathlib import Path
@@ -47,6 +61,7 @@ import dataset
 import hyperparameters
 import modules
 import tracts
+import walks
 from brainvq import data, evaluation
 from brainvq.data.code_maps import label_maps, label_table
 from brainvq.data.prepared import AXCODES
@@ -54,6 +69,7 @@ from brainvq.errors import UserError
 from brainvq.evaluation import anomaly as anomaly_measures
 from brainvq.evaluation import ssim
 from brainvq.evaluation.anomaly import MEASURES, LesionScores
+from brainvq.evaluation.latents import TRAVERSAL_VALUES
 from brainvq.evaluation.similarity import foreground
 from brainvq.files import atomic_path, read_json, write_csv, write_json, write_text
 from brainvq.reports import figures
@@ -75,6 +91,7 @@ from brainvq.training.augment import Augment
 from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Anomaly, Classify, Sampling
+from scans import comes_from_simulation, readable, scan_paths, subject_of
 
 PLANES = tuple(AXCODES)
 # Verbs, each with what a run's samples may be.
@@ -85,6 +102,8 @@ VERBS = {
     "encode": ANY,
     "decode": ANY,
     "perturb": ("bundles",),
+    "traverse": ("volumes",),
+    "interpolate": ("volumes",),
     "map": IMAGES,
     "classify": ("slices",),
     "anomaly": ("slices",),
@@ -93,8 +112,9 @@ VERBS = {
 # Options that speak of one kind of samples only. Of volumes there is one way to prepare them.
 ONLY = dict.fromkeys(("plane", "matrix", "spacing", "level"), "slices")
 ONLY |= dict.fromkeys(("bundle", "points"), "bundles")
-# Samples that the network takes at a time, by default; of bundles groups of streamlines.
-AT_A_TIME = {"slices": 32, "volumes": 2, "bundles": 64}
+# Samples that the network takes at a time, by default; of bundles groups of streamlines, and
+# "vectors" are the coarse volumes of a study that makes one vector of each.
+AT_A_TIME = {"slices": 32, "volumes": 2, "vectors": 16, "bundles": 64}
 # Samples that a picture in three planes has room for, and columns of code maps.
 SHOWN_SAMPLES, SHOWN_MAPS = 6, 8
 # Scores that are laid over the scan in three planes.
@@ -115,7 +135,8 @@ def main(arguments):
     trained = load(options.run)
     check_samples(trained, options)
     if options.batch_size is None:
-        options.batch_size = AT_A_TIME[trained.layout]
+        kind = "vectors" if trained.has_vectors else trained.layout
+        options.batch_size = AT_A_TIME[kind]
     log = start_log()
     log.info("using %s (%s)", trained.path, describe(trained.about))
     actions = {
@@ -130,6 +151,8 @@ def main(arguments):
     }
     if trained.layout == "bundles":
         actions = tracts.VERBS
+    elif trained.has_vectors:
+        actions = walks.VERBS | {"export": export}
     actions[options.verb](trained, options, log)
 
 
@@ -156,14 +179,14 @@ def parse(arguments):
         "-n",
         "--samples",
         type=int,
-        help=f"how many (default: {defaults.samples} slices, volumes as in the study, or 1 of "
-        "each bundle)",
+        help=f"how many (default: {defaults.samples} slices, volumes as in the study, "
+        f"{walks.SAMPLES} from vectors, or 1 of each bundle)",
     )
     verb.add_argument(
         "--temperature",
         type=float,
-        default=defaults.temperature,
-        help="below 1: more typical, less varied; above 0 (default: %(default)s)",
+        help="below 1: more typical, less varied; above 0, of vectors from 0 (default: "
+        f"{defaults.temperature}, of vectors {walks.TEMPERATURE})",
     )
     verb.add_argument(
         "--top-k",
@@ -214,6 +237,36 @@ def parse(arguments):
     verb.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     add_points(verb)
 
+    verb = verbs.add_parser("traverse", help="volumes while one number of a vector changes")
+    verb.add_argument("scan", nargs="?", metavar="SCAN", help="start from it (default: zeros)")
+    verb.add_argument(
+        "--dimensions",
+        type=int,
+        nargs="+",
+        metavar="D",
+        help=f"numbers of the vector, from 0 (default: the {walks.TRAVERSED} that differ most "
+        "between classes or, where those are not known, most among training scans)",
+    )
+    verb.add_argument(
+        "--values",
+        type=float,
+        nargs="+",
+        metavar="VALUE",
+        default=TRAVERSAL_VALUES,
+        help="values that each takes (default: from -3 to 3)",
+    )
+
+    verb = verbs.add_parser("interpolate", help="volumes on the way from one scan to another")
+    verb.add_argument("files", nargs=2, metavar="SCAN")
+    verb.add_argument(
+        "--steps", type=int, default=7, help="volumes, both ends included (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--spherical",
+        action="store_true",
+        help="along a great circle rather than a straight line, whose middle is nearer to zeros",
+    )
+
     verb = verbs.add_parser("map", help="the code of every voxel of scans")
     verb.add_argument("files", nargs="+", metavar="SCAN")
     add_plane(verb)
@@ -228,7 +281,7 @@ def parse(arguments):
             "--batch-size",
             type=int,
             help="slices, volumes or groups of streamlines at a time (default: {slices}, "
-            "{volumes} or {bundles})".format(**AT_A_TIME),
+            "{volumes}, {vectors} for vectors, or {bundles})".format(**AT_A_TIME),
         )
     if words[0] in TUNED:
         kind = TUNED[words[0]]
@@ -291,6 +344,15 @@ def check_samples(trained, options):
             f"samples are {trained.layout}; expected a run of a study of "
             f"{' or '.join(VERBS[options.verb])}"
         )
+    if trained.has_vectors:
+        walks.check(trained, options)
+    elif options.verb in ("traverse", "interpolate"):
+        raise UserError(
+            f"{options.verb}: {trained.path} is of study {trained.about['study']['name']}, which "
+            "has no vector of a volume; expected a run of study introvae3d"
+        )
+    if options.verb == "sample" and options.temperature is None:
+        options.temperature = walks.TEMPERATURE if trained.has_vectors else Sampling().temperature
     for name, layout in ONLY.items():
         given = getattr(options, name, None)
         if given is not None and layout != trained.layout:
@@ -359,12 +421,6 @@ def sample(trained, options, log):
     log.info("%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out)
 
 
-def free_grid(trained):
-    """The affine of volumes that belong to no scan: axes of the study, the origin in the middle."""
-    spacing = trained.about["study"]["data"]["spacing"]
-    return data.oriented_affine(trained.volume_shape, [spacing] * 3, "LPS")
-
-
 def save_volumes(trained, folder, names, images):
     """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities."""
     units = (
@@ -373,9 +429,11 @@ def save_volumes(trained, folder, names, images):
         else "standard deviations of the scan above its background; what is darker is 0"
     )
     about = {"Description": "decoded from codes", "Units": units, "Run": trained.path.name}
+    affine = dataset.grid_affine(trained.about["study"]["data"])
     for name, image in zip(names, images, strict=True):
         image = image[..., 0] if trained.unit_range else data.above_background(image[..., 0])
-        data.save_nifti(folder / f"{name}.nii.gz", image, free_grid(trained))
+        file = folder / f"{name}.nii.gz"
+        data.save_nifti(file, image, affine, mni=trained.in_template_space)
         write_json(folder / f"{name}.json", about)
 
 
@@ -383,7 +441,7 @@ def picture_volumes(trained, volumes, path, title):
     """A picture of volumes that belong to no scan, in three planes through the middle."""
     three_planes(
         {name: data.above_background(image[..., 0]) for name, image in volumes.items()},
-        free_grid(trained),
+        dataset.grid_affine(trained.about["study"]["data"]),
         path,
         position=(0, 0, 0),
         title=title,
@@ -874,14 +932,6 @@ def anomaly(trained, options, log):
     log.info("maps, pictures, tables and report.html in %s", options.out)
 
 
-def comes_from_simulation(path):
-    """Whether a file lies in a folder that `dataset.py simulate` wrote."""
-    for folder in path.absolute().parents:
-        if (folder / "dataset_description.json").exists():
-            return data.is_simulated(folder)
-    return False
-
-
 def masks_by_scan(options):
     """The lesion mask of each scan that has one: dict of path to path."""
     if not options.tuned.masks:
@@ -1020,66 +1070,7 @@ def read_scan(trained, options, path, plane=None):
 
 def prepared_scans(trained, options, plane, log):
     """Yields (path, name, prepared scan) of each scan; bad ones are reported and counted."""
-    paths = scan_paths(options.files)
-    bad = 0
-    for path, name in paths.items():
-        try:
-            scan = read_scan(trained, options, path, plane)
-        except UserError as error:
-            if len(paths) == 1:
-                raise
-            bad += 1
-            log.warning("skipped: %s", error)
-            continue
-        yield path, name, scan
-    if bad == len(paths):
-        raise UserError(
-            f"{options.files[0]}: none of {len(paths)} scans could be read; expected NIfTI scans"
-        )
-    if bad:
-        log.warning("%d of %d scans were skipped", bad, len(paths))
-
-
-def scan_paths(names):
-    """The NIfTI files that `names` are or hold, each with the name that its results get.
-
-    Args:
-        names: paths of files, or of folders that are searched to any depth, their `derivatives`
-            left out.
-
-    Returns:
-        dict of `pathlib.Path` to str: the subject, as file names of BIDS, IXI and OASIS tell it;
-        the file's name without endings where there are several of a subject; and where two files
-        share that, the folder's name stands before it.
-    """
-    paths = []
-    for name in map(Path, names):
-        found = [name]
-        if name.is_dir():
-            found = sorted(
-                path
-                for path in name.rglob("*.nii*")
-                if "derivatives" not in path.relative_to(name).parts
-            )
-        if not found:
-            raise UserError(f"{name}: holds no .nii or .nii.gz; expected scans")
-        paths += found
-    subjects = [subject_of(path) for path in paths]
-    stems = [path.name.split(".")[0] for path in paths]
-
-    def name_of(path, subject, stem):
-        if subjects.count(subject) == 1:
-            return subject
-        return stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}_{stem}"
-
-    return dict(zip(paths, map(name_of, paths, subjects, stems), strict=True))
-
-
-def subject_of(path):
-    """The subject that a file's name speaks of; the whole name where it follows no pattern."""
-    stem = path.name.split(".")[0]
-    found = re.match(r"sub-[A-Za-z0-9]+|IXI\d+|OAS[12]_\d+", stem)
-    return found[0] if found else stem
+    return readable(options.files, lambda path: read_scan(trained, options, path, plane), log)
 
 
 def read_codes(path, model):

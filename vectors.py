@@ -428,7 +428,8 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
         at("interpolation"),
         values=np.linspace(0, 1, STEPS),
         dimensions=[f"{first}\nto {last}"],
-        label="",
+        row="{}",
+        column="share of the way",
         title="On the way from one unseen scan to another",
         simulated=simulated,
     )

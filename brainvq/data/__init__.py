@@ -28,6 +28,7 @@ _EXPORTS = {
     "download_file": "download",
     "fetch": "download",
     "extract": "archives",
+    "with_mask_tool": "masks",
     "with_masks": "masks",
     "BlockMean": "steps",
     "Canonical": "steps",

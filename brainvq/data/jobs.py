@@ -1,4 +1,4 @@
-"""Work on many scans at once, in processes, with a progress bar."""
+"""Work on many scans at once, in processes or threads, with a progress bar."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from brainvq.errors import UserError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run_jobs(function, jobs, *, workers=None, title, progress=True):
+def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=False):
     """Calls a function for each job, in processes if that pays, and yields what it returns.
 
     Close the generator (`contextlib.closing`) where the loop over it may end early.
@@ -28,6 +28,8 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True):
             that leaves less than eight jobs for each.
         title: what the progress bar says.
         progress: whether to draw it.
+        threads: whether to work in threads, for functions that wait for another program; the
+            default of `workers` is then one per processor core.
 
     Yields:
         Results, as they come: in any order.
@@ -35,13 +37,20 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True):
     Raises:
         UserError: a worker process was killed.
     """
-    if workers is None:
+    if workers is None and threads:
+        workers = joblib.cpu_count()
+    elif workers is None:
         # Starting a process costs a second or two: worth it for eight scans or more.
         workers = max(1, min(joblib.cpu_count(), len(jobs) // 8))
     workers = min(workers, len(jobs))
     bar = tqdm(total=len(jobs), desc=title, unit="scan", disable=not progress or not jobs)
     with bar, contextlib.ExitStack() as stack:
-        if workers > 1:
+        if workers > 1 and threads:
+            results = joblib.Parallel(workers, "threading", return_as="generator_unordered")(
+                joblib.delayed(function)(*job) for job in jobs
+            )
+            stack.callback(results.close)
+        elif workers > 1:
             # Processes rather than threads, which would share one interpreter's lock. They inherit
             # the environment; each gets one thread, or they would fight over the cores.
             stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
@@ -84,6 +93,14 @@ def disk_errors(folder, what):
                 f"{folder}: cannot write there ({error.strerror}); expected a folder to write to"
             ) from None
         raise
+
+
+def remove_stale(folder):
+    """Removes temporary files of processes killed long ago; younger ones may be in use."""
+    for file in folder.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > 3600:
+                file.unlink()
 
 
 def _in_worker(parent, function, job):

@@ -1,17 +1,30 @@
-"""Brain masks that another program made, found for every scan of a cohort."""
+"""Brain masks that another program makes: found beside every scan of a cohort, or made here."""
 
+import contextlib
 import dataclasses
 import glob
+import hashlib
+import json
+import os
+import shlex
+import shutil
 import string
+import subprocess
 from pathlib import Path
 
-from brainvq.data.scans import MASK, SIMULATED, scan_files
+from tqdm.auto import tqdm
+
+from brainvq.data.cohort import safe_id
+from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
+from brainvq.data.scans import MASK, SIMULATED, ScanError, load_scan, scan_files
 from brainvq.errors import UserError
+from brainvq.files import atomic_path
 
 # Masks of BIDS derivatives that lie on the scan's own grid or another one of the same world. Those
 # of another space have an entity "space" in their names.
 _BIDS = "{root}/derivatives/*/sub-{subject}{/ses}/anat/sub-{subject}{_ses}*_desc-brain_mask.nii*"
 _FIELDS = ("scan", "subject", "session", "root")
+_TOOL_FIELDS = {"input", "mask"}
 
 
 def with_masks(cohort, pattern):
@@ -52,12 +65,156 @@ def with_masks(cohort, pattern):
             f"masks {pattern!r}: none for any of {len(table)} scans, e.g. no "
             f"{paths[0][-1].removeprefix(MASK)}; expected one for each scan"
         )
-    table["paths"] = paths
-    missing = len(table) - found
-    note = f"brain masks {pattern}" + (f", missing for {missing} scans" if missing else "")
+    return _with_paths(cohort, paths, f"brain masks {pattern}", len(table) - found)
+
+
+def with_mask_tool(cohort, command, folder, workers=None, progress=True):
+    """The cohort with a brain mask for every scan that a command makes, such as a skull stripper.
+
+    The command runs once for a scan: a mask is kept under a name that depends on the scan's id, its
+    file (path, size and time of modification) and the command, so that a second call runs nothing,
+    and a call after a kill goes on with the scans that are missing.
+
+    Args:
+        cohort: `Cohort` of files, one for each scan.
+        command: program and arguments, as in a shell but without one, with `{input}` for the file
+            of the scan and `{mask}` for the NIfTI file that it is to write (0 outside the brain),
+            e.g. "mri_synthstrip -i {input} -m {mask}". A brace that is meant is doubled.
+        folder: where the masks are kept.
+        workers: commands at a time. Default: one per processor core.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        `Cohort` whose `paths` name the masks. Where the command fails, its last line is shown, and
+        the scan names the mask that is missing, so that it is reported and left out when it is
+        read; the next call tries it again.
+
+    Raises:
+        UserError: the command lacks a field or has another, its program is not there, a scan has
+            several files or is simulated, no mask could be made, or the folder cannot be written.
+    """
+    words = _command(command)
+    folder, table = Path(os.path.abspath(folder)), cohort.table.copy()
+    inputs = [_single_file(row) for row in table.to_dict("records")]
+    masks = [
+        folder / _mask_name(scan, file, words)
+        for scan, file in zip(table["scan_id"], inputs, strict=True)
+    ]
+    # A scan that is not there says so itself when it is read.
+    jobs = [
+        (scan, words, file, mask)
+        for scan, file, mask in zip(table["scan_id"], inputs, masks, strict=True)
+        if file.exists() and not mask.exists()
+    ]
+    message = "the scans are not there"
+    with disk_errors(folder, "the brain masks"):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        results = run_jobs(
+            _make_mask,
+            jobs,
+            workers=workers,
+            title="masking scans",
+            progress=progress,
+            threads=True,
+        )
+        with contextlib.closing(results):
+            for scan, problem in results:
+                if problem is not None:
+                    message = problem
+                    tqdm.write(f"no brain mask of {scan}: {problem}")
+    missing = sum(not mask.exists() for mask in masks)
+    if missing == len(masks):
+        raise UserError(
+            f"mask tool {words[0]}: made no mask for any of {len(masks)} scans, e.g. {message}; "
+            "expected one for each scan"
+        )
+    paths = [(*own, MASK + str(mask)) for own, mask in zip(table["paths"], masks, strict=True)]
+    return _with_paths(cohort, paths, f"brain masks by {Path(words[0]).name}", missing)
+
+
+def _with_paths(cohort, paths, note, missing):
+    """The cohort with other paths; `missing` of them have no mask."""
+    table = cohort.table.assign(paths=paths)
+    note += f", missing for {missing} scans" if missing else ""
     return dataclasses.replace(
         cohort, table=table, note="; ".join(text for text in (cohort.note, note) if text)
     )
+
+
+def _command(command):
+    """The words of a command, checked."""
+    try:
+        words = shlex.split(command)
+        fields = {
+            name
+            for word in words
+            for _, name, _, _ in string.Formatter().parse(word)
+            if name is not None
+        }
+    except ValueError as error:
+        raise UserError(
+            f"mask tool {command!r}: {error}; expected a command with {{input}} and {{mask}}"
+        ) from None
+    if fields != _TOOL_FIELDS:
+        found = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "no field"
+        raise UserError(
+            f"mask tool {command!r}: found {found}; expected {{input}}, the scan, and {{mask}}, "
+            "the file to write"
+        )
+    if shutil.which(words[0]) is None:
+        raise UserError(
+            f"mask tool {words[0]}: no such program; expected one on the search path, or its path"
+        )
+    return words
+
+
+def _single_file(row):
+    """The absolute path of a scan's only file; of a pair that of its first part."""
+    paths = row["paths"]
+    if paths[0].startswith(SIMULATED):
+        raise UserError(
+            f"mask tool: scan {row['scan_id']} is simulated and needs no mask; expected a cohort "
+            "of files"
+        )
+    if len(paths) != 1:
+        names = ", ".join(Path(path).name for path in paths[:3])
+        raise UserError(
+            f"mask tool: scan {row['scan_id']} has {len(paths)} files ({names}); expected one, "
+            "because the tool takes one (--data.masks takes masks that are there)"
+        )
+    return Path(os.path.abspath(scan_files(paths[0])[0]))
+
+
+def _mask_name(scan, file, words):
+    content = [scan, str(file), words]
+    with contextlib.suppress(OSError):
+        status = file.stat()
+        content += [status.st_size, status.st_mtime_ns]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    return f"{safe_id(scan)}-{digest}.nii.gz"
+
+
+def _make_mask(scan, words, file, mask):
+    """Runs the tool for a scan; returns (scan id, None or what went wrong)."""
+    try:
+        with atomic_path(mask) as temporary:
+            made = [word.format(input=file, mask=temporary) for word in words]
+            done = subprocess.run(made, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            said = f" ({lines[-1].strip()})" if lines else ""
+            if done.returncode:
+                raise ScanError(f"{words[0]} ended with status {done.returncode}{said}")
+            if not temporary.exists():
+                raise ScanError(f"{words[0]} wrote no file{said}")
+            load_scan(temporary)  # a mask that cannot be read is none
+    except ScanError as error:
+        return scan, str(error).replace(str(temporary), f"what {words[0]} wrote")
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        return scan, f"{words[0]}: {error.strerror}"
+    return scan, None
 
 
 def _check(pattern):

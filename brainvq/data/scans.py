@@ -125,7 +125,7 @@ def scan_files(paths):
     return tuple(files)
 
 
-def save_nifti(path, image, affine, like=None):
+def save_nifti(path, image, affine, like=None, mni=False):
     """Writes an image as NIfTI-1, atomically.
 
     Args:
@@ -135,6 +135,7 @@ def save_nifti(path, image, affine, like=None):
         affine: (4, 4), voxel indices → mm.
         like: file whose header fields (units, description, codes of the coordinate system) are
             kept where it is NIfTI; None for a fresh header in scanner coordinates.
+        mni: whether `affine` leads to MNI space, which a fresh header then says. Default False.
 
     Returns:
         `pathlib.Path` of the file.
@@ -153,7 +154,8 @@ def save_nifti(path, image, affine, like=None):
     elif image.dtype.itemsize > 4:
         image = image.astype(np.int32)
     affine = np.asarray(affine, np.float64)
-    header, codes, same_grid = None, (1, 1), False
+    header, same_grid = None, False
+    codes = (4, 4) if mni else (1, 1)
     if like is not None:
         with LoggingOutputSuppressor():
             source = nib.load(_split_axcodes(str(like))[0]).header

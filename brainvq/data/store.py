@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 import traceback
 import zlib
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from brainvq.data.jobs import DISK_FULL, disk_errors, run_jobs
+from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
 from brainvq.data.scans import load_scan, scan_files
 from brainvq.data.steps import apply_steps, steps_from_config, steps_to_config
 from brainvq.data.streamlines import GroupStreamlines
@@ -288,7 +287,7 @@ def prepare(
     folder = Path(cache) / key
     with disk_errors(folder, "the array store"):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        remove_stale(folder)
         tasks = [
             (folder, row.scan_id, tuple(row.paths))
             for row in table.itertuples()
@@ -507,14 +506,6 @@ def _check_shapes(shards):
                 f"the steps give samples of {shapes[0]} for {first['file'][:-4]} but of "
                 f"{shapes[1]} for {shard['file'][:-4]}; expected one shape (add CropOrPad)"
             )
-
-
-def _remove_stale(folder):
-    """Removes temporary files of processes killed long ago; younger ones may be in use."""
-    for file in folder.glob(".*"):
-        with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime > 3600:
-                file.unlink()
 
 
 def _write_if_changed(file, index):

@@ -425,13 +425,29 @@ class IntroVAE(keras.Model):
         Raises:
             ValueError: if `n` or `temperature` is out of its range.
         """
+        return self.decode(self.draw(n, seed, temperature), batch_size)
+
+    def draw(self, n, seed=None, temperature=1.0):
+        """Draws from N(0, `temperature`² I), those that `sample` decodes.
+
+        Args:
+            n: int ≥ 1, number of vectors.
+            seed: int, or None for another draw at each call.
+            temperature: float ≥ 0, standard deviation of the draws.
+
+        Returns:
+            Float32 NumPy array `(n, latent_size)`.
+
+        Raises:
+            ValueError: if `n` or `temperature` is out of its range.
+        """
         if n < 1 or temperature < 0:
             raise ValueError(
                 "`n` must be at least 1 and `temperature` at least 0. "
                 f"Received: n={n}, temperature={temperature}"
             )
         z = np.random.default_rng(seed).standard_normal((n, self.latent_size), dtype="float32")
-        return self.decode(np.float32(temperature) * z, batch_size)
+        return np.float32(temperature) * z
 
     def save_own_variables(self, store):
         """Saves what Keras leaves out, the state of the random generator."""

@@ -144,8 +144,9 @@ def traversal_grid(
     *,
     values,
     dimensions,
+    row="dimension {}",
+    column="value of the dimension",
     position=None,
-    label="dimension ",
     title="Latents changed one at a time",
     simulated=False,
     intensity=None,
@@ -160,12 +161,12 @@ def traversal_grid(
         volumes: `(k, s, x, y, z[, 1])`, decoded from `evaluation.traverse`: k dimensions, s values.
         affine: `(4, 4)`, voxel index → mm in RAS+ world coordinates.
         path: the PNG to write; None returns the Figure.
-        values: the s values.
-        dimensions: k names or numbers, written at the left behind `label`.
+        values: the s values, numbers or, written as they are, words.
+        dimensions: k names or numbers, written at the left.
+        row: how they are written; `{}` stands for the name or number.
+        column: what `values` are, written below.
         position: (x, y, z) in mm of the point that all slices go through. Default:
             `planes.centre_of_mass` of the middle volume of the first dimension.
-        label: what `dimensions` are, before each of them; "" leaves their names alone. The columns
-            are then no values of a dimension but places on a way from 0 to 1.
         title: figure title.
         simulated: True when the model learned from simulated brains.
         intensity: (black, white). Default: 0 (or the minimum, if that is below) to the 99.9th
@@ -219,10 +220,10 @@ def traversal_grid(
                 ax = figure.add_subplot(grid[4 * i + k, j])
                 _picture(ax, cuts[j][plane], plane, scale, (sizes[plane][0], width))
                 if i == k == 0:
-                    ax.set_title(f"{values[j]:+.3g}".replace("-", "−").replace("+0", "0"))
+                    ax.set_title(values[j] if isinstance(values[j], str) else _signed(values[j]))
                 if j == 0:
-                    words = f"{label}{name}\n" if k == 1 else "\n"
-                    ax.set_ylabel(words + plane, fontsize=9)
+                    label = row.format(name) + "\n" if k == 1 else "\n"
+                    ax.set_ylabel(label + plane, fontsize=9)
             ax = figure.add_subplot(grid[4 * i + k, steps + 1])
             frame = (sizes[plane][0], width)
             _picture(ax, changed[plane], plane, (-most, most), frame, cmap=_SIGNED)
@@ -231,8 +232,7 @@ def traversal_grid(
     bars = [figure.add_subplot(grid[: 4 * count - 1, steps + 2 + b]) for b in range(2)]
     _bar(figure, bars[0], scale, flat, "intensity", "gray")
     _bar(figure, bars[1], (-most, most), change, "difference", _SIGNED)
-    columns = "value of the dimension" if label else "share of the way"
-    _words(figure, title, simulated, [f"columns: {columns}; {_where(cut)}"])
+    _words(figure, title, simulated, [f"columns: {column}; {_where(cut)}"])
     return _finish(figure, path)
 
 
@@ -471,6 +471,10 @@ def _picture(ax, plane, name, scale, size, cmap="gray"):
     picture = np.pad(picture, list(zip(before, after, strict=True)), constant_values=black)
     _show(ax, picture, plane.spacing, scale, cmap=cmap)
     _mark(ax, name)
+
+
+def _signed(value):
+    return f"{value:+.3g}".replace("-", "−").replace("+0", "0")
 
 
 def _where(cut):

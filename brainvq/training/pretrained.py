@@ -23,7 +23,7 @@ class Trained:
 
     Attributes:
         model: the `Autoencoder`: `reconstruct`; where `decodes_codes`, also `encode` to codes and
-            `decode` from them.
+            `decode` from them. Where `has_vectors`, an `IntroVAE`, with vectors for codes.
         prior: the `PixelCNN` over its codes, or None.
         steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
         about: dict, the content of `study.json`.
@@ -49,7 +49,12 @@ class Trained:
 
         It then has no codes: `encode` gives vectors `(n, latent_size)`, and `decode` takes them.
         """
-        return self.about.get("study", {}).get("model", {}).get("network") == "intro"
+        return has_vectors(self.about)
+
+    @property
+    def in_template_space(self):
+        """Whether the volumes of a study lie on a grid around the ICBM152 template."""
+        return self.about.get("study", {}).get("data", {}).get("registration", "no") != "no"
 
     @property
     def group_shape(self):
@@ -88,6 +93,9 @@ class Trained:
     def sample(self, n, level=None, bundle=None, batch_size=32, **options):
         """Draws `n` new images, or groups of streamlines.
 
+        Where a volume becomes a vector (`has_vectors`), the vectors are drawn from N(0, I):
+        `brainvq.load(run).sample(4, temperature=1.0, seed=0)` returns volumes and vectors.
+
         Args:
             n: int, how many.
             level: for a prior that knows levels, how high in the brain the slices lie: a number
@@ -96,17 +104,21 @@ class Trained:
             bundle: for a study of bundles, which one: a name of `bundles`, or `n` of them; by
                 default each in turn.
             batch_size: int, images decoded at a time.
-            **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed.
+            **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed. Of vectors:
+                temperature, the standard deviation of the draws, 1.0 by default; and seed.
 
         Returns:
             (images, codes): float32 `(n, *image_shape)`, in [0, 1] where the study's images are
             (`unit_range`), and int32 `(n, *grid)`. Bundles are `(n, streamlines, points, 3)` in
-            units of the run's scale.
+            units of the run's scale. In the place of codes vectors are float32
+            `(n, latent_size)`.
 
         Raises:
-            UserError: there is no prior, the model does not decode codes, or `level` or `bundle`
-                is out of range or not known to the prior.
+            UserError: there is no prior, the model does not decode codes, `level` or `bundle` is
+                out of range or not known to the prior, or an option is none for vectors.
         """
+        if self.has_vectors:
+            return self._sample_vectors(n, batch_size, level=level, bundle=bundle, **options)
         if self.prior is None:
             raise UserError(
                 f"{self.path}: has no prior.keras; expected a run whose prior is trained"
@@ -126,6 +138,17 @@ class Trained:
             codes = codes.reshape(n, *self.model.code_shape(self.group_shape))
         images = self.model.decode(codes, batch_size=batch_size)
         return np.clip(images, 0.0, 1.0, out=images) if self.unit_range else images, codes
+
+    def _sample_vectors(self, n, batch_size, temperature=1.0, seed=None, **others):
+        for name, found in others.items():
+            if found is not None:
+                raise UserError(
+                    f"{name}: found {found}; expected temperature and seed alone, because the "
+                    f"volumes of {self.path} are drawn as vectors"
+                )
+        vectors = self.model.draw(n, seed, temperature)
+        images = self.model.decode(vectors, batch_size=batch_size)
+        return np.clip(images, 0.0, 1.0, out=images) if self.unit_range else images, vectors
 
     def require_decoding(self):
         """Raises `UserError` where `decodes_codes` does not hold."""
@@ -193,7 +216,8 @@ def load(name):
     run = RunFolder.open(folder)
     about = run.study
     if run.has("model.zip"):
-        model, prior = unpack(run.file("model.zip")), unpack(run.file("prior.zip"))
+        model = unpack(run.file("model.zip"))
+        prior = None if has_vectors(about) else unpack(run.file("prior.zip"))
     else:
         model = load_model(
             run.require("model.keras", "the run has not trained its autoencoder yet")
@@ -212,8 +236,8 @@ def export(trained, folder):
         folder: the folder to write.
 
     Raises:
-        UserError: there is no prior, the study is one of bundles, whose scale this form does not
-            hold, or `folder` holds something already.
+        UserError: there is no prior where codes need one, the study is one of bundles, whose scale
+            this form does not hold, or `folder` holds something already.
     """
     folder = Path(folder)
     if trained.layout == "bundles":
@@ -223,7 +247,7 @@ def export(trained, folder):
         )
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; expected a new folder")
-    if trained.prior is None:
+    if trained.prior is None and not trained.has_vectors:
         raise UserError(
             f"{trained.path}: has no prior.keras; expected a run whose prior is trained"
         )
@@ -249,7 +273,13 @@ def export(trained, folder):
             text = (trained.path / name).read_text(encoding="utf-8")
             write_text(folder / name, without_places(text))
     pack(trained.model, folder / "model.zip")
-    pack(trained.prior, folder / "prior.zip")
+    if trained.prior is not None:
+        pack(trained.prior, folder / "prior.zip")
+
+
+def has_vectors(about):
+    """`Trained.has_vectors`, of the content of a `study.json`."""
+    return about.get("study", {}).get("model", {}).get("network") == "intro"
 
 
 def shipped():

@@ -1,11 +1,23 @@
-"""Brain masks beside scans: found by pattern, applied when a scan is read, in a store's key."""
+"""Brain masks: found by pattern or made by a tool, applied to scans, in a store's key."""
 
+import dataclasses
 import json
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from brainvq.data import Cohort, load_scan, prepare, read_bids, scan_files, with_masks
+from brainvq.data import (
+    Cohort,
+    load_scan,
+    prepare,
+    read_bids,
+    scan_files,
+    with_mask_tool,
+    with_masks,
+)
 from brainvq.data.scans import ScanError
 from brainvq.data.simulation import simulated_cohort
 from brainvq.data.steps import ScaleIntensity
@@ -160,3 +172,147 @@ def test_masks_that_are_none(make, tmp_path):
         load_scan((str(scan), f"mask={far}"))
     with pytest.raises(ScanError, match="scan without a path"):
         load_scan((f"mask={far}",))
+
+
+# Counts its calls, writes the left half of the scan as its mask; some files it does not like.
+TOOL = """
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+image, mask = sys.argv[1:]
+with open(Path(__file__).with_name("calls.txt"), "a") as calls:
+    calls.write(Path(image).name + "\\n")
+if "sub-02" in image:
+    print("loading", file=sys.stderr)
+    sys.exit("no brain in this one")
+if "sub-04" in image:
+    sys.exit(0)
+loaded = nib.load(image)
+half = np.zeros(loaded.shape, np.uint8)
+half[: len(half) // 2] = "sub-05" not in image
+nib.save(nib.Nifti1Image(half, loaded.affine), mask)
+"""
+
+
+class Tool:
+    def __init__(self, folder):
+        folder.mkdir()
+        self.script, self.calls_file = folder / "tool.py", folder / "calls.txt"
+        self.script.write_text(TOOL)
+        self.command = f"{sys.executable} '{self.script}' {{input}} {{mask}}"
+
+    def calls(self):
+        found = sorted(self.calls_file.read_text().split()) if self.calls_file.exists() else []
+        self.calls_file.unlink(missing_ok=True)
+        return found
+
+
+@pytest.fixture
+def tool(tmp_path):
+    return Tool(tmp_path / "a tool")
+
+
+def masked_by(cohort, tool, tmp_path, **options):
+    return with_mask_tool(cohort, tool.command, tmp_path / "masks", progress=False, **options)
+
+
+def only(cohort, *subjects):
+    table = cohort.table[cohort.table["subject"].isin(subjects)].reset_index(drop=True)
+    return dataclasses.replace(cohort, table=table)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tool_makes_masks_once(make, tool, tmp_path, workers):
+    cohort = only(read_bids(make.bids(tmp_path / "bids [1]", subjects=3)), "01", "03")
+    masked = masked_by(cohort, tool, tmp_path, workers=workers)
+    assert masked.note.endswith("brain masks by " + Path(sys.executable).name)
+    for before, after in zip(cohort.table["paths"], masked.table["paths"], strict=True):
+        whole, _ = load_scan(before)
+        image, _ = load_scan(after)
+        half = whole.shape[0] // 2
+        np.testing.assert_array_equal(image[:half], whole[:half])
+        assert (image[half:] == 0).all()
+    assert tool.calls() == ["sub-01_T1w.nii.gz", "sub-03_T1w.nii.gz"]
+    again = masked_by(cohort, tool, tmp_path)
+    assert again.table["paths"].tolist() == masked.table["paths"].tolist()
+    assert tool.calls() == []
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == sorted(
+        Path(paths[1]).name for paths in masked.table["paths"]
+    )
+
+
+def test_a_tool_runs_for_what_is_new(make, tool, tmp_path):
+    cohort = only(read_bids(make.bids(tmp_path / "bids", subjects=3)), "01", "03")
+    masked = masked_by(cohort, tool, tmp_path)
+    tool.calls()
+    # As after a kill: one mask is missing.
+    Path(masked.table["paths"][0][1].removeprefix("mask=")).unlink()
+    masked_by(cohort, tool, tmp_path)
+    assert tool.calls() == ["sub-01_T1w.nii.gz"]
+    os.utime(cohort.table["paths"][1][0], (1, 1))
+    changed = masked_by(cohort, tool, tmp_path)
+    assert tool.calls() == ["sub-03_T1w.nii.gz"]
+    assert changed.table["paths"][1] != masked.table["paths"][1]
+    tool.command += " "  # the same words
+    masked_by(cohort, tool, tmp_path)
+    assert tool.calls() == []
+    tool.command = tool.command.replace(" '", " -B '")
+    masked_by(cohort, tool, tmp_path)
+    assert len(tool.calls()) == 2
+
+
+def test_scans_without_a_mask_of_the_tool_are_left_out(make, tool, tmp_path, capsys):
+    cohort = read_bids(make.bids(tmp_path / "bids", subjects=5))
+    masked = masked_by(cohort, tool, tmp_path)
+    assert "missing for 3 scans" in masked.note
+    said = capsys.readouterr().out
+    name = sys.executable
+    assert f"no brain mask of sub-02_T1w: {name} ended with status 1 (no brain in this one)" in said
+    assert f"no brain mask of sub-04_T1w: {name} wrote no file\n" in said
+    assert f"no brain mask of sub-05_T1w: what {name} wrote: every voxel is 0" in said
+    store = prepare(
+        masked, [ScaleIntensity()], tmp_path / "cache", layout="volumes", workers=1, progress=False
+    )
+    assert list(store.failures["scan_id"]) == ["sub-02_T1w", "sub-04_T1w", "sub-05_T1w"]
+    assert store.failures["message"].str.contains("nii.gz: no such file").all()
+    tool.calls()
+    masked_by(cohort, tool, tmp_path)  # tried again
+    assert len(tool.calls()) == 3
+    with pytest.raises(
+        UserError, match=r"made no mask for any of 1 scans, e.g. .*no brain in this"
+    ):
+        masked_by(only(cohort, "02"), tool, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("strip-no-such -i {input} -m {mask}", "strip-no-such: no such program; expected one on"),
+        ("strip {input}", r"found \{input\}; expected \{input\}, the scan, and \{mask\}"),
+        ("strip {input} {mask} {scan}", r"found \{input\}, \{mask\}, \{scan\}; expected"),
+        ("strip {} {mask}", r"found \{\}, \{mask\}; expected"),
+        ("", "found no field; expected"),
+        ("strip '{input} {mask}", "No closing quotation; expected a command"),
+        ("strip {input {mask}", "expected a command with {input} and {mask}"),
+    ],
+)
+def test_wrong_commands(root, tmp_path, command, message):
+    with pytest.raises(UserError, match=message) as caught:
+        with_mask_tool(read_bids(root), command, tmp_path / "masks")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_scans_that_a_tool_cannot_take(root, tool, tmp_path):
+    with pytest.raises(UserError, match="is simulated and needs no mask"):
+        masked_by(simulated_cohort(1), tool, tmp_path)
+    cohort = read_bids(root)
+    cohort.table["paths"] = [(*paths, *paths) for paths in cohort.table["paths"]]
+    with pytest.raises(UserError, match=r"sub-01_T1w has 2 files \(sub-01_T1w.nii.gz, .*expected"):
+        masked_by(cohort, tool, tmp_path)
+    (tmp_path / "masks").write_text("a file")
+    with pytest.raises(UserError, match="masks: cannot write there"):
+        masked_by(read_bids(root), tool, tmp_path)

@@ -1,0 +1,168 @@
+"""`dataset.py prepare` of registered volumes: brains and a head in a BIDS folder, masks, scores."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from nibabel.affines import from_matvec
+from scipy import ndimage
+
+import dataset
+import hyperparameters
+from brainvq import data
+from brainvq.data.scans import save_nifti
+from brainvq.errors import UserError
+from tests.scripts.conftest import run
+
+WORDS = ("introvae3d", "--variant", "ivae-256", "--data.source", "bids")
+MNI = ("--data.registration", "mni")
+
+
+def padded(file):
+    """Puts air around the brain in a file; returns where it is and the affine."""
+    image, affine = data.load_scan(file)
+    image, affine = np.pad(image, 6), affine @ from_matvec(np.eye(3), [-6, -6, -6])
+    save_nifti(file, image, affine)
+    return image > 0, affine
+
+
+def put_a_skull(file):
+    """Fluid, dark bone and bright skin around the brain in a file, and noise in the air."""
+    image, affine = data.load_scan(file)
+    brain = image > 0
+    distance = ndimage.distance_transform_edt(~ndimage.binary_closing(brain, iterations=2)) * 4
+    white = np.percentile(image[brain], 75)
+    image[~brain & (distance <= 5)] = 0.25 * white
+    image[(distance > 10) & (distance <= 18)] = 1.3 * white
+    noise = np.random.default_rng(0).standard_normal((2, *brain.shape)) * 0.02 * white
+    save_nifti(file, np.where(brain, image, np.hypot(image + noise[0], noise[1])), affine)
+
+
+def bids(folder, space):
+    """A simulated cohort of three people as a BIDS folder; returns it and its images."""
+    scans = data.open_cohort(
+        "simulated", n_subjects=3, spacing=4.0, modality="FLAIR", space=space, seed=5
+    )
+    data.write_simulated_bids(scans, folder, workers=1, progress=False)
+    return folder, sorted(folder.glob("sub-*/anat/*_FLAIR.nii.gz"))
+
+
+def prepared(root, *words):
+    """The volumes that the scans of a folder become."""
+    words = [*WORDS, "--data.root", str(root), "--data.workers", "1", *map(str, words)]
+    study = hyperparameters.parse(words, "dataset.py", "")
+    return dataset.arrays(study, dataset.cohort(study)).read(slice(None))
+
+
+def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, capsys):
+    root, images = bids(tmp_path / "data", "scanner")
+    brain, affine = padded(images[1])
+    put_a_skull(images[1])
+    words = ("--data.root", root, "--data.workers", 1)
+    output, _ = run(tmp_path, "dataset.py", "prepare", *WORDS, *words)
+    (store,) = (data.ArrayStore.open(f.parent) for f in tmp_path.glob("cache/*/index.json"))
+    volumes = store.read(slice(None))
+    assert volumes.shape == (3, 40, 48, 40, 1)
+    assert volumes.min() == 0
+    assert volumes.max() == 1
+    # The skull is off, and what is left is the brain.
+    place = store.scans["affine"][1]
+    kept = data.to_original_grid(volumes[1, ..., 0], place, brain.shape, affine) > 0.1
+    assert 2 * np.sum(kept & brain) / (kept.sum() + brain.sum()) > 0.9
+
+    folder = store.path.with_name(store.path.name + "-registration")
+    table = pd.read_csv(folder / "registration.csv")
+    assert list(table["scan_id"]) == list(store.scans["scan_id"])
+    assert table["fit"].min() > 0.8
+    assert not table["outlier"].any()
+    assert f"registration of 3 scans: median fit {table['fit'].median():.3f}" in output
+    assert "outliers: none\n" in output
+    assert f"scores in {folder.relative_to(tmp_path)}/registration.csv" in output
+
+    files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert sorted(file.suffix for file in files) == [".csv", ".json", ".png"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data.ArrayStore, "read", None)  # nothing is read, or made, again
+    dataset.main(["prepare", *WORDS, *map(str, words)])
+    assert capsys.readouterr().out == output
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
+
+
+def test_masks_take_the_skull_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, images = bids(tmp_path / "data", "mni")
+    brains = [padded(image) for image in images]
+    expected = prepared(root, *MNI)
+    for image, (brain, affine) in zip(images, brains, strict=True):
+        put_a_skull(image)
+        folder = root / "derivatives" / "tool" / image.parent.relative_to(root)
+        save_nifti(folder / image.name.replace("_FLAIR", "_desc-brain_mask"), brain, affine)
+    masked = prepared(root, *MNI, "--data.masks", "bids")
+    np.testing.assert_array_equal(masked, expected)
+
+    script = tmp_path / "tool.py"
+    script.write_text(
+        "import shutil, sys\n"
+        "from pathlib import Path\n"
+        "with open('calls.txt', 'a') as calls: calls.write('x')\n"
+        "scan, mask = map(Path, sys.argv[1:])\n"
+        "name = scan.name.replace('_FLAIR', '_desc-brain_mask')\n"
+        "shutil.copy(next(Path('data/derivatives/tool').glob('*/*/' + name)), mask)\n"
+    )
+    command = f"{sys.executable} {script} {{input}} {{mask}}"
+    masked = prepared(root, *MNI, "--data.mask-tool", command)
+    np.testing.assert_array_equal(masked, expected)
+    assert (tmp_path / "calls.txt").read_text() == "xxx"
+    assert len(list(tmp_path.glob("cache/masks/*.nii.gz"))) == 3
+    with pytest.raises(UserError, match="no-such-tool: no such program"):
+        prepared(root, *MNI, "--data.mask-tool", "no-such-tool {input} {mask}")
+
+
+class Store:
+    """As much of an `ArrayStore` as the scores need: some volumes."""
+
+    def __init__(self, path, volumes):
+        self.path, self.volumes, self.reads = path, volumes[..., None], 0
+        self.table = pd.DataFrame({"scan_id": [f"{i:02d}" for i in range(len(volumes))]})
+
+    def __len__(self):
+        return len(self.volumes)
+
+    def read(self, rows):
+        self.reads += 1
+        return self.volumes[rows]
+
+
+def test_outliers_are_found_and_added_scans_are_scored(tmp_path):
+    study = hyperparameters.parse([*WORDS, "--data.root", str(tmp_path)], "dataset.py", "")
+    scans = data.open_cohort("simulated", n_subjects=1)
+    rng = np.random.default_rng(0)
+    volumes = dataset.template(study).t1 + 0.1 * rng.random((7, 40, 48, 40))
+    volumes[2] = np.roll(volumes[2], 4, axis=1)
+    volumes[4] = volumes[4, :, ::-1]
+    first = Store(tmp_path / "key", volumes[:6])
+    found = dataset.registration_quality(study, scans, first)
+    assert found["csv"] == tmp_path / "key-registration" / "registration.csv"
+    assert sorted(found["outliers"]) == ["02", "04"]
+    assert found["table"]["z"][int(found["outliers"][0])] == found["table"]["z"].min()
+    assert found["table"]["scan_id"].tolist() == list(first.table["scan_id"])
+    assert found["table"]["outlier"].tolist() == [False, False, True, False, True, False]
+    assert 0.3 < found["sharpness"] < 1
+    again = Store(tmp_path / "key", volumes[:6])
+    kept = dataset.registration_quality(study, scans, again)
+    assert again.reads == 0
+    pd.testing.assert_frame_equal(kept.pop("table"), found.pop("table"))
+    assert kept == found
+    # A scan that could not be read the first time.
+    more = dataset.registration_quality(study, scans, Store(tmp_path / "key", volumes))
+    assert len(more["table"]) == 7
+
+
+def test_the_first_outliers_are_named():
+    table = pd.DataFrame({"fit": [0.9, 0.85, 0.95]})
+    found = {"table": table, "sharpness": 0.5, "csv": "a.csv", "picture": "a.png"}
+    text = dataset.describe_registration(found | {"outliers": list("abcdefg")})
+    assert "registration of 3 scans: median fit 0.900 (lowest 0.850), sharpness" in text
+    assert "\noutliers: a, b, c, d, e and 2 more\n" in text
+    assert "outliers: a, b\n" in dataset.describe_registration(found | {"outliers": ["a", "b"]})
