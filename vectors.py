@@ -4,6 +4,8 @@ what latents tell of the class, age and scanner, and whether a scanner could pas
     python similarity.py runs/introvae3d-*          all of it, a row and a picture for each run
 """
 
+import shutil
+
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -116,7 +118,18 @@ def measure(run, study, scans, training, store, rows, model, similarity_of):
         "latents": latent_measures(run, study, about, store, rows, model, baseline),
     }
     audit = audited(run, about, rows, study)
-    return found | ({"audit": audit} if audit else {})
+    if audit:
+        found["audit"] = audit
+    if study.data.registration != "no":
+        quality = dataset.registration_quality(study, scans, store)
+        found["registration"] = {
+            "scans": len(quality["table"]),
+            "fit": float(quality["table"]["fit"].median()),
+            "smallest": float(quality["table"]["fit"].min()),
+            "outliers": list(quality["outliers"]),
+            "sharpness": float(quality["sharpness"]),
+        }
+    return found
 
 
 def scan_table(scans, store):
@@ -433,6 +446,11 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
         title="On the way from one unseen scan to another",
         simulated=simulated,
     )
+    if "registration" in metrics:
+        quality = dataset.registration_quality(study, scans, store)
+        with atomic_path(at("registration")) as temporary:
+            shutil.copyfile(quality["picture"], temporary)
+        drawn["registration"] = at("registration")
     drawn["generation"] = generation_figure({"this model": metrics}, at("generation"), simulated)
     return drawn | latent_figures(run, study, about, store, rows, model, metrics, at, simulated)
 
