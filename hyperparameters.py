@@ -1157,6 +1157,16 @@ def check(study):
         )
     if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
         raise UserError(f"--sampling.top-p: found {sampling.top_p}; expected above 0, at most 1")
+    if study.data.shape is None and (study.data.registration != "no" or study.data.block != 1):
+        raise UserError(
+            f"--data.registration, --data.block: found {study.data.registration} and "
+            f"{study.data.block}; expected no and 1, because this study is not made of volumes"
+        )
+    if study.model.network == "intro" and layout(study.data) != "volumes":
+        raise UserError(
+            "--model.network: found intro; expected another, because this study is not made of "
+            "volumes"
+        )
     if study.model.network == "residual" and len(study.model.blocks) != len(study.model.filters):
         raise UserError(
             f"--model.blocks: found {len(study.model.blocks)} numbers; expected as many as "

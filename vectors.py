@@ -230,8 +230,12 @@ def latent_measures(run, study, about, store, rows, model, baseline):
             )
             found["explained_by_metadata"] = explained
     try:
+        unseen = pd.concat([parts["validation"], parts["test"]])
         regression = evaluation.predict_age(
-            z["test"], parts["test"]["age"], parts["test"]["subject"], seed=study.seed
+            np.concatenate([z["validation"], z["test"]]),
+            unseen["age"],
+            unseen["subject"],
+            seed=study.seed,
         )
     except UserError:
         return found  # ages that are not known, or too few

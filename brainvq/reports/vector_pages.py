@@ -375,7 +375,7 @@ def _age(metrics, figures):
     ]
     return Section(
         "Age",
-        "Ridge regression on the latents of test scans, cross-validated by subject.",
+        "Ridge regression on the latents of validation and test scans, cross-validated by subject.",
         tables=[("Age of unseen subjects", pd.DataFrame(rows))],
         figures=pictures(figures, age="Predicted against true age."),
     )
