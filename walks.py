@@ -125,7 +125,7 @@ def traverse(trained, options, log):
         options.out / f"{stem}traversal.png",
         values=[values[step] for step in steps],
         dimensions=dimensions[shown],
-        title=f"Around {whose}: dimensions changed one at a time{few}; {why}",
+        title=f"Around {whose}: dimensions changed one at a time{few}",
         simulated=trained.simulated,
     )
     log.info(
