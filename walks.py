@@ -102,7 +102,7 @@ def traverse(trained, options, log):
     if len(set(dimensions)) < len(dimensions):
         found = " ".join(map(str, dimensions))
         raise UserError(f"--dimensions: found {found}; expected each number once")
-    base, whose, stem = np.zeros(size), "the middle of the prior", ""
+    base, whose, stem = np.zeros(size), "zeros", ""
     if options.scan is not None:
         ((path, name),) = single(options.scan).items()
         ((_, _, scan),) = prepared(trained, [str(path)], log)
@@ -125,7 +125,7 @@ def traverse(trained, options, log):
         options.out / f"{stem}traversal.png",
         values=[values[step] for step in steps],
         dimensions=dimensions[shown],
-        title=f"Around {whose}: dimensions changed one at a time{few}; {why}",
+        title=f"Around {whose}, one dimension at a time{few}",
         simulated=trained.simulated,
     )
     log.info(
