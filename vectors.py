@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 import dataset
+import hyperparameters
 from brainvq import data, evaluation
 from brainvq.errors import UserError
 from brainvq.evaluation.latents import TRAVERSAL_VALUES
@@ -156,9 +157,10 @@ def generated(run, study, training, store, rows, model, baseline):
     samples = model.sample(options.samples, seed=study.seed, temperature=options.temperature)
     with atomic_path(run.file("samples", "samples.npy")) as temporary:
         np.save(temporary, samples.astype("float16"))
-    affine = grid_affine(store)
+    affine = grid_affine(study)
     for number, sample in enumerate(samples[:SHOWN], 1):
-        data.save_nifti(run.file("samples", f"sample-{number:02d}.nii.gz"), sample[..., 0], affine)
+        file = run.file("samples", f"sample-{number:02d}.nii.gz")
+        data.save_nifti(file, sample[..., 0], affine, mni=study.data.registration != "no")
     picked = dataset.spread(rows["test"], COMPARED)
     real, subjects = store.read(picked), store.table["subject"].to_numpy()[picked]
     near_real = evaluation.nearest_training(real, training)
@@ -357,10 +359,9 @@ def people(about, labels):
     return pd.DataFrame(rows)
 
 
-def grid_affine(store):
-    """Voxel index to mm of what belongs to no scan: the axes of the study, 0 in the middle."""
-    spacing = np.linalg.norm(store.scans["affine"].iloc[0][:3, :3], axis=0)
-    return data.oriented_affine(store.sample_shape[:-1], spacing, "LPS")
+def grid_affine(study):
+    """Voxel index to mm of volumes that belong to no scan."""
+    return dataset.grid_affine(hyperparameters.to_dict(study)["data"])
 
 
 def records(table):
@@ -404,7 +405,7 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
             path=at("subjects"),
         ),
     }
-    affine = grid_affine(store)
+    affine = grid_affine(study)
     about = scan_table(scans, store)
     shown = one_of_each(about, rows["test"])
     real = store.read(shown)
@@ -497,7 +498,7 @@ def latent_figures(run, study, about, store, rows, model, metrics, at, simulated
         decoded = model.decode(walked.reshape(-1, model.latent_size).astype("float32"))
         drawn["traversal"] = generation.traversal_grid(
             decoded.reshape(*walked.shape[:2], *decoded.shape[1:]),
-            grid_affine(store),
+            grid_affine(study),
             at("traversal"),
             values=TRAVERSAL_VALUES,
             dimensions=dimensions,
@@ -602,7 +603,7 @@ def compare_figures(runs, studies, metrics, opened, place):
             first = study
             shown = one_of_each(scan_table(scans, store), rows["test"])
             blocks["unseen scans"] = drawn["unseen scans"] = store.read(shown)
-            grid = grid_affine(store)
+            grid = grid_affine(study)
         if study.data == first.data and study.seed == first.seed:
             blocks[name] = model.reconstruct(blocks["unseen scans"])
         found = np.load(run.file("samples", "samples.npy"), mmap_mode="r")[:SHOWN]
