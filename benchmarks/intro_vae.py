@@ -1,10 +1,11 @@
 """Rate of training steps of study `introvae3d`, beside a VAE in plain Keras.
 
     python benchmarks/intro_vae.py                          # 40x48x40, batch 16: some minutes
+    python benchmarks/intro_vae.py --patch 1                # the finest grid as in the source
     python benchmarks/intro_vae.py --shape 16 16 16 --batch 4
     python benchmarks/intro_vae.py --only hinge soft        # beside the VAE
 
-The plain VAE is written below as tutorials write it: the same layers, a `train_step` of its own on
+The plain VAE is written below as tutorials write it: the same network, a `train_step` of its own on
 TensorFlow, one Adam. All models train on the same array with a compiled `fit`, in rounds that go
 through them in turn, so that whatever else the machine does falls on all: compare the ratios of one
 run, not seconds of different runs. The ratio by CPU seconds of the process is for a machine that
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from brainvq.layers import DepthToSpace, SpaceToDepth
 from brainvq.models import IntroVAE, intro_decoder, intro_encoder
 
 FILTERS, UNITS, DROPOUT, GROUPS = (16, 32, 64), 512, 0.1, 4
@@ -36,12 +38,13 @@ class PlainVAE(keras.Model):
     Args:
         shape: spatial sizes.
         latent: int, numbers of the latent vector.
+        patch: int, 1 or 2, see `intro_encoder`.
     """
 
-    def __init__(self, shape, latent):
+    def __init__(self, shape, latent, patch):
         super().__init__()
-        self.encoder = plain_encoder(shape, latent)
-        self.decoder = plain_decoder(shape, latent)
+        self.encoder = plain_encoder(shape, latent, patch)
+        self.decoder = plain_decoder(shape, latent, patch)
         self.seeds = keras.random.SeedGenerator(0)
         self.trackers = [
             keras.metrics.Mean(name=name) for name in ("loss", "reconstruction_loss", "kl_loss")
@@ -69,19 +72,22 @@ class PlainVAE(keras.Model):
         return {tracker.name: tracker.result() for tracker in self.trackers}
 
 
-def plain_encoder(shape, latent):
-    """The encoder by Keras' own layers."""
+def plain_encoder(shape, latent, patch):
+    """The encoder by Keras' own layers; Keras has none for patches."""
     inputs = x = keras.Input((*shape, 1))
-    for width in FILTERS:
+    if patch > 1:
+        x = SpaceToDepth(patch)(x)
+    for number, width in enumerate(FILTERS, 1):
         x = layers.Conv3D(width, 3, padding="same", use_bias=False)(x)
         x = layers.LeakyReLU(0.2)(layers.GroupNormalization(GROUPS)(x))
-        x = layers.AveragePooling3D(2)(x)
+        if patch == 1 or number < len(FILTERS):
+            x = layers.AveragePooling3D(2)(x)
     x = layers.Dense(UNITS, use_bias=False)(layers.Flatten()(x))
     x = layers.Dropout(DROPOUT)(layers.LeakyReLU(0.2)(layers.LayerNormalization()(x)))
     return keras.Model(inputs, [layers.Dense(latent)(x), layers.Dense(latent)(x)])
 
 
-def plain_decoder(shape, latent):
+def plain_decoder(shape, latent, patch):
     """The decoder by Keras' own layers."""
     grid = [size // 2 ** len(FILTERS) for size in shape]
     inputs = x = keras.Input((latent,))
@@ -93,16 +99,19 @@ def plain_decoder(shape, latent):
     for width in FILTERS[-2::-1]:
         x = layers.Conv3D(width, 3, padding="same", use_bias=False)(layers.UpSampling3D(2)(x))
         x = layers.LeakyReLU(0.2)(layers.GroupNormalization(GROUPS)(x))
-    x = layers.Conv3D(1, 3, padding="same", activation="sigmoid")(layers.UpSampling3D(2)(x))
-    return keras.Model(inputs, x)
+    if patch == 1:
+        x = layers.UpSampling3D(2)(x)
+    x = layers.Conv3D(patch**3, 3, padding="same", activation="sigmoid")(x)
+    return keras.Model(inputs, DepthToSpace(patch)(x) if patch > 1 else x)
 
 
 def ours(form, **options):
     """Returns a function that makes a model of the library."""
 
-    def make(shape, latent):
+    def make(shape, latent, patch):
+        sizes = {"dropout": DROPOUT, "groups": GROUPS, "patch": patch}
         networks = [
-            network((*shape, 1), latent, FILTERS, (UNITS,), DROPOUT, "group", GROUPS)
+            network((*shape, 1), latent, FILTERS, (UNITS,), **sizes)
             for network in (intro_encoder, intro_decoder)
         ]
         return IntroVAE(*networks, form=form, **options)
@@ -125,6 +134,7 @@ def main():
     parser.add_argument("--shape", type=int, nargs=3, default=[40, 48, 40], help="voxels")
     parser.add_argument("--batch", type=int, default=16, help="volumes per step")
     parser.add_argument("--latent", type=int, default=256, help="numbers of the latent vector")
+    parser.add_argument("--patch", type=int, default=2, choices=(1, 2), help="see intro_encoder")
     parser.add_argument("--rounds", type=int, default=5, help="measurements; the median counts")
     parser.add_argument("--steps", type=int, default=2, help="steps of a measurement")
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
@@ -135,7 +145,7 @@ def main():
     models = {}
     for name in names:
         keras.utils.set_random_seed(0)
-        models[name] = CONFIGURATIONS[name](tuple(options.shape), options.latent)
+        models[name] = CONFIGURATIONS[name](tuple(options.shape), options.latent, options.patch)
         models[name].compile(keras.optimizers.Adam(1e-4))
         models[name].fit(x[: options.batch], batch_size=options.batch, verbose=0)  # traces
     seconds = {name: [] for name in names}
