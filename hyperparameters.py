@@ -1077,6 +1077,7 @@ def _smoke_vectors(study):
             groups=("healthy", "MS", "leuko3"),
             shares=(),
             visits=(1.0, 1.5, 1.0),
+            fractions=(0.6, 0.15, 0.25),
             simulated_spacing=8.0,
             block=8,
         ),

@@ -20,8 +20,8 @@ from brainvq.reports import figures, generation, latents
 
 # Volumes that a network takes at a time.
 BATCH = 16
-# Test and training volumes that generated ones are compared with at most, and what the principal
-# components of the baseline are of.
+# Test volumes that generated ones are compared with at most, and training volumes that spaces and
+# the components of the baseline are fitted on; copies are looked for among all.
 COMPARED, FITTED = 256, 1024
 # Draws of the bootstrap for distances of generated volumes.
 DRAWS = 200
@@ -105,8 +105,8 @@ def measure(run, study, scans, training, store, rows, model, similarity_of):
     Returns:
         Dict, a part of `metrics.json`.
     """
-    baseline = Components(model.latent_size, study.seed)
-    baseline.fit(store.read(dataset.spread(rows["train"], FITTED)))
+    reference = store.read(dataset.spread(rows["train"], FITTED))
+    baseline = Components(model.latent_size, study.seed).fit(reference)
     about = scan_table(scans, store)
     found = {
         "latent_size": model.latent_size,
@@ -115,7 +115,7 @@ def measure(run, study, scans, training, store, rows, model, similarity_of):
             "reconstruction": similarity_of(baseline.reconstruct),
         },
         "reconstruction_sharpness": records(sharpness_kept(model, store, rows)),
-        "generation": generated(run, study, training, store, rows, model, baseline),
+        "generation": generated(run, study, training, reference, store, rows, model, baseline),
         "latents": latent_measures(run, study, about, store, rows, model, baseline),
     }
     audit = audited(run, about, rows, study)
@@ -147,7 +147,7 @@ def sharpness_kept(model, store, rows):
     return evaluation.compare_sharpness(model.reconstruct(real), real, subjects=subjects)
 
 
-def generated(run, study, training, store, rows, model, baseline):
+def generated(run, study, training, reference, store, rows, model, baseline):
     """Draws volumes into `samples/` and compares them with unseen ones.
 
     Written are `samples.npy` (float16), NIfTI files of the first, `nearest.csv` and tables of every
@@ -174,7 +174,7 @@ def generated(run, study, training, store, rows, model, baseline):
             "sharpness": evaluation.compare_sharpness(drawn, real, subjects=subjects),
             "diversity": evaluation.diversity(drawn, real, subjects=subjects, seed=study.seed),
             "fidelity": evaluation.fidelity(
-                drawn, real, training, subjects=subjects, draws=DRAWS, seed=study.seed
+                drawn, real, reference, subjects=subjects, draws=DRAWS, seed=study.seed
             ),
             "memorisation": evaluation.memorisation(near, near_real),
         }

@@ -136,6 +136,7 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
     whole = load_model(folder / "model.keras")
     cut = RunFolder.create(tmp_path, "introvae3d", "ivae-256", RunFolder.open(folder).study)
     study = hyperparameters.from_dict(cut.study["study"])
+    cut.file("checkpoints").mkdir()
     for name in ("cohort.json", "cohort.csv", "vae_history.csv", "checkpoints/vae.npz"):
         cut.file(name).write_bytes((folder / name).read_bytes())
     with contextlib.chdir(vae):
@@ -158,11 +159,17 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
             TrainingState.save = stop
         assert not cut.has("model.keras")
         resumed = train.train_autoencoder(study, cut, store, rows)
-    for one, other in zip(whole.weights, resumed.weights, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    curves = [pd.read_csv(path / "history.csv") for path in (folder, cut.path)]
-    columns = [name for name in curves[0] if name != "seconds"]
-    np.testing.assert_allclose(curves[0][columns], curves[1][columns], rtol=1e-3)
+        images = store.read(rows["test"])
+    np.testing.assert_allclose(
+        whole.reconstruct(images), resumed.reconstruct(images), rtol=0, atol=5e-3
+    )
+    both = resumed.optimizer.encoder_optimizer, resumed.optimizer.decoder_optimizer
+    steps = 2 * -(-len(rows["train"]) // study.train.batch_size)
+    assert [int(one.iterations.value) for one in both] == [steps, steps]
+    curves = [
+        pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (folder, cut.path)
+    ]
+    pd.testing.assert_frame_equal(*curves, rtol=5e-3, atol=1e-3)
 
 
 def test_a_planted_confound_raises_an_alarm_and_a_clean_cohort_none():
@@ -207,7 +214,7 @@ def test_components_are_those_of_a_gaussian():
 def test_pictures_show_a_scan_of_each_class():
     groups = ["healthy"] * 5 + ["MS"] * 3 + ["leuko2"]
     about = pd.DataFrame({"group": groups})
-    assert list(vectors.one_of_each(about, np.arange(9))) == [0, 1, 5, 8]
+    assert list(vectors.one_of_each(about, np.arange(9))) == [0, 5, 6, 8]
     alone = pd.DataFrame({"group": [""] * 6})
     assert list(vectors.one_of_each(alone, np.arange(2, 6))) == [2, 3, 4, 5]
 
