@@ -61,7 +61,7 @@ class AdversarialHealth(keras.callbacks.Callback):
             logger.warning(
                 "epoch %d: kl_fake - kl_real is %.3g, at most %g for %d epochs: the encoder no "
                 "longer tells generated volumes from real ones, and samples will not get sharper; "
-                "raise adversarial_weight or margin (hinge), or lower beta_neg (soft)",
+                "raise margin, with adversarial_weight below 0.5 (hinge), or lower beta_neg (soft)",
                 epoch + 1,
                 gap,
                 self.least_gap,
