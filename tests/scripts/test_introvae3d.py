@@ -164,7 +164,7 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
         whole.reconstruct(images), resumed.reconstruct(images), rtol=0, atol=5e-3
     )
     both = resumed.optimizer.encoder_optimizer, resumed.optimizer.decoder_optimizer
-    steps = 2 * -(-len(rows["train"]) // study.train.batch_size)
+    steps = study.train.epochs * (len(rows["train"]) // study.train.batch_size)
     assert [int(one.iterations.value) for one in both] == [steps, steps]
     curves = [
         pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (folder, cut.path)
