@@ -568,7 +568,7 @@ def compare(runs, studies, opened, log):
         "energy in the foreground as a share of that of unseen scans. KD: kernel distance of "
         "generated from unseen volumes, in components and wavelets (training volumes: see the "
         "report). Pairs: mean MS-SSIM of pairs of generated (unseen) volumes. Copies: share of "
-        "generated volumes nearer to training than 95 %% of unseen ones. PCA: as many principal "
+        "generated volumes nearer to training than 95 % of unseen ones. PCA: as many principal "
         "components"
     )
     told = [class_rows(study, metrics[run.name]) for run, study in zip(runs, studies, strict=True)]
