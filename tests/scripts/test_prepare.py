@@ -13,7 +13,6 @@ import hyperparameters
 from brainvq import data
 from brainvq.data.scans import save_nifti
 from brainvq.errors import UserError
-from tests.scripts.conftest import run
 
 WORDS = ("introvae3d", "--variant", "ivae-256", "--data.source", "bids")
 MNI = ("--data.registration", "mni")
@@ -60,7 +59,9 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
     brain, affine = padded(images[1])
     put_a_skull(images[1])
     words = ("--data.root", root, "--data.workers", 1)
-    output, _ = run(tmp_path, "dataset.py", "prepare", *WORDS, *words)
+    monkeypatch.chdir(tmp_path)
+    dataset.main(["prepare", *WORDS, *map(str, words)])
+    output = capsys.readouterr().out
     (store,) = (data.ArrayStore.open(f.parent) for f in tmp_path.glob("cache/*/index.json"))
     volumes = store.read(slice(None))
     assert volumes.shape == (3, 40, 48, 40, 1)
@@ -82,7 +83,6 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
 
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert sorted(file.suffix for file in files) == [".csv", ".json", ".png"]
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data.ArrayStore, "read", None)  # nothing is read, or made, again
     dataset.main(["prepare", *WORDS, *map(str, words)])
     assert capsys.readouterr().out == output
