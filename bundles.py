@@ -19,7 +19,7 @@ import modules
 from brainvq import evaluation
 from brainvq.data import BUNDLES
 from brainvq.errors import UserError
-from brainvq.files import atomic_path, read_json, write_csv
+from brainvq.files import finite, read_json, records, write_array, write_csv
 from brainvq.reports import bundles as pictures
 from brainvq.reports import figures
 
@@ -253,8 +253,7 @@ def draw_samples(run, study, store, rows, model, prior):
     made = model.decode(codes, batch_size=BATCH)
     kinds = [names[number] for number in wanted]
     for name, array in (("codes", codes), ("samples", made), ("bundles", np.array(kinds))):
-        with atomic_path(run.file("samples", f"{name}.npy")) as temporary:
-            np.save(temporary, array)
+        write_array(run.file("samples", f"{name}.npy"), array)
     real = dataset.spread(rows["test"], SHOWN)
     shapes = evaluation.shape_table(
         store.read(real),
@@ -629,15 +628,6 @@ def scale_of(run):
     return dataset.data.BundleScale.from_config(read_json(run.file("scale.json")))
 
 
-def records(table):
-    """A table as a list of dicts that JSON takes."""
-    return [plain(row) for row in table.to_dict("records")]
-
-
 def plain(row):
     """Numbers of NumPy as Python's; what is not a number as None."""
-    found = {}
-    for key, value in row.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        found[key] = None if isinstance(value, float) and not np.isfinite(value) else value
-    return found
+    return {key: finite(value) for key, value in row.items()}

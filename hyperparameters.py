@@ -1030,7 +1030,7 @@ DEFAULT_VARIANT = "best"
 
 def smoke(study):
     """The seconds-long form of a study: same parts, small numbers; its results mean nothing."""
-    if study.model.network == "intro":
+    if kind(study) == "vectors":
         return _smoke_vectors(study)
     return replace(
         study,
@@ -1109,6 +1109,11 @@ def layout(data):
     if data.streamlines is not None:
         return "bundles"
     return "slices" if data.shape is None else "volumes"
+
+
+def kind(study):
+    """What becomes of the samples: their `layout`, or "vectors" where a volume becomes a vector."""
+    return "vectors" if study.model.network == "intro" else layout(study.data)
 
 
 def stride(model):

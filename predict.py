@@ -71,7 +71,7 @@ from brainvq.evaluation import ssim
 from brainvq.evaluation.anomaly import MEASURES, LesionScores
 from brainvq.evaluation.latents import TRAVERSAL_VALUES
 from brainvq.evaluation.similarity import foreground
-from brainvq.files import atomic_path, read_json, write_csv, write_json, write_text
+from brainvq.files import read_json, write_array, write_csv, write_json, write_text
 from brainvq.reports import figures
 from brainvq.reports.anomaly import (
     anomaly_grid,
@@ -91,7 +91,7 @@ from brainvq.training.augment import Augment
 from brainvq.training.programs import run_program
 from brainvq.training.runs import RunFolder, start_log
 from hyperparameters import Anomaly, Classify, Sampling
-from scans import comes_from_simulation, readable, scan_paths, subject_of
+from scans import comes_from_simulation, readable_scans, scan_paths, subject_of
 
 PLANES = tuple(AXCODES)
 # Verbs, each with what a run's samples may be.
@@ -399,8 +399,8 @@ def sample(trained, options, log):
         top_p=options.top_p,
         seed=options.seed,
     )
-    save_array(options.out / "samples.npy", images)
-    save_array(options.out / "codes.npy", codes.astype("int32"))
+    write_array(options.out / "samples.npy", images)
+    write_array(options.out / "codes.npy", codes.astype("int32"))
     title = f"of {len(images)} brains drawn from the prior"
     if volumes:
         names = [f"sample-{number:03d}" for number in range(1, len(images) + 1)]
@@ -548,8 +548,8 @@ def encode(trained, options, log):
         started = time.perf_counter()
         codes = codes_of(trained, options, scan)
         seconds = time.perf_counter() - started
-        save_array(options.out / f"{name}.npy", codes)
-        save_array(options.out / "vectors" / f"{name}.npy", vectors_of(model, codes))
+        write_array(options.out / f"{name}.npy", codes)
+        write_array(options.out / "vectors" / f"{name}.npy", vectors_of(model, codes))
         write_json(options.out / f"{name}.json", {"scan": path.name, **scan.place()})
         shape = {"grid": sizes(codes.shape)}
         if trained.volume_shape is None:
@@ -571,7 +571,7 @@ def encode(trained, options, log):
             }
         )
         log.info("%s: codes %s (%.1f s)", path, sizes(codes.shape), seconds)
-    save_array(options.out / "codebook" / "codebook.npy", codebook_of(model))
+    write_array(options.out / "codebook" / "codebook.npy", codebook_of(model))
     write_csv(options.out / "scans.csv", pd.DataFrame(rows))
     log.info("codes, vectors (float16), codebook and scans.csv in %s", options.out)
 
@@ -629,7 +629,7 @@ def decode(trained, options, log):
         if trained.unit_range:
             images = np.clip(images, 0, 1)
         name = path.name.removesuffix(".npy")
-        save_array(options.out / f"{name}_decoded.npy", images)
+        write_array(options.out / f"{name}_decoded.npy", images)
         if scan:
             image, affine = on_scan(scan, images), scan.original_affine
             data.save_nifti(options.out / f"{name}_decoded.nii.gz", image, affine)
@@ -1070,7 +1070,7 @@ def read_scan(trained, options, path, plane=None):
 
 def prepared_scans(trained, options, plane, log):
     """Yields (path, name, prepared scan) of each scan; bad ones are reported and counted."""
-    return readable(options.files, lambda path: read_scan(trained, options, path, plane), log)
+    return readable_scans(options.files, lambda path: read_scan(trained, options, path, plane), log)
 
 
 def read_codes(path, model):
@@ -1096,12 +1096,6 @@ def read_codes(path, model):
         found = f"{codes.min()} to {codes.max()}" if codes.size else "no codes"
         raise UserError(f"{path}: found {found}; expected codes from 0 to {model.num_codes - 1}")
     return codes
-
-
-def save_array(path, array):
-    """`numpy.save`, atomically."""
-    with atomic_path(path) as temporary:
-        np.save(temporary, array)
 
 
 if __name__ == "__main__":

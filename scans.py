@@ -7,38 +7,46 @@ from brainvq import data
 from brainvq.errors import UserError
 
 
-def readable(names, read, log):
-    """Reads scans one after another; bad ones are reported and counted.
+def readable_scans(names, read, log):
+    """`readable` over the scans that `names` are or hold, see `scan_paths`."""
+    return readable(
+        scan_paths(names), read, log, of=names[0], what="scans", wanted="; expected NIfTI scans"
+    )
+
+
+def readable(paths, read, log, *, of=None, what="files", wanted=""):
+    """Reads files one after another; bad ones are reported and counted.
 
     Args:
-        names: paths of files or folders, see `scan_paths`.
-        read: function of a path that returns the scan, or raises `UserError`.
+        paths: dict of path to the name that its results get.
+        read: function of a path that returns what it holds, or raises `UserError`.
         log: `logging.Logger`.
+        of: what is named where none can be read; by default the first path.
+        what: what the files are, in messages.
+        wanted: end of the message where none can be read.
 
     Yields:
-        (path, name, scan).
+        (path, name, what `read` returned).
 
     Raises:
-        UserError: none of the scans, or not the only one, could be read.
+        UserError: none of the files, or not the only one, could be read.
     """
-    paths = scan_paths(names)
     bad = 0
     for path, name in paths.items():
         try:
-            scan = read(path)
+            found = read(path)
         except UserError as error:
             if len(paths) == 1:
                 raise
             bad += 1
             log.warning("skipped: %s", error)
             continue
-        yield path, name, scan
+        yield path, name, found
     if bad == len(paths):
-        raise UserError(
-            f"{names[0]}: none of {len(paths)} scans could be read; expected NIfTI scans"
-        )
+        first = next(iter(paths)) if of is None else of
+        raise UserError(f"{first}: none of {len(paths)} {what} could be read{wanted}")
     if bad:
-        log.warning("%d of %d scans were skipped", bad, len(paths))
+        log.warning("%d of %d %s were skipped", bad, len(paths), what)
 
 
 def scan_paths(names):

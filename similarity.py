@@ -35,7 +35,7 @@ from brainvq.errors import UserError
 from brainvq.evaluation import to_unit
 from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.evaluation.som import TissueOverlap, TopologyCounter, neighbour_correlation
-from brainvq.files import atomic_path, read_json, write_csv, write_json
+from brainvq.files import read_json, write_array, write_csv, write_json
 from brainvq.reports import figures, som
 from brainvq.reports.bundle_pages import bundles_card, bundles_report
 from brainvq.reports.html import write_report
@@ -51,7 +51,7 @@ from brainvq.training.stream import BatchStream
 
 # Samples at a time, and training samples that the patch codec is fitted on: more slices than its
 # 200,000 patches need, but volumes as memory allows.
-BATCH = {"slices": 64, "volumes": 2, "bundles": bundles.BATCH}
+BATCH = {"slices": 64, "volumes": 2, "bundles": bundles.BATCH, "vectors": vectors.BATCH}
 BASELINE = {"slices": 1024, "volumes": 16}
 # Volumes compared with all training volumes at a time.
 COMPARED = 8
@@ -108,29 +108,23 @@ def main(arguments):
     studies = [hyperparameters.from_dict(run.study["study"]) for run in runs]
     first, *others = zip(runs, studies, strict=True)
     for run, study in others:
-        if hyperparameters.layout(study.data) != hyperparameters.layout(first[1].data):
+        if hyperparameters.kind(study) != hyperparameters.kind(first[1]):
             kinds = [
-                f"{run.path} is on {hyperparameters.layout(study.data)}"
+                f"{run.path} is on {hyperparameters.kind(study)}"
                 for run, study in (first, (run, study))
             ]
             raise UserError(f"{', '.join(kinds)}; expected runs of one kind in a table")
-    kind = hyperparameters.layout(first[1].data)
-    networks = {study.model.network == "intro" for study in studies}
-    if len(networks) > 1:
-        raise UserError(
-            "runs: found volumes that become vectors beside volumes that become codes; expected "
-            "runs of one kind in a table"
-        )
-    if networks == {True}:
-        for run, study in zip(runs, studies, strict=True):
-            if again or not run.metrics():
-                log.info("%s: measuring", run.path)
-                measure_again(run, study)
-        vectors.compare(runs, studies, opened, log)
-    elif kind == "slices":
+    kind = hyperparameters.kind(first[1])
+    if kind == "slices":
         compare_slices(runs, studies, log)
     elif kind == "volumes":
         compare_volumes(runs, studies, again, log)
+    elif kind == "vectors":
+        for run, study in zip(runs, studies, strict=True):
+            if again or not run.metrics():
+                log.info("%s: measuring", run.path)
+                write_json(run.file("metrics.json"), measure_again(run, study))
+        vectors.compare(runs, studies, opened, log)
     else:
         for run in runs:
             run.require("metrics.json", "it has not finished training")
@@ -287,12 +281,9 @@ def volumes_row(run, study, metrics):
 def measure_again(run, study):
     """The measures of a run on volumes, taken anew; prior and samples stay as they are."""
     scans, store, rows, model = opened(run, study)
-    if study.model.network == "intro":
-        metrics = measure_vectors(run, study, scans, store, rows, model)
-        write_json(run.file("metrics.json"), metrics)
-        return metrics
     codes = codes_of(run, model, store, rows) if model.num_codes else None
-    metrics = measure_volumes(run, study, scans, store, rows, model, codes)
+    measures = MEASURES[hyperparameters.kind(study)]
+    metrics = measures(run, study, scans, store, rows, model, codes)
     if run.has("metrics.json"):
         run.add_metrics(**metrics)
     return metrics
@@ -361,13 +352,6 @@ def used(model, store, rows):
     return {name: usage[name] for name in ("used", "num_codes", "perplexity")}
 
 
-def batch_of(study):
-    """Samples that a network takes at a time."""
-    if study.model.network == "intro":
-        return vectors.BATCH
-    return BATCH[hyperparameters.layout(study.data)]
-
-
 def similarity_of(reconstruct, store, rows, batch_size=None):
     """Streams `rows` through `reconstruct`; returns the filled `SimilarityAccumulator`."""
     measured = evaluation.SimilarityAccumulator(ndim=len(store.sample_shape) - 1)
@@ -384,18 +368,13 @@ def measure_run(run, study, scans, store, rows, model, prior, codes):
     """Fills `metrics.json` and `subjects.csv` from test subjects; done once for each run."""
     if run.has("metrics.json"):
         return
-    layout = hyperparameters.layout(study.data)
-    if study.model.network == "intro":
-        metrics = measure_vectors(run, study, scans, store, rows, model)
-        write_json(run.file("metrics.json"), metrics)
-        return
-    measures = {"slices": measure_slices, "volumes": measure_volumes, "bundles": bundles.measure}
-    metrics = measures[layout](run, study, scans, store, rows, model, codes)
+    kind = hyperparameters.kind(study)
+    metrics = MEASURES[kind](run, study, scans, store, rows, model, codes)
     if prior is not None:
         metrics["parameters"]["prior"] = prior.count_params()
         metrics["prior"] = measure_prior(study, store, rows, model, prior, codes)
         draw = {"slices": draw_samples, "volumes": draw_volumes, "bundles": bundles.draw_samples}[
-            layout
+            kind
         ]
         metrics["samples"] = draw(run, study, store, rows, model, prior)
     write_json(run.file("metrics.json"), metrics)
@@ -487,15 +466,17 @@ def measure_volumes(run, study, scans, store, rows, model, codes):
             ("all", whole),
         )
     }
-    with atomic_path(run.file("codes", "locations.npy")) as temporary:
-        np.save(temporary, evaluation.code_locations(whole, model.num_codes))
+    write_array(
+        run.file("codes", "locations.npy"), evaluation.code_locations(whole, model.num_codes)
+    )
     metrics["som"] = measure_map(store, rows, model)
     tissue = measure_tissue(scans, store, rows, every["test"], model.num_codes)
     return metrics if tissue is None else metrics | {"tissue": tissue}
 
 
-def measure_vectors(run, study, scans, store, rows, model):
-    """The measures of a run whose volumes become vectors; see `vectors.measure`."""
+def measure_vectors(run, study, scans, store, rows, model, codes):
+    """The measures of a run whose volumes become vectors and no codes; see `vectors.measure`."""
+    del codes
 
     def reconstruction(reconstruct):
         return similarity_of(reconstruct, store, rows["test"], vectors.BATCH)
@@ -520,6 +501,14 @@ def measure_vectors(run, study, scans, store, rows, model):
             lambda reconstruct: plain(evaluation.summary(reconstruction(reconstruct).table())),
         ),
     }
+
+
+MEASURES = {
+    "slices": measure_slices,
+    "volumes": measure_volumes,
+    "bundles": bundles.measure,
+    "vectors": measure_vectors,
+}
 
 
 def usage_of(codes, num_codes):
@@ -597,8 +586,7 @@ def prepared_labels(store, scan, paths):
         labels = data.to_original_grid(
             labels, affine, store.sample_shape[:-1], store.affine(scan), order=0
         )
-        with atomic_path(kept) as temporary:
-            np.save(temporary, labels.astype("uint8"))
+        write_array(kept, labels.astype("uint8"))
     return np.load(kept)
 
 
@@ -717,14 +705,12 @@ def draw_samples(run, study, store, rows, model, prior):
         seed=study.seed,
     )
     for name, array in (("codes", codes), ("samples", images)):
-        with atomic_path(run.file("samples", f"{name}.npy")) as temporary:
-            np.save(temporary, array)
+        write_array(run.file("samples", f"{name}.npy"), array)
     train, test = dataset.spread(rows["train"], 2048), dataset.spread(rows["test"], options.samples)
     references = store.read(train)
     number, distance = evaluation.nearest_images(images, references)
     _, usual = evaluation.nearest_images(store.read(test), references)
-    with atomic_path(run.file("samples", "nearest.npy")) as temporary:
-        np.save(temporary, references[number])
+    write_array(run.file("samples", "nearest.npy"), references[number])
     return {
         "count": len(images),
         "distance_to_training": float(np.mean(distance)),
@@ -746,8 +732,7 @@ def draw_volumes(run, study, store, rows, model, prior):
         top_p=options.top_p,
         seed=study.seed,
     )
-    with atomic_path(run.file("samples", "codes.npy")) as temporary:
-        np.save(temporary, codes)
+    write_array(run.file("samples", "codes.npy"), codes)
     training = StoredVolumes(store, rows["train"])
     found, usual = [], []
     for start in range(0, len(codes), COMPARED):
@@ -802,15 +787,12 @@ def centred_affine(store):
 def report_run(run, study, scans, store, rows, model, prior, codes):
     """Draws every figure of the study and writes `report.html` and `MODEL_CARD.md`."""
     about, metrics = run.study, run.metrics()
-    layout = hyperparameters.layout(study.data)
-    write, describe = {
-        "slices": (slices_report, slices_card),
-        "volumes": (volumes_report, volumes_card),
-        "bundles": (bundles_report, bundles_card),
-    }[layout]
-    draw = bundles.draw if layout == "bundles" else draw_figures
-    if study.model.network == "intro":
-        write, describe, draw = vectors_report, vectors_card, vectors.draw
+    write, describe, draw = {
+        "slices": (slices_report, slices_card, draw_figures),
+        "volumes": (volumes_report, volumes_card, draw_figures),
+        "bundles": (bundles_report, bundles_card, bundles.draw),
+        "vectors": (vectors_report, vectors_card, vectors.draw),
+    }[hyperparameters.kind(study)]
     report = write(
         about,
         metrics,

@@ -22,9 +22,10 @@ import bundles
 from brainvq import data, evaluation
 from brainvq.data.streamlines import FORMATS
 from brainvq.errors import UserError
-from brainvq.files import atomic_path, read_json, write_csv, write_json
+from brainvq.files import read_json, write_array, write_csv, write_json
 from brainvq.reports import bundles as pictures
 from brainvq.training.runs import RunFolder
+from scans import readable
 
 # Sizes of the noise on latents, in standard deviations of them.
 EPSILONS = (0.1, 0.5, 1.0)
@@ -202,7 +203,7 @@ def encode(trained, options, log):
         if model.decodes_codes:
             found = found.astype("int16" if model.num_codes <= 2**15 else "int32")
         file = options.out / (f"{name}.npy" if model.decodes_codes else f"{name}_latents.npy")
-        save_array(file, found)
+        write_array(file, found)
         about = {"tractogram": path.name, "run": trained.path.name}
         write_json(file.with_suffix(".json"), about | bundle.place.to_config())
         rows.append(
@@ -231,7 +232,7 @@ def encode(trained, options, log):
         return
     if model.bottleneck.codebook is not None:
         codebook = keras.ops.convert_to_numpy(model.bottleneck.codebook)
-        save_array(options.out / "codebook" / "codebook.npy", np.asarray(codebook, "float32"))
+        write_array(options.out / "codebook" / "codebook.npy", np.asarray(codebook, "float32"))
     log.info("codes, codebook and tractograms.csv in %s", options.out)
 
 
@@ -262,7 +263,7 @@ def decode(trained, options, log):
         lines = groups.reshape(-1, *groups.shape[2:])[: len(place.flipped)]
         if scale is None:
             file = file.with_suffix(".npy")
-            save_array(file, groups)
+            write_array(file, groups)
             log.info("%s", why_units(trained))
         else:
             save_new(place.streamlines(groups, scale), file, place)
@@ -338,8 +339,8 @@ def sample(trained, options, log):
         top_p=options.top_p,
         seed=options.seed,
     )
-    save_array(options.out / "samples.npy", made)
-    save_array(options.out / "codes.npy", codes)
+    write_array(options.out / "samples.npy", made)
+    write_array(options.out / "codes.npy", codes)
     numbers = [number for _ in names for number in range(1, each + 1)]
     titles = [f"{kind}_sample-{number:03d}" for kind, number in zip(kinds, numbers, strict=True)]
     write_csv(
@@ -481,34 +482,6 @@ def prepared(trained, options, log):
     return readable(named(tractogram_paths(options.files)), read, log)
 
 
-def readable(paths, read, log):
-    """Yields (path, name, what `read` makes of it) of each file; bad ones are reported and counted.
-
-    Args:
-        paths: dict of path to name.
-        read: function of a path.
-        log: `logging.Logger`.
-
-    Raises:
-        UserError: none can be read; the file's own where there is one file only.
-    """
-    bad = 0
-    for path, name in paths.items():
-        try:
-            found = read(path)
-        except UserError as error:
-            if len(paths) == 1:
-                raise
-            bad += 1
-            log.warning("skipped: %s", error)
-            continue
-        yield path, name, found
-    if bad == len(paths):
-        raise UserError(f"{next(iter(paths))}: none of {len(paths)} files could be read")
-    if bad:
-        log.warning("%d of %d files were skipped", bad, len(paths))
-
-
 def tractogram_paths(names):
     """The files that `names` are, and the tractograms that folders among them hold at any depth."""
     paths = []
@@ -586,9 +559,3 @@ def read_codes(path, trained):
 def comes_from_simulation(path):
     """Whether a file lies in a folder that was written as simulated."""
     return any(map(data.is_simulated, path.absolute().parents))
-
-
-def save_array(path, array):
-    """`numpy.save`, atomically."""
-    with atomic_path(path) as temporary:
-        np.save(temporary, array)

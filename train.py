@@ -43,11 +43,9 @@ from brainvq.training.runs import RunFolder, start_log
 from brainvq.training.stream import BatchStream
 from brainvq.training.windows import ForegroundWindows
 
-# Slices of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
-WATCHED = 256
-# And volumes, every so many epochs: 3D SSIM takes a second each, or less of coarse ones.
-WATCHED_VOLUMES = 2
-WATCHED_COARSE = 16
+# Samples of unseen subjects that are looked at after every epoch: enough for SSIM to three digits.
+# Volumes every so many epochs: 3D SSIM takes a second each, or less of coarse ones.
+WATCHED = {"slices": 256, "bundles": 256, "volumes": 2, "vectors": 16}
 WATCHED_EVERY = 10
 # The run of this process, for what is said after Ctrl-C.
 OPENED = []
@@ -128,7 +126,7 @@ def train_run(run, study):
     with clock("autoencoder"):
         model = train_autoencoder(study, run, store, rows)
     codes = prior = None
-    if study.model.network != "intro" and model.num_codes:
+    if model.num_codes:
         with clock("codes"):
             codes = {split: encode_split(study, run, model, store, rows, split) for split in rows}
     if codes and study.prior.epochs and model.decodes_codes:
@@ -253,16 +251,13 @@ def train_autoencoder(study, run, store, rows):
         seed=study.seed,
         augment=ForegroundWindows(options.window, changes) if options.window else changes,
     )
-    at_a_time = similarity.batch_of(study)
+    kind = hyperparameters.kind(study)
+    at_a_time = similarity.BATCH[kind]
     variance = 1.0
     if study.model.data_variance:
         picked = dataset.spread(rows["train"], 8 * at_a_time)
         variance = float(np.var(store.read(picked)))
-    count = WATCHED_VOLUMES if store.layout == "volumes" else WATCHED
-    is_vector = study.model.network == "intro"
-    if is_vector:
-        count = WATCHED_COARSE
-    watched = dataset.spread(rows["validation"], count)
+    watched = dataset.spread(rows["validation"], WATCHED[kind])
     unseen = BatchStream(store.read, watched, options.batch_size)
     watch = UnseenSimilarity(
         store.read(watched),
@@ -278,29 +273,26 @@ def train_autoencoder(study, run, store, rows):
             passes = augmented_passes(study, store, rows["train"], at_a_time)
             tail = study.model.codebook_tail
             codebook_init.kmeans_initialize(model, passes, seed=study.seed, tail=tail)
-        if study.model.network == "intro":
-            modules.set_mean(model.encoder, model.decoder, *mean_volume(store, rows["train"]))
+        if kind == "vectors":
+            found = mean_volume(store, rows["train"], at_a_time)
+            modules.set_mean(model.encoder, model.decoder, *found)
             if study.train.vae_epochs and model.is_adversarial:
                 begin_as_vae(study, run, model, stream, unseen, watch)
     if study.model.codebook_fixed:
         model.encoder.trainable = model.quantizer.trainable = False
     epochs = epochs_of(options, stream)
-    model.compile(
-        optimizer(
-            options.learning_rate,
-            epochs * len(stream),
-            schedule=options.schedule,
-            warmup=options.warmup,
-            weight_decay=options.weight_decay,
-        )
-    )
+    model.compile(optimizer_of(options, epochs * len(stream)))
     fit(
         model,
         stream,
         epochs=epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
-        callbacks=[UnseenLoss(unseen), watch, *([AdversarialHealth()] if is_vector else [])],
+        callbacks=[
+            UnseenLoss(unseen),
+            watch,
+            *([AdversarialHealth()] if kind == "vectors" else []),
+        ],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
@@ -317,15 +309,7 @@ def begin_as_vae(study, run, model, stream, unseen, watch):
     for part in ("encoder", "decoder"):
         getattr(vae, part).set_weights(getattr(model, part).get_weights())
     epochs = options.vae_epochs
-    vae.compile(
-        optimizer(
-            options.learning_rate,
-            epochs * len(stream),
-            schedule=options.schedule,
-            warmup=options.warmup,
-            weight_decay=options.weight_decay,
-        )
-    )
+    vae.compile(optimizer_of(options, epochs * len(stream)))
     fit(
         vae,
         stream,
@@ -340,6 +324,17 @@ def begin_as_vae(study, run, model, stream, unseen, watch):
         getattr(model, part).set_weights(getattr(vae, part).get_weights())
 
 
+def optimizer_of(options, steps):
+    """The optimiser of a `hyperparameters.Train` for so many steps."""
+    return optimizer(
+        options.learning_rate,
+        steps,
+        schedule=options.schedule,
+        warmup=options.warmup,
+        weight_decay=options.weight_decay,
+    )
+
+
 def epochs_of(options, stream):
     """The epochs of a training of at most `max_steps` steps."""
     if options.max_steps is None:
@@ -347,11 +342,11 @@ def epochs_of(options, stream):
     return min(options.epochs, max(1, round(options.max_steps / len(stream))))
 
 
-def mean_volume(store, rows):
+def mean_volume(store, rows, batch_size):
     """Mean of samples, and the root mean square distance of a voxel from it; read in batches."""
     total = squares = 0.0
-    for start in range(0, len(rows), similarity.vectors.BATCH):
-        batch = store.read(rows[start : start + similarity.vectors.BATCH]).astype("float64")
+    for start in range(0, len(rows), batch_size):
+        batch = store.read(rows[start : start + batch_size]).astype("float64")
         total, squares = total + batch.sum(axis=0), squares + np.square(batch).sum(axis=0)
     mean = total / len(rows)
     return mean, float(np.sqrt(np.mean(np.maximum(squares / len(rows) - mean**2, 0))))

@@ -15,7 +15,7 @@ import hyperparameters
 from brainvq import data, evaluation
 from brainvq.errors import UserError
 from brainvq.evaluation.latents import TRAVERSAL_VALUES
-from brainvq.files import atomic_path, write_csv
+from brainvq.files import atomic_path, records, write_array, write_csv
 from brainvq.reports import figures, generation, latents
 
 # Volumes that a network takes at a time.
@@ -108,17 +108,22 @@ def measure(run, study, scans, training, store, rows, model, similarity_of):
     reference = store.read(dataset.spread(rows["train"], FITTED))
     baseline = Components(model.latent_size, study.seed).fit(reference)
     about = scan_table(scans, store)
+    picked = dataset.spread(rows["test"], COMPARED)
+    unseen = store.read(picked), store.table["subject"].to_numpy()[picked]
+    z = encodings(run, model, store, rows)
     found = {
         "latent_size": model.latent_size,
         "components": {
             "count": len(baseline.spread),
             "reconstruction": similarity_of(baseline.reconstruct),
         },
-        "reconstruction_sharpness": records(sharpness_kept(model, store, rows)),
-        "generation": generated(run, study, training, reference, store, rows, model, baseline),
-        "latents": latent_measures(run, study, about, store, rows, model, baseline),
+        "reconstruction_sharpness": records(sharpness_kept(model, *unseen)),
+        "generation": generated(
+            run, study, training, reference, unseen, store, rows, model, baseline
+        ),
+        "latents": latent_measures(run, study, about, z, store, rows, baseline),
     }
-    audit = audited(run, about, rows, study)
+    audit = audited(run, about, z, rows, study)
     if audit:
         found["audit"] = audit
     if study.data.registration != "no":
@@ -139,15 +144,12 @@ def scan_table(scans, store):
     return table.loc[store.table["scan_id"]].reset_index()
 
 
-def sharpness_kept(model, store, rows):
+def sharpness_kept(model, real, subjects):
     """Sharpness of reconstructions as a share of that of the test volumes themselves."""
-    picked = dataset.spread(rows["test"], COMPARED)
-    real = store.read(picked)
-    subjects = store.table["subject"].to_numpy()[picked]
     return evaluation.compare_sharpness(model.reconstruct(real), real, subjects=subjects)
 
 
-def generated(run, study, training, reference, store, rows, model, baseline):
+def generated(run, study, training, reference, unseen, store, rows, model, baseline):
     """Draws volumes into `samples/` and compares them with unseen ones.
 
     Written are `samples.npy` (float16), NIfTI files of the first, `nearest.csv` and tables of every
@@ -155,14 +157,12 @@ def generated(run, study, training, reference, store, rows, model, baseline):
     """
     options = study.sampling
     samples = model.sample(options.samples, seed=study.seed, temperature=options.temperature)
-    with atomic_path(run.file("samples", "samples.npy")) as temporary:
-        np.save(temporary, samples.astype("float16"))
+    write_array(run.file("samples", "samples.npy"), samples.astype("float16"))
     affine = grid_affine(study)
     for number, sample in enumerate(samples[:SHOWN], 1):
         file = run.file("samples", f"sample-{number:02d}.nii.gz")
         data.save_nifti(file, sample[..., 0], affine, mni=study.data.registration != "no")
-    picked = dataset.spread(rows["test"], COMPARED)
-    real, subjects = store.read(picked), store.table["subject"].to_numpy()[picked]
+    real, subjects = unseen
     near_real = evaluation.nearest_training(real, training)
     found = {"count": len(samples), "real": len(real)}
     for name, drawn in (
@@ -196,20 +196,17 @@ def encodings(run, model, store, rows):
             for start in range(0, len(chosen), BATCH)
         ]
         found[split] = np.concatenate(parts)
-        with atomic_path(run.file("latents", f"{split}.npy")) as temporary:
-            np.save(temporary, found[split])
+        write_array(run.file("latents", f"{split}.npy"), found[split])
     return found
 
 
-def latent_measures(run, study, about, store, rows, model, baseline):
+def latent_measures(run, study, about, z, store, rows, baseline):
     """What latents tell: class and age of unseen scans; with the audit's removal of metadata."""
-    z = encodings(run, model, store, rows)
     write_csv(
         run.file("latents", "scans.csv"),
         pd.concat([about.iloc[rows[split]].assign(split=split) for split in rows]),
     )
-    spread = z["train"].std(axis=0)
-    found = {"active": int(np.sum(spread > 0.1)), "spread": records(pd.Series(spread).describe())}
+    found = {"active": int(np.sum(z["train"].std(axis=0) > 0.1))}
     parts = {split: about.iloc[rows[split]] for split in rows}
     both = classes(parts["train"]), classes(parts["test"])
     if len(set(both[0]) - {""}) >= 2:
@@ -284,8 +281,7 @@ def discriminated(run, name, train, test, parts, labels):
         classes=order,
         subjects=subjects[kept],
     )
-    with atomic_path(run.file("latents", f"{name}.npy")) as temporary:
-        np.save(temporary, found.components)
+    write_array(run.file("latents", f"{name}.npy"), found.components)
     write_csv(
         run.file("latents", f"{name}.csv"),
         pd.DataFrame(
@@ -310,7 +306,7 @@ def acquisition(table):
     return table[kept].reset_index(drop=True) if kept else None
 
 
-def audited(run, about, rows, study):
+def audited(run, about, z, rows, study):
     """Whether the acquisition could pass for the disease, over all scans; None where not known.
 
     Written is `audit.csv`, a row per test.
@@ -319,14 +315,13 @@ def audited(run, about, rows, study):
     kept = labels != ""
     if meta is None or len(set(labels[kept])) < 2:
         return None
-    z = np.zeros((len(about), np.load(run.file("latents", "test.npy")).shape[1]))
-    for split in rows:
-        z[rows[split]] = np.load(run.file("latents", f"{split}.npy"))
+    latent = np.zeros((len(about), z["test"].shape[1]))
     used = np.zeros(len(about), bool)
-    used[np.concatenate(list(rows.values()))] = True
+    for split in rows:
+        latent[rows[split]], used[rows[split]] = z[split], True
     kept &= used
     found = evaluation.bias_audit(
-        meta[kept], labels[kept], about["subject"][kept], latents=z[kept], seed=study.seed
+        meta[kept], labels[kept], about["subject"][kept], latents=latent[kept], seed=study.seed
     )
     write_csv(run.file("audit.csv"), found.tests)
     return {
@@ -364,20 +359,6 @@ def grid_affine(study):
     return dataset.grid_affine(hyperparameters.to_dict(study)["data"])
 
 
-def records(table):
-    """A table as JSON holds it: a list of dicts; numbers that are not known are None."""
-    if isinstance(table, pd.Series):
-        return {key: plain(value) for key, value in table.items()}
-    return [{key: plain(value) for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def plain(value):
-    """A value as JSON holds it."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def frame(rows):
     """The table that `records` wrote."""
     return pd.DataFrame(rows).infer_objects().fillna(np.nan)
@@ -409,7 +390,8 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
     about = scan_table(scans, store)
     shown = one_of_each(about, rows["test"])
     real = store.read(shown)
-    names = [f"{about['subject'].iloc[row]}, {about['group'].iloc[row] or 'test'}" for row in shown]
+    subjects, groups = about["subject"].to_numpy(), classes(about)
+    names = [f"{subjects[row]}, {groups[row] or 'test'}" for row in shown]
     drawn["reconstructions"] = generation.generated_planes(
         {"unseen scans": real, "reconstructions": model.reconstruct(real)},
         affine,
@@ -439,7 +421,7 @@ def draw(run, study, scans, store, rows, model, prior, codes, metrics):
     pair = shown[[0, -1]]
     ends = model.encode(store.read(pair))
     way = model.decode(evaluation.interpolate(*ends, STEPS).astype("float32"))
-    first, last = (f"{about['subject'].iloc[row]} ({about['group'].iloc[row]})" for row in pair)
+    first, last = (f"{subjects[row]} ({groups[row] or 'test'})" for row in pair)
     drawn["interpolation"] = generation.traversal_grid(
         way[None],
         affine,

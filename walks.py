@@ -20,11 +20,11 @@ import dataset
 import hyperparameters
 from brainvq import data, evaluation
 from brainvq.errors import UserError
-from brainvq.files import atomic_path, write_csv, write_json
+from brainvq.files import write_array, write_csv, write_json
 from brainvq.reports.generation import generated_planes, traversal_grid
 from brainvq.reports.planes import reconstruction_planes
 from hyperparameters import Sampling
-from scans import comes_from_simulation, readable, scan_paths
+from scans import comes_from_simulation, readable_scans, scan_paths
 
 # New volumes and the standard deviation of their vectors, where nothing else is asked for.
 SAMPLES, TEMPERATURE = 8, 1.0
@@ -72,7 +72,7 @@ def sample(trained, options, log):
         temperature=options.temperature,
         seed=options.seed,
     )
-    save_array(options.out / "latents.npy", vectors)
+    write_array(options.out / "latents.npy", vectors)
     names = [f"sample-{number:03d}" for number in range(1, count + 1)]
     save_volumes(trained, options.out, names, volumes)
     shown = min(count, SHOWN_SAMPLES)
@@ -110,7 +110,7 @@ def traverse(trained, options, log):
     log.info("dimensions %s: %s", ", ".join(map(str, dimensions)), why)
     vectors = evaluation.traverse(base, dimensions, values).astype("float32")
     volumes = decoded(trained, vectors, options.batch_size)
-    save_array(options.out / f"{stem}latents.npy", vectors)
+    write_array(options.out / f"{stem}latents.npy", vectors)
     for number, found in zip(dimensions, volumes, strict=True):
         file = options.out / f"{stem}dimension-{number:03d}"
         save_nifti(trained, f"{file}.nii.gz", np.moveaxis(found[..., 0], 0, -1))
@@ -158,7 +158,7 @@ def interpolate(trained, options, log):
         ) from None
     vectors = way.astype("float32")
     volumes = decoded(trained, vectors, options.batch_size)
-    save_array(options.out / "latents.npy", vectors)
+    write_array(options.out / "latents.npy", vectors)
     names = [f"step-{number:03d}" for number in range(1, options.steps + 1)]
     save_volumes(trained, options.out, names, volumes)
     steps = spread(options.steps)
@@ -224,7 +224,7 @@ def encode(trained, options, log):
     rows, columns = [], [f"z{number:03d}" for number in range(trained.model.latent_size)]
     for path, name, scan in prepared(trained, options.files, log):
         vector = vectors_of(trained, [scan])[0]
-        save_array(options.out / f"{name}.npy", vector)
+        write_array(options.out / f"{name}.npy", vector)
         rows.append({"scan": name, **dict(zip(columns, vector, strict=True))})
         log.info("%s: %d numbers", path, len(vector))
     write_csv(options.out / "latents.csv", pd.DataFrame(rows))
@@ -293,7 +293,7 @@ def prepared(trained, names, log):
         log.info("%s: read (%.1f s)", path, time.perf_counter() - started)
         return scan
 
-    return readable(names, read, log)
+    return readable_scans(names, read, log)
 
 
 def steps_for(trained, path):
@@ -411,9 +411,3 @@ def network_of(trained):
 def spread(count):
     """Numbers of at most `SHOWN_STEPS` of so many volumes, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, SHOWN_STEPS)).round().astype(int))
-
-
-def save_array(path, array):
-    """`numpy.save`, atomically."""
-    with atomic_path(path) as temporary:
-        np.save(temporary, array)

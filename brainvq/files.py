@@ -64,6 +64,23 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False))
 
 
+def write_array(path, array):
+    """`numpy.save`, atomically."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array)
+
+
+def records(table):
+    """A `pandas.DataFrame` as a list of dicts that JSON takes; what is no number is None."""
+    return [{key: finite(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def finite(value):
+    """A number of NumPy as Python's, None where it is not finite; anything else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _plain(value):
     if isinstance(value, np.ndarray):
         return value.tolist()

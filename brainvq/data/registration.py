@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from brainvq.data.scans import ScanError
 from brainvq.data.steps import Resample, _bounding_box, apply_steps, foreground_mask
@@ -357,15 +358,8 @@ def _center(image, affine, stripped):
 
 
 def _turn(angles):
-    """Rotation matrix of turns about x, then y, then z, in radians."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [(1, 2), (0, 2), (0, 1)][axis]
-        one = np.eye(3)
-        one[i, i] = one[j, j] = np.cos(angle)
-        one[i, j], one[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = one @ matrix
-    return matrix
+    """Rotation matrix of turns about x, then y (from x to z), then z, in radians."""
+    return Rotation.from_euler("xyz", np.asarray(angles) * (1, -1, 1)).as_matrix()
 
 
 def _check_map(found):

@@ -87,6 +87,9 @@ class IntroVAE(keras.Model):
         ValueError: if an argument is out of its range, or the parts do not fit.
     """
 
+    # Said as an `Autoencoder` without a codebook says it.
+    num_codes = None
+
     def __init__(
         self,
         encoder,

@@ -20,6 +20,8 @@ _SHARPNESS = {
     "gradient_foreground": "gradient, foreground",
     "laplacian_foreground": "Laplacian, foreground",
 }
+# Test subjects that the page lists; cohorts of this study have hundreds.
+_LISTED = 20
 _SPACES = {"pca": "principal components", "wavelet": "wavelets"}
 _MEASURES = {"frechet": "Fréchet distance", "kernel": "kernel distance"}
 
@@ -187,7 +189,12 @@ def _reconstruction(study, metrics, subjects, figures):
         tables=[
             ("Similarity", _similarity(metrics)),
             ("Sharpness", sharpness),
-            ("Each test subject", subjects),
+            (
+                f"The {_LISTED} test subjects with the lowest SSIM (all: subjects.csv)"
+                if len(subjects) > _LISTED
+                else "Each test subject",
+                subjects.nsmallest(_LISTED, "ssim") if len(subjects) > _LISTED else subjects,
+            ),
         ],
         figures=pictures(
             figures,

@@ -161,6 +161,15 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert "A scanner may pass" not in text
 
 
+def test_of_many_subjects_the_worst_are_listed(tmp_path):
+    many = pd.DataFrame({"subject": [f"s{n:03d}" for n in range(50)], "ssim": np.arange(50) / 100})
+    report = vectors_report(ABOUT, METRICS, many, {})
+    text = write_report(tmp_path / "report.html", report).read_text()
+    assert "The 20 test subjects with the lowest SSIM (all: subjects.csv)" in text
+    assert "s019" in text
+    assert "s020" not in text
+
+
 def test_the_card_says_what_a_sample_is(tmp_path):
     card = vectors_card(ABOUT, METRICS, split={"train": 30, "test": 4}, data_facts={})
     write_model_card(tmp_path / "card.md", card)
