@@ -111,13 +111,13 @@ def _intro_vae(study, shape):
         "latent_size": options.latent_size,
         "filters": options.filters,
         "dense_units": options.dense_units,
-        "dropout": options.dropout,
         "norm": options.norm,
         "groups": options.norm_groups,
         "patch": options.patch,
+        "linear": options.linear,
     }
     return IntroVAE(
-        intro_encoder(shape, **sizes),
+        intro_encoder(shape, dropout=options.dropout, **sizes),
         intro_decoder(shape, **sizes),
         form=None if options.form == "vae" else options.form,
         adversarial_weight=options.adversarial_weight,

@@ -29,6 +29,7 @@ import dataset
 import hyperparameters
 import modules
 import similarity
+import vectors
 from brainvq.data import steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json, write_text
@@ -276,6 +277,9 @@ def train_autoencoder(study, run, store, rows):
         if kind == "vectors":
             found = mean_volume(store, rows["train"], at_a_time)
             modules.set_mean(model.encoder, model.decoder, *found)
+            if study.model.linear:
+                components = vectors.principal_components(study, store, rows["train"])
+                modules.set_components(model.encoder, model.decoder, components.volumes)
             if study.train.vae_epochs and model.is_adversarial:
                 begin_as_vae(study, run, model, stream, unseen, watch)
     if study.model.codebook_fixed:

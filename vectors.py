@@ -20,9 +20,12 @@ from brainvq.reports import figures, generation, latents
 
 # Volumes that a network takes at a time.
 BATCH = 16
-# Test volumes that generated ones are compared with at most, and training volumes that spaces and
-# the components of the baseline are fitted on; copies are looked for among all.
+# Test volumes that generated ones are compared with at most, and training volumes that spaces are
+# fitted on; copies are looked for among all.
 COMPARED, FITTED = 256, 1024
+# Training volumes that principal components are fitted on, those of the baseline and those that a
+# network starts from: what fits into 2 GB.
+BASIS = 2048
 # Draws of the bootstrap for distances of generated volumes.
 DRAWS = 200
 # Rows of the pictures, most class-dependent dimensions that are traversed, and steps of a walk.
@@ -70,6 +73,11 @@ class Components:
         self.spread = np.sqrt(self.pca.explained_variance_)
         return self
 
+    @property
+    def volumes(self):
+        """What a deviation of 1 of each number changes, float32 `(count, x, y, z, 1)`."""
+        return (self.pca.components_ * self.spread[:, None]).reshape(-1, *self.shape)
+
     def encode(self, volumes):
         """Float `(n, x, y, z, 1)` → `(n, count)`, each of mean 0 and deviation about 1."""
         return self.pca.transform(volumes.reshape(len(volumes), -1)) / self.spread
@@ -89,6 +97,12 @@ class Components:
         return self.decode(z)
 
 
+def principal_components(study, store, rows):
+    """Those of training volumes, as many as a study's latent has numbers."""
+    volumes = store.read(dataset.spread(rows, BASIS))
+    return Components(study.model.latent_size, study.seed).fit(volumes)
+
+
 def measure(run, study, scans, training, store, rows, model, similarity_of):
     """The measures of a run beside those of reconstruction; writes latents, samples and tables.
 
@@ -106,7 +120,7 @@ def measure(run, study, scans, training, store, rows, model, similarity_of):
         Dict, a part of `metrics.json`.
     """
     reference = store.read(dataset.spread(rows["train"], FITTED))
-    baseline = Components(model.latent_size, study.seed).fit(reference)
+    baseline = principal_components(study, store, rows["train"])
     about = scan_table(scans, store)
     picked = dataset.spread(rows["test"], COMPARED)
     unseen = store.read(picked), store.table["subject"].to_numpy()[picked]

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from brainvq.layers import DepthToSpace, SpaceToDepth
+from brainvq.layers import DepthToSpace, SoftClip, SpaceToDepth
 from brainvq.models import IntroVAE, intro_decoder, intro_encoder
 
 FILTERS, UNITS, DROPOUT, GROUPS = (16, 32, 64), 512, 0.1, 4
@@ -91,30 +91,27 @@ def plain_decoder(shape, latent, patch):
     """The decoder by Keras' own layers."""
     grid = [size // 2 ** len(FILTERS) for size in shape]
     inputs = x = keras.Input((latent,))
-    x = layers.LayerNormalization()(layers.Dense(UNITS, use_bias=False)(x))
-    x = layers.Dropout(DROPOUT)(layers.LeakyReLU(0.2)(x))
-    x = layers.Dense(int(np.prod(grid)) * FILTERS[-1], use_bias=False)(x)
-    x = layers.GroupNormalization(GROUPS)(layers.Reshape((*grid, FILTERS[-1]))(x))
-    x = layers.LeakyReLU(0.2)(x)
+    x = layers.LeakyReLU(0.2)(layers.Dense(UNITS)(x))
+    x = layers.Dense(int(np.prod(grid)) * FILTERS[-1])(x)
+    x = layers.LeakyReLU(0.2)(layers.Reshape((*grid, FILTERS[-1]))(x))
     for width in FILTERS[-2::-1]:
         x = layers.Conv3D(width, 3, padding="same", use_bias=False)(layers.UpSampling3D(2)(x))
         x = layers.LeakyReLU(0.2)(layers.GroupNormalization(GROUPS)(x))
     if patch == 1:
         x = layers.UpSampling3D(2)(x)
-    x = layers.Conv3D(patch**3, 3, padding="same", activation="sigmoid")(x)
-    return keras.Model(inputs, DepthToSpace(patch)(x) if patch > 1 else x)
+    x = layers.Conv3D(patch**3, 3, padding="same")(x)
+    x = DepthToSpace(patch)(x) if patch > 1 else x
+    return keras.Model(inputs, SoftClip()(x))
 
 
-def ours(form, **options):
+def ours(form, linear=False, **options):
     """Returns a function that makes a model of the library."""
 
     def make(shape, latent, patch):
-        sizes = {"dropout": DROPOUT, "groups": GROUPS, "patch": patch}
-        networks = [
-            network((*shape, 1), latent, FILTERS, (UNITS,), **sizes)
-            for network in (intro_encoder, intro_decoder)
-        ]
-        return IntroVAE(*networks, form=form, **options)
+        sizes = {"groups": GROUPS, "patch": patch, "linear": linear}
+        size = ((*shape, 1), latent, FILTERS, (UNITS,))
+        encoder = intro_encoder(*size, dropout=DROPOUT, **sizes)
+        return IntroVAE(encoder, intro_decoder(*size, **sizes), form=form, **options)
 
     return make
 
@@ -122,6 +119,7 @@ def ours(form, **options):
 CONFIGURATIONS = {
     "plain": PlainVAE,
     "vae": ours(None),
+    "vae linear": ours(None, linear=True),
     "hinge": ours("hinge"),
     "soft": ours("soft"),
     "soft gamma_r": ours("soft", gamma_r=1e-8),

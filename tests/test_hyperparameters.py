@@ -123,10 +123,16 @@ def test_the_models_of_introvae3d_are_those_of_the_source():
         assert (preset.model.form == "vae") == name.startswith("vae")
         # They share the network and differ in the latent size.
         same = dataclasses.replace(
-            preset.model, latent_size=256, form="hinge", margin=presets["ivae-256"].model.margin
+            preset.model,
+            latent_size=256,
+            form="hinge",
+            margin=presets["ivae-256"].model.margin,
+            adversarial_weight=presets["ivae-256"].model.adversarial_weight,
         )
         assert same == presets["ivae-256"].model
         assert dataset.sample_shape(preset) == (40, 48, 40, 1)
+        assert not preset.model.linear
+        assert preset.train.epochs + preset.train.vae_epochs == 10
     layers = modules.build_autoencoder(presets["ivae-256"]).encoder.layers
     grid = next(layer.input.shape for layer in layers if layer.name.startswith("flatten"))
     assert grid == (None, 5, 6, 5, 64)

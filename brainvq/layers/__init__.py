@@ -17,6 +17,7 @@ from brainvq.layers.masked_convolution import (
 from brainvq.layers.mean_volume import AddVolume, RemoveVolume
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
 from brainvq.layers.residual_quantizer import ResidualQuantizer
+from brainvq.layers.soft_clip import SoftClip
 from brainvq.layers.som_grid import SOMGrid
 from brainvq.layers.som_quantizer import SOMQuantizer
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
@@ -44,6 +45,7 @@ __all__ = [
     "ResidualQuantizer",
     "SOMGrid",
     "SOMQuantizer",
+    "SoftClip",
     "SpaceToDepth",
     "TorusQuantizer",
     "VectorQuantizer",

@@ -17,7 +17,7 @@ from brainvq.models.classifier import (
 )
 from brainvq.models.code_usage import CodeUsage
 from brainvq.models.conv_networks import conv_decoder, conv_encoder
-from brainvq.models.intro_networks import intro_decoder, intro_encoder, set_mean
+from brainvq.models.intro_networks import intro_decoder, intro_encoder, set_components, set_mean
 from brainvq.models.intro_vae import IntroVAE
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
 from brainvq.models.pixelcnn import PixelCNN
@@ -46,6 +46,7 @@ __all__ = [
     "pixel_classifier",
     "residual_decoder",
     "residual_encoder",
+    "set_components",
     "set_mean",
     "streamline_decoder",
     "streamline_encoder",

@@ -1,21 +1,24 @@
 """The encoder and decoder of study `introvae3d`: volumes to Gaussian vectors and back.
 
 Convolutions keep the grid and pooling halves it, as in the source; a dense part then leaves the
-grid altogether, so that one vector stands for a whole brain. Two things are not the source's. With
-`patch` above 1 the finest grid is folded into channels, which saves most of the time. And the
+grid altogether, so that one vector stands for a whole brain. Three things are not the source's.
+With `patch` above 1 the finest grid is folded into channels, which saves most of the time. The
 networks know a mean volume, `set_mean`: aligned brains differ by little from one another, and a
 network that has to find their mean first, with normalisation layers that see what all have in
-common, may never come to what they differ in.
+common, may never come to what they differ in. And with `linear` they begin as principal component
+analysis, `set_components`: the best that lines can do for aligned brains, to which convolutions on
+a few thousand volumes come no nearer by themselves.
 """
 
 import math
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from brainvq.layers.group_norm import GroupNorm
 from brainvq.layers.mean_volume import AddVolume, RemoveVolume
+from brainvq.layers.soft_clip import SoftClip
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.models.conv_networks import CONVOLUTIONS, _rank
 from brainvq.models.volume_networks import MOMENTUM, _normaliser
@@ -24,7 +27,7 @@ POOLING = {1: layers.AveragePooling1D, 2: layers.AveragePooling2D, 3: layers.Ave
 # Of the encoder's log-variance at the start: a deviation of 0.05, so that the decoder learns what
 # latents say before it learns to bear their noise.
 START_LOG_VARIANCE = -6.0
-# Mean volumes are kept this far from 0 and 1, where a logistic function has no inverse.
+# Mean volumes are kept this far from 0 and 1, where a soft clip has no inverse.
 _EDGE = 3e-3
 UPSAMPLING = {1: layers.UpSampling1D, 2: layers.UpSampling2D, 3: layers.UpSampling3D}
 
@@ -39,6 +42,7 @@ def intro_encoder(
     groups=4,
     activation="leaky_relu",
     patch=1,
+    linear=False,
     name="encoder",
 ):
     """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
@@ -66,6 +70,9 @@ def intro_encoder(
         activation: name of a Keras activation.
         patch: 1 (default, as in the source) or 2: blocks of 2×2×2 voxels become the channels of
             one, and the last stage has no pooling. The coarsest grid is the same.
+        linear: True adds a path beside the convolutions to the mean: scores on fixed components
+            (`set_components`; at first zeros), turned by a matrix that starts as the identity and
+            is trained. The log-variance sees the scores too. Default False, as in the source.
         name: name of the model.
 
     Returns:
@@ -81,9 +88,8 @@ def intro_encoder(
     _grid(input_shape, filters, latent_size, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     inputs = keras.Input(input_shape)
-    x = RemoveVolume(name="remove_mean")(inputs)
-    if patch > 1:
-        x = SpaceToDepth(patch)(x)
+    differences = RemoveVolume(name="remove_mean")(inputs)
+    x = SpaceToDepth(patch)(differences) if patch > 1 else differences
     for number, channels in enumerate(filters, 1):
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
         x = layers.Activation(activation)(normalise(x))
@@ -92,7 +98,17 @@ def intro_encoder(
     x = layers.Flatten()(x)
     for units in dense_units:
         x = _dense(x, units, norm, activation, dropout)
-    mean = layers.Dense(latent_size, dtype="float32", name="mean")(x)
+    mean = layers.Dense(
+        latent_size,
+        # Small beside the scores, with which the mean then starts.
+        kernel_initializer=keras.initializers.VarianceScaling(0.01 if linear else 1.0),
+        dtype="float32",
+        name="mean",
+    )(x)
+    if linear:
+        scores = _components(latent_size)(layers.Flatten()(differences))
+        mean = layers.Add(dtype="float32")([mean, _turn(latent_size)(scores)])
+        x = layers.Concatenate(dtype="float32")([x, scores])
     log_variance = layers.Dense(
         latent_size,
         kernel_initializer=keras.initializers.VarianceScaling(0.01),
@@ -108,34 +124,39 @@ def intro_decoder(
     latent_size=256,
     filters=(16, 32, 64),
     dense_units=(512,),
-    dropout=0.1,
     norm="group",
     groups=4,
     activation="leaky_relu",
     patch=1,
+    linear=False,
     name="decoder",
 ):
     """The mirror of `intro_encoder`, by upsampling; give it the same arguments.
 
     Dense layers lead back to the coarsest grid. For each entry of `filters`, in reverse, the grid
     doubles by repetition and a 3×3×3 convolution follows, with normalisation and activation but
-    after the last. The logit of the mean volume (`set_mean`) is then added, and trained on. A
-    logistic function ends it, in float32 whatever the dtype policy: the volumes
-    of the study lie in [0, 1], and a generated one that left this range would be told from a real
-    one by that alone, which teaches the decoder nothing about brains. The even background, more
-    than half of a volume, is the flat end of the function, where it costs no effort to stay.
+    after the last. The mean volume (`set_mean`) is then added, and trained on; with `linear`, what
+    the latent vector says of the components (`set_components`) too. A soft clip ends it, in float32
+    whatever the dtype policy: the volumes of the study lie in [0, 1], and a generated one that left
+    this range would be told from a real one by that alone, which teaches the decoder nothing about
+    brains.
+
+    There is no dropout, whose noise would end in what is decoded. And with norm "group" the dense
+    layers have biases and no normalisation: layer normalisation would take from a vector how long
+    it is, which says how far a brain is from the mean one.
 
     Args:
         output_shape: tuple `(*spatial, channels)`: the `input_shape` of the encoder.
         latent_size: see `intro_encoder`.
         filters: channels, in the order of the encoder.
         dense_units: widths, in the order of the encoder.
-        dropout: see `intro_encoder`.
         norm: see `intro_encoder`.
         groups: see `intro_encoder`.
         activation: see `intro_encoder`; not of the image.
         patch: see `intro_encoder`; with 2 the last convolution makes the channels of a block, which
             are then unfolded (sub-pixel convolution).
+        linear: True adds the components, as much of each as the latent vector says, turned by a
+            matrix that starts as the identity and is trained. Default False.
         name: name of the model.
 
     Returns:
@@ -152,10 +173,10 @@ def intro_decoder(
     z = keras.Input((latent_size,))
     x = z
     for units in reversed(dense_units):
-        x = _dense(x, units, norm, activation, dropout)
-    x = layers.Dense(math.prod(grid) * filters[-1], use_bias=biased)(x)
+        x = _dense(x, units, "none" if norm == "group" else norm, activation, dropout=0)
+    x = layers.Dense(math.prod(grid) * filters[-1], use_bias=norm != "batch")(x)
     x = layers.Reshape((*grid, filters[-1]))(x)
-    x = layers.Activation(activation)(normalise(x))
+    x = layers.Activation(activation)(x if norm == "group" else normalise(x))
     for channels in reversed(filters[:-1]):
         x = UPSAMPLING[rank](2)(x)
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=biased)(x)
@@ -167,13 +188,16 @@ def intro_decoder(
         3,
         padding="same",
         # Small, so that what is decoded starts at the mean.
-        kernel_initializer=keras.initializers.VarianceScaling(0.1),
+        kernel_initializer=keras.initializers.VarianceScaling(1e-3),
         dtype="float32",
     )(x)
     if patch > 1:
         x = DepthToSpace(patch, dtype="float32")(x)
+    if linear:
+        line = _components(math.prod(output_shape))(_turn(latent_size)(z))
+        x = layers.Add(dtype="float32")([x, layers.Reshape(output_shape, dtype="float32")(line)])
     x = AddVolume(name="add_mean", dtype="float32")(x)
-    return keras.Model(z, layers.Activation("sigmoid", dtype="float32")(x), name=name)
+    return keras.Model(z, SoftClip(name="clip", dtype="float32")(x), name=name)
 
 
 def set_mean(encoder, decoder, mean, deviation):
@@ -196,7 +220,61 @@ def set_mean(encoder, decoder, mean, deviation):
         )
     encoder.get_layer("remove_mean").set(mean, deviation)
     inside = np.clip(mean, _EDGE, 1 - _EDGE)
-    decoder.get_layer("add_mean").volume.assign(np.log(inside / (1 - inside)))
+    decoder.get_layer("add_mean").volume.assign(decoder.get_layer("clip").inverse(inside))
+
+
+def set_components(encoder, decoder, components):
+    """Tells networks with a linear path in which directions the volumes of training differ.
+
+    The networks then begin as principal component analysis: the latent vector is the scores, each
+    with a deviation of 1, and what is decoded is the sum of the components. Call `set_mean` first.
+
+    Args:
+        encoder: model of `intro_encoder` with `linear`.
+        decoder: model of `intro_decoder` with `linear`.
+        components: float `(count, *spatial, channels)`, count ≤ `latent_size`: principal axes of
+            the training volumes, which are orthogonal, each as long as the deviation of the scores
+            on it. Latent numbers beyond `count` start without a path.
+
+    Raises:
+        ValueError: the networks have no linear path, or the shape is another.
+    """
+    shape = tuple(encoder.input_shape[1:])
+    components = np.asarray(components, "float32")
+    latent_size = decoder.input_shape[-1]
+    if components.shape[1:] != shape or len(components) > latent_size:
+        raise ValueError(
+            f"`components` must be (at most {latent_size}, {', '.join(map(str, shape))}). "
+            f"Received: components of shape {components.shape}"
+        )
+    if "components" not in (layer.name for layer in encoder.layers):
+        raise ValueError("The networks must have been made with linear=True. Received: others")
+    rows = np.zeros((latent_size, math.prod(shape)), "float32")
+    rows[: len(components)] = components.reshape(len(components), -1)
+    squares = np.sum(np.square(rows), axis=1, keepdims=True)
+    deviation = ops.convert_to_numpy(encoder.get_layer("remove_mean").deviation)
+    scores = np.divide(deviation * rows, squares, out=np.zeros_like(rows), where=squares > 0)
+    encoder.get_layer("components").set_weights([scores.T])
+    decoder.get_layer("components").set_weights([rows])
+
+
+def _components(units):
+    """The fixed end of a linear path; float32, for it sums over a whole volume."""
+    return layers.Dense(
+        units,
+        use_bias=False,
+        kernel_initializer="zeros",
+        trainable=False,
+        dtype="float32",
+        name="components",
+    )
+
+
+def _turn(size):
+    """Its trained end, at first nothing."""
+    return layers.Dense(
+        size, use_bias=False, kernel_initializer="identity", dtype="float32", name="turn"
+    )
 
 
 def _grid(shape, filters, latent_size, patch):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from brainvq.models import intro_decoder, intro_encoder, set_mean
+from brainvq.models import intro_decoder, intro_encoder, set_components, set_mean
 
 TINY = {"latent_size": 3, "filters": (2, 4), "dense_units": (5,), "groups": 2}
 
@@ -30,9 +30,9 @@ def test_the_defaults_are_the_network_of_the_study():
         + ["Flatten", "Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Dense"]
     )
     assert kinds(decoder) == (
-        ["Dense", "LayerNormalization", "Activation", "Dropout", "Dense", "Reshape"]
-        + ["GroupNorm", "Activation", "UpSampling3D", "Conv3D"] * 3
-        + ["AddVolume", "Activation"]
+        ["Dense", "Activation", "Dense", "Reshape", "Activation", "UpSampling3D", "Conv3D"]
+        + ["GroupNorm", "Activation", "UpSampling3D", "Conv3D"] * 2
+        + ["AddVolume", "SoftClip"]
     )
     # 27 weights for each pair of channels; two numbers of a normalisation for each channel.
     kernels = 27 * (1 * 16 + 16 * 32 + 32 * 64)
@@ -42,9 +42,7 @@ def test_the_defaults_are_the_network_of_the_study():
     assert (
         encoder.count_params() == volume + 1 + kernels + 2 * (16 + 32 + 64) + dense + 2 * 513 * 256
     )
-    assert decoder.count_params() == (
-        256 * 512 + 2 * 512 + 512 * grid + kernels + 2 * (64 + 32 + 16) + 1 + volume
-    )
+    assert decoder.count_params() == (257 * 512 + 513 * grid + kernels + 2 * (32 + 16) + 1 + volume)
 
 
 def test_patches_leave_the_finest_grid_out():
@@ -84,7 +82,7 @@ def test_networks_start_at_the_mean_volume(patch):
     assert any("add_mean" in weight.path for weight in decoder.trainable_weights)
 
 
-def test_edges_of_the_range_have_a_finite_logit():
+def test_edges_of_the_range_have_a_finite_inverse():
     encoder, decoder = intro_encoder((8, 8, 1), **TINY), intro_decoder((8, 8, 1), **TINY)
     set_mean(encoder, decoder, np.tile([[0.0], [1.0]], (8, 4)).reshape(8, 8, 1), 0.5)
     assert np.isfinite(ops.convert_to_numpy(decoder.get_layer("add_mean").volume)).all()
@@ -96,6 +94,52 @@ def test_a_mean_volume_that_does_not_fit_is_named():
         set_mean(encoder, decoder, np.zeros((8, 8)), 1.0)
     with pytest.raises(ValueError, match="deviation=0"):
         set_mean(encoder, decoder, np.zeros((8, 8, 1)), 0)
+
+
+def principal(count=3, size=8):
+    """Volumes along `count` orthogonal axes about a mean, the mean, and the components."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(size**3, count)))[0].T
+    components = (axes * np.array([0.8, 0.5, 0.3])[:count, None]).reshape(count, *[size] * 3, 1)
+    scores = rng.normal(size=(6, count))
+    mean = 0.4 + 0.2 * volumes_of((size, size, size, 1))
+    return mean + np.tensordot(scores, components, 1), mean, components, scores
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_linear_path_starts_as_principal_component_analysis(patch):
+    x, mean, components, scores = principal()
+    encoder = intro_encoder((8, 8, 8, 1), **TINY, patch=patch, linear=True)
+    decoder = intro_decoder((8, 8, 8, 1), **TINY, patch=patch, linear=True)
+    set_mean(encoder, decoder, mean, 0.05)
+    set_components(encoder, decoder, components)
+    found = ops.convert_to_numpy(encoder(x)[0])
+    np.testing.assert_allclose(found, scores, atol=0.3)  # with what convolutions add at the start
+    last = next(w for w in decoder.weights[::-1] if len(w.shape) == 5)
+    last.assign(0 * last)
+    np.testing.assert_allclose(decoder(scores), x, atol=2e-3)
+    for part in (encoder, decoder):
+        assert not any("components" in weight.path for weight in part.trainable_weights)
+        assert any("turn" in weight.path for weight in part.trainable_weights)
+
+
+def test_fewer_components_than_numbers_leave_the_rest_without_a_path():
+    _, mean, components, _ = principal(2)
+    encoder = intro_encoder((8, 8, 8, 1), **TINY, linear=True)
+    decoder = intro_decoder((8, 8, 8, 1), **TINY, linear=True)
+    set_mean(encoder, decoder, mean, 0.05)
+    set_components(encoder, decoder, components)
+    kernel = ops.convert_to_numpy(encoder.get_layer("components").kernel)
+    assert np.isfinite(kernel).all()
+    assert (np.abs(kernel).max(axis=0) > 0).tolist() == [True, True, False]
+
+
+def test_components_that_do_not_fit_are_named():
+    parts = intro_encoder((8, 8, 1), **TINY), intro_decoder((8, 8, 1), **TINY)
+    with pytest.raises(ValueError, match=r"at most 3, 8, 8, 1.*shape \(4, 8, 8, 1\)"):
+        set_components(*parts, np.ones((4, 8, 8, 1)))
+    with pytest.raises(ValueError, match="linear=True"):
+        set_components(*parts, np.ones((2, 8, 8, 1)))
 
 
 def test_the_source_normalises_over_batches():
@@ -133,12 +177,28 @@ def test_volumes_stay_in_the_range_of_the_data():
     assert np.isfinite(y).all()
 
 
-def test_only_a_network_without_normalisation_has_biases_before_the_end():
-    for norm, count in [("batch", 0), ("group", 0), ("none", 3)]:
-        encoder = intro_encoder((8, 8, 1), **TINY, norm=norm)
-        assert sum(w.name == "bias" for w in encoder.weights) == count + 2
-        decoder = intro_decoder((8, 8, 1), **TINY, norm=norm)
-        assert sum(w.name == "bias" for w in decoder.weights) == count + 1
+@pytest.mark.parametrize(
+    ("norm", "encoding", "decoding"), [("batch", 0, 0), ("group", 0, 2), ("none", 3, 3)]
+)
+def test_biases_are_where_no_normalisation_takes_them_away(norm, encoding, decoding):
+    encoder = intro_encoder((8, 8, 1), **TINY, norm=norm)
+    assert sum(w.name == "bias" for w in encoder.weights) == encoding + 2
+    decoder = intro_decoder((8, 8, 1), **TINY, norm=norm)
+    assert sum(w.name == "bias" for w in decoder.weights) == decoding + 1
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_how_long_a_vector_is_can_be_seen_in_what_is_decoded(norm):
+    keras.utils.set_random_seed(0)
+    decoder = intro_decoder((8, 8, 8, 1), **TINY, norm=norm)
+    for weight in decoder.trainable_weights:
+        weight.assign(np.random.default_rng(0).normal(0, 0.3, weight.shape))
+    z = np.random.default_rng(1).normal(size=(1, 3)).astype("float32")
+    zero, once, twice = (ops.convert_to_numpy(decoder(k * z)) for k in (0, 1, 2))
+    assert np.abs(twice - once).max() > 0.02
+    # No jump at the mean either, which a vector without a direction would make.
+    near = ops.convert_to_numpy(decoder(1e-4 * z))
+    np.testing.assert_allclose(near, zero, atol=1e-3)
 
 
 def test_group_normalisation_is_the_same_in_training_and_whatever_is_in_the_batch():
@@ -151,14 +211,11 @@ def test_group_normalisation_is_the_same_in_training_and_whatever_is_in_the_batc
 
 
 def test_dropout_is_for_training_alone():
-    for network, x in (
-        (intro_encoder((8, 8, 1), **TINY, dropout=0.5), volumes_of((4, 8, 8, 1))),
-        (intro_decoder((8, 8, 1), **TINY, dropout=0.5), volumes_of((4, 3))),
-    ):
-        first, second = (keras.tree.flatten(network(x, training=True))[0] for _ in range(2))
-        assert np.abs(ops.convert_to_numpy(first - second)).max() > 1e-4
-        first, second = (keras.tree.flatten(network(x, training=False))[0] for _ in range(2))
-        np.testing.assert_array_equal(first, second)
+    encoder, x = intro_encoder((8, 8, 1), **TINY, dropout=0.5), volumes_of((4, 8, 8, 1))
+    first, second = (encoder(x, training=True)[0] for _ in range(2))
+    assert np.abs(ops.convert_to_numpy(first - second)).max() > 1e-4
+    first, second = (encoder(x, training=False)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_mixed_precision_ends_in_float32():

@@ -51,7 +51,7 @@ def small(form="hinge", norm="group", seed=1, **options):
     """Convolutions on 8×8×8 volumes."""
     keras.utils.set_random_seed(0)
     parts = [
-        network((8, 8, 8, 1), 4, (2, 4), (6,), 0.1, norm, groups=2)
+        network((8, 8, 8, 1), 4, (2, 4), (6,), norm=norm, groups=2)
         for network in (intro_encoder, intro_decoder)
     ]
     return IntroVAE(*parts, form=form, seed=seed, **options)

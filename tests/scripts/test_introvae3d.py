@@ -21,7 +21,9 @@ from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
 
-SMALL = ("--smoke", "--data.workers", "1", "--sampling.samples", "4")
+# A variant with all there is: a phase as a VAE, fakes, a linear path.
+SMALL = ("--variant", "ivae-256", "--model.linear", "--smoke")
+SMALL += ("--data.workers", "1", "--sampling.samples", "4")
 FILES = (
     "study.json",
     "cohort.csv",

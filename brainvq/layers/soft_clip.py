@@ -1,0 +1,54 @@
+"""A range that what a network makes cannot leave, and inside which it is left alone."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class SoftClip(keras.layers.Layer):
+    """Bounds its input to [0, 1], smoothly: y = (softplus(k x) − softplus(k (x − 1))) / k.
+
+    Away from 0 and 1 by more than a few 1 / k it is the identity, so that sums of volumes stay sums
+    (those of principal components, say), which a logistic function does not let them. Beyond, it is
+    flat: an even background costs a network nothing to keep. Unlike a clipped value, one that lies
+    outside still has a gradient.
+
+    `call(x)` takes a float tensor of any shape and returns the same shape; it computes in float32
+    whatever the dtype policy, for near 1 it takes the difference of two large numbers.
+
+    Args:
+        sharpness: float > 0, k. Default 40: a corner as wide as 0.05.
+        **kwargs: `name`, `dtype`.
+
+    Raises:
+        ValueError: if `sharpness` is not above 0.
+    """
+
+    def __init__(self, sharpness=40.0, **kwargs):
+        super().__init__(**kwargs)
+        if not sharpness > 0:
+            raise ValueError(f"`sharpness` must be above 0. Received: sharpness={sharpness}")
+        self.sharpness = sharpness
+
+    def call(self, x):
+        """Bounds `x`; see the class."""
+        scaled = self.sharpness * ops.cast(x, "float32")
+        y = (ops.softplus(scaled) - ops.softplus(scaled - self.sharpness)) / self.sharpness
+        return ops.cast(ops.clip(y, 0.0, 1.0), self.compute_dtype)  # clipped for rounding
+
+    def inverse(self, y):
+        """What `call` makes `y` of.
+
+        Args:
+            y: NumPy array, values strictly between 0 and 1.
+
+        Returns:
+            Float64 NumPy array, the shape of `y`.
+        """
+        k, y = self.sharpness, np.asarray(y, "float64")
+        return np.log(np.expm1(k * y) / -np.expm1(k * (y - 1))) / k
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "sharpness": self.sharpness}
