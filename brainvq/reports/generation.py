@@ -220,7 +220,7 @@ def traversal_grid(
                 ax = figure.add_subplot(grid[4 * i + k, j])
                 _picture(ax, cuts[j][plane], plane, scale, (sizes[plane][0], width))
                 if i == k == 0:
-                    ax.set_title(values[j] if isinstance(values[j], str) else _signed(values[j]))
+                    ax.set_title(_heads(values)[j])
                 if j == 0:
                     label = row.format(name) + "\n" if k == 1 else "\n"
                     ax.set_ylabel(label + plane, fontsize=9)
@@ -473,8 +473,12 @@ def _picture(ax, plane, name, scale, size, cmap="gray"):
     _mark(ax, name)
 
 
-def _signed(value):
-    return f"{value:+.3g}".replace("-", "−").replace("+0", "0")
+def _heads(values):
+    """Values as they stand over columns: with signs where there are two, strings as they are."""
+    if isinstance(values[0], str):
+        return list(values)
+    form = "{:+.3g}" if min(values) < 0 else "{:.3g}"
+    return ["0" if value == 0 else form.format(value).replace("-", "−") for value in values]
 
 
 def _where(cut):

@@ -152,6 +152,8 @@ class TestTraversal:
         volumes = np.tile(brains(1), (1, 2, 1, 1, 1))
         volumes[0, 1] *= 0.5
         figure = traversal_grid(volumes, LPS, None, values=[0, 1], dimensions=[0])
+        titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+        assert titles[:2] == ["0", "1"]  # a sign only where there are two
         first, second = (image.get_array() for image in pictures(figure)[:2])
         change = pictures(figure, "signed")[0].get_array()
         np.testing.assert_allclose(change, second - first, atol=1e-6)
