@@ -328,6 +328,9 @@ class Train:
     slices; `None` takes whole slices. Windows cost less, and black background teaches nothing."""
     learning_rate: float = 2e-3
     """Largest learning rate."""
+    decoder_rate: float = 1.0
+    """Learning rate of the decoder as a share of the encoder's (`hinge` and `soft`; Heusel et al.
+    2017). Below 1 the critic keeps ahead: watch that `kl_gap` stays above 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the learning rate changes over the epochs; `cosine` falls to zero."""
     warmup: float = 0.05
@@ -954,24 +957,24 @@ _INTROVAE3D_BEST = Study(
 
 def _introvae3d(variant, **model):
     """A model of the source's, without a linear path, and with as many passes as the others."""
-    # A smaller weight of the reconstruction than `best` has, for the loss of the fakes to count.
-    plain = {"linear": False, "beta_rec": 5.0}
-    options = replace(_INTROVAE3D_BEST.model, **{**plain, **model})
-    as_vae = 0 if options.form == "vae" else 5
-    train = replace(_INTROVAE3D_BEST.train, epochs=10 - as_vae, vae_epochs=as_vae)
+    options = replace(_INTROVAE3D_BEST.model, **{"linear": False, **model})
+    as_vae, rate = (0, 1.0) if options.form == "vae" else (5, 0.3)
+    train = replace(
+        _INTROVAE3D_BEST.train, epochs=10 - as_vae, vae_epochs=as_vae, decoder_rate=rate
+    )
     return replace(_INTROVAE3D_BEST, variant=variant, model=options, train=train)
 
 
-# The margin lies above the divergence of the VAE, about 100 nats. For "soft" the encoder is content
-# at ln(beta_neg) / (2 beta_neg) nats a voxel, here 123.
-_HINGE = {"form": "hinge", "adversarial_weight": 0.45, "margin": 250.0}
+# The margin lies above the divergence of the VAE, about 400 nats. For "soft" the encoder is content
+# at ln(beta_neg) / (2 beta_neg) nats a voxel, here 600.
+_HINGE = {"form": "hinge", "adversarial_weight": 0.4, "margin": 600.0}
 _INTROVAE3D = (
     _INTROVAE3D_BEST,
     _introvae3d("ivae-256", **_HINGE),
     _introvae3d("ivae-32", latent_size=32, **_HINGE),
     _introvae3d("vae-512", latent_size=512),
     _introvae3d("vae-8", latent_size=8),
-    _introvae3d("soft-256", form="soft", beta_neg=3000.0),
+    _introvae3d("soft-256", form="soft", beta_neg=480.0),
 )
 
 STUDIES = {
@@ -1323,6 +1326,9 @@ def check_vectors(study):
                 f"--model.{option.replace('_', '-')}: found {getattr(model, option)}; expected 0 "
                 "or more"
             )
+    if not 0 < study.train.decoder_rate <= 1:
+        found = study.train.decoder_rate
+        raise UserError(f"--train.decoder-rate: found {found}; expected above 0, at most 1")
     if study.train.vae_epochs < 0:
         raise UserError(f"--train.vae-epochs: found {study.train.vae_epochs}; expected 0 or more")
     if model.margin <= 0:

@@ -285,7 +285,14 @@ def train_autoencoder(study, run, store, rows):
     if study.model.codebook_fixed:
         model.encoder.trainable = model.quantizer.trainable = False
     epochs = epochs_of(options, stream)
-    model.compile(optimizer_of(options, epochs * len(stream)))
+    steps = epochs * len(stream)
+    if getattr(model, "is_adversarial", False):
+        model.compile(
+            encoder_optimizer=optimizer_of(options, steps),
+            decoder_optimizer=optimizer_of(options, steps, options.decoder_rate),
+        )
+    else:
+        model.compile(optimizer_of(options, steps))
     fit(
         model,
         stream,
@@ -328,10 +335,10 @@ def begin_as_vae(study, run, model, stream, unseen, watch):
         getattr(model, part).set_weights(getattr(vae, part).get_weights())
 
 
-def optimizer_of(options, steps):
-    """The optimiser of a `hyperparameters.Train` for so many steps."""
+def optimizer_of(options, steps, share=1.0):
+    """The optimiser of a `hyperparameters.Train` for so many steps, with a share of its rate."""
     return optimizer(
-        options.learning_rate,
+        share * options.learning_rate,
         steps,
         schedule=options.schedule,
         warmup=options.warmup,
