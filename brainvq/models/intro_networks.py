@@ -131,7 +131,7 @@ def intro_decoder(
     linear=False,
     name="decoder",
 ):
-    """The mirror of `intro_encoder`, by upsampling; give it the same arguments.
+    """The mirror of `intro_encoder`, by upsampling; give it the same arguments but `dropout`.
 
     Dense layers lead back to the coarsest grid. For each entry of `filters`, in reverse, the grid
     doubles by repetition and a 3×3×3 convolution follows, with normalisation and activation but
@@ -271,7 +271,7 @@ def _components(units):
 
 
 def _turn(size):
-    """Its trained end, at first nothing."""
+    """Its trained end, at first the identity."""
     return layers.Dense(
         size, use_bias=False, kernel_initializer="identity", dtype="float32", name="turn"
     )

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,3 +279,16 @@ def test_runs_of_vectors_and_of_codes_are_no_table(vae, tmp_path):
     made_up = RunFolder.create(tmp_path, "som3d", "ae", about | {"study": other})
     with pytest.raises(UserError, match="expected runs of one kind"):
         similarity.main([str(made(vae, "ivae-256")), str(made_up.path)])
+
+
+def test_a_decoder_learns_slower_than_its_critic():
+    options = hyperparameters.STUDIES["introvae3d"]["ivae-256"].train
+    assert 0 < options.decoder_rate < 1
+    critic = train.optimizer_of(options, 100)
+    decoder = train.optimizer_of(options, 100, options.decoder_rate)
+    for optimizer in (critic, decoder):
+        optimizer.build([keras.Variable(np.zeros(1))])
+        optimizer.iterations.assign(50)
+    np.testing.assert_allclose(
+        float(decoder.learning_rate), options.decoder_rate * float(critic.learning_rate), rtol=1e-6
+    )
