@@ -286,7 +286,7 @@ def train_autoencoder(study, run, store, rows):
         model.encoder.trainable = model.quantizer.trainable = False
     epochs = epochs_of(options, stream)
     steps = epochs * len(stream)
-    if getattr(model, "is_adversarial", False):
+    if kind == "vectors" and model.is_adversarial:
         model.compile(
             encoder_optimizer=optimizer_of(options, steps),
             decoder_optimizer=optimizer_of(options, steps, options.decoder_rate),

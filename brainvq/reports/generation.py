@@ -212,6 +212,7 @@ def traversal_grid(
         width_ratios=[*[width] * steps, gap, width, bar, bar],
         height_ratios=heights,
     )
+    heads = _heads(values)
     for i, name in enumerate(dimensions):
         cuts = [plane_slices(volume, affine, position) for volume in volumes[i]]
         changed = plane_slices(change[i], affine, position)
@@ -220,7 +221,7 @@ def traversal_grid(
                 ax = figure.add_subplot(grid[4 * i + k, j])
                 _picture(ax, cuts[j][plane], plane, scale, (sizes[plane][0], width))
                 if i == k == 0:
-                    ax.set_title(_heads(values)[j])
+                    ax.set_title(heads[j])
                 if j == 0:
                     label = row.format(name) + "\n" if k == 1 else "\n"
                     ax.set_ylabel(label + plane, fontsize=9)

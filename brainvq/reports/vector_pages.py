@@ -179,6 +179,10 @@ def _reconstruction(study, metrics, subjects, figures):
     settings = "; ".join(f"{key} {value}" for key, value in metrics["ssim_settings"].items())
     weights = f"{metrics['parameters']['autoencoder']:,}".replace(",", "\u202f")
     sharpness = _sharpness(metrics["reconstruction_sharpness"], "reconstructions")
+    listed = ("Each test subject", subjects)
+    if len(subjects) > _LISTED:
+        title = f"The {_LISTED} test subjects with the lowest SSIM (all: subjects.csv)"
+        listed = (title, subjects.nsmallest(_LISTED, "ssim"))
     return Section(
         "Reconstruction of unseen subjects",
         f"Mean and standard deviation over {metrics['test_subjects']} test subjects. SSIM "
@@ -189,12 +193,7 @@ def _reconstruction(study, metrics, subjects, figures):
         tables=[
             ("Similarity", _similarity(metrics)),
             ("Sharpness", sharpness),
-            (
-                f"The {_LISTED} test subjects with the lowest SSIM (all: subjects.csv)"
-                if len(subjects) > _LISTED
-                else "Each test subject",
-                subjects.nsmallest(_LISTED, "ssim") if len(subjects) > _LISTED else subjects,
-            ),
+            listed,
         ],
         figures=pictures(
             figures,

@@ -86,7 +86,7 @@ def moved(scan):
     axcodes=st.sampled_from(CODES),
 )
 @settings(
-    max_examples=3,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),  # shrinking would take minutes
