@@ -1,0 +1,292 @@
+"""Options of what lies between encoder and decoder: a class for each bottleneck."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from brainvq.options.base import option
+
+_DEEP = {"used": lambda study: study.model.bottleneck.depth > 1, "only": "--model.depth above 1"}
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """What becomes of the encoder's vectors before they are decoded."""
+
+    tag: ClassVar[str] = ""
+    # Codes in the codebook; None where there is none.
+    codes: ClassVar[int | None] = None
+    # Whether the decoder reads codes, so that they can be drawn and decoded.
+    is_discrete: ClassVar[bool] = False
+    # Whether it is a variational autoencoder's, whose vectors are drawn already.
+    is_sampled: ClassVar[bool] = False
+    # Codes of a cell.
+    depth: ClassVar[int] = 1
+
+    def build(self):
+        """The layer, as `brainvq.layers` has it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Identity(Bottleneck):
+    """A plain autoencoder."""
+
+    tag: ClassVar[str] = "identity"
+
+    def build(self):
+        """The layer."""
+        from brainvq.layers import Identity
+
+        return Identity()
+
+
+@dataclass(frozen=True)
+class Gaussian(Bottleneck):
+    """A variational autoencoder; its weight is `kl_weight`."""
+
+    tag: ClassVar[str] = "gaussian"
+    is_sampled: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Discrete(Bottleneck):
+    """Codes that the decoder reads, one or several in each cell of the grid."""
+
+    is_discrete: ClassVar[bool] = True
+    beta: float = option(0.25, minimum=0)
+    """Weight of the commitment loss (van den Oord et al. 2017, eq. 3); of the neighbours' loss
+    (`som`)."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How the gradient passes the codebook: copied, or rotated (Fifty et al. 2024)."""
+    depth: int = option(1, minimum=1)
+    """Codes for each cell of the grid: further codebooks, by moving averages, quantise what the
+    first one left (Zeghidour et al. 2021). Studies of volumes and bundles only."""
+    beam: int = option(1, minimum=1, **_DEEP)
+    """Sums of codes that encoding follows from one codebook to the next (`depth` above 1); 1 takes
+    the nearest code of each. More find nearer sums and take longer."""
+    distance: Literal["euclidean", "cosine"] = option("euclidean", **_DEEP)
+    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+    decay: float = option(0.9, minimum=0, maximum=1, **_DEEP)
+    """Decay of the moving averages, per step. Short, because the encoder moves fast in a training
+    of minutes: 0.99 leaves the codebook behind."""
+    initialization: Literal["random", "data", "kmeans"] = option("data", **_DEEP)
+    """Where a codebook by moving averages starts: random numbers, encodings of the first batch, or
+    the centres of a k-means on them."""
+    revival_threshold: float = option(0.03, minimum=0, **_DEEP)
+    """A code used less often than this share of the average code restarts at a random encoding; 0
+    turns it off."""
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        raise NotImplementedError
+
+    def build(self):
+        """The layer; of several codes for a cell a `ResidualQuantizer` around it."""
+        if self.depth == 1:
+            return self.first()
+        from brainvq.layers import ResidualQuantizer
+
+        stages = [self.averaged() for _ in range(self.depth - 1)]
+        return ResidualQuantizer([self.first(), *stages], beam=self.beam)
+
+    def averaged(self):
+        """A codebook by moving averages of as many codes."""
+        from brainvq.layers import EMAVectorQuantizer
+
+        return EMAVectorQuantizer(
+            num_codes=self.codes,
+            beta=self.beta,
+            distance=self.distance,
+            gradient=self.gradient,
+            decay=self.decay,
+            initialization=self.initialization,
+            revival_threshold=self.revival_threshold,
+        )
+
+
+@dataclass(frozen=True)
+class Listed(Discrete):
+    """A codebook without an order of its codes."""
+
+    num_codes: int = option(512, minimum=2)
+    """Codes in the codebook, K: log2(K) bits for each code."""
+
+    @property
+    def codes(self):
+        """Codes in the codebook."""
+        return self.num_codes
+
+
+@dataclass(frozen=True)
+class VQ(Listed):
+    """A straight-through codebook that is trained by gradient (van den Oord et al. 2017)."""
+
+    tag: ClassVar[str] = "vq"
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        from brainvq.layers import VectorQuantizer
+
+        return VectorQuantizer(
+            num_codes=self.num_codes,
+            beta=self.beta,
+            distance=self.distance,
+            gradient=self.gradient,
+        )
+
+
+@dataclass(frozen=True)
+class EMA(Listed):
+    """A codebook by moving averages, with a start from data and code revival."""
+
+    tag: ClassVar[str] = "ema"
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+    decay: float = option(0.9, minimum=0, maximum=1)
+    """Decay of the moving averages, per step. Short, because the encoder moves fast in a training
+    of minutes: 0.99 leaves the codebook behind."""
+    initialization: Literal["random", "data", "kmeans"] = "data"
+    """Where the codebook starts: random numbers, encodings of the first batch, or the centres of a
+    k-means on them."""
+    revival_threshold: float = option(0.03, minimum=0)
+    """A code used less often than this share of the average code restarts at a random encoding; 0
+    turns it off."""
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        return self.averaged()
+
+
+@dataclass(frozen=True)
+class Map(Discrete):
+    """Codes that are the nodes of a grid."""
+
+    som_shape: tuple[int, int] = option((16, 16), minimum=1)
+    """Rows and columns of the map: so many codes."""
+
+    @property
+    def codes(self):
+        """Nodes of the map."""
+        return self.som_shape[0] * self.som_shape[1]
+
+
+@dataclass(frozen=True)
+class SOM(Map):
+    """A self-organising map (Fortuin et al. 2019)."""
+
+    tag: ClassVar[str] = "som"
+    topology: Literal["rectangular", "toroid"] = "toroid"
+    """Whether opposite borders of the map meet."""
+    alpha: float = option(6.0, minimum=0)
+    """Weight of the commitment of vectors and nodes to each other."""
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        from brainvq.layers import SOMQuantizer
+
+        return SOMQuantizer(
+            som_shape=self.som_shape,
+            topology=self.topology,
+            alpha=self.alpha,
+            beta=self.beta,
+            gradient=self.gradient,
+        )
+
+
+@dataclass(frozen=True)
+class Torus(Map):
+    """A map whose order is built in: the encoder chooses two angles."""
+
+    tag: ClassVar[str] = "torus"
+    gamma: float = option(1.0, minimum=0)
+    """Weight of the usage loss."""
+    torus_size: float = option(3.0, above=0)
+    """Radius of the circles that the angles run on, beside vectors of a spread of about 1. Larger:
+    more order, and details that are harder to read."""
+    torus_radius: float = option(1.0, minimum=0)
+    """Standard deviation of the neighbourhood that shares what a node learns, in nodes."""
+    decay: float = option(0.9, minimum=0, maximum=1)
+    """Decay of the moving averages, per step."""
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        from brainvq.layers import TorusQuantizer
+
+        return TorusQuantizer(
+            som_shape=self.som_shape,
+            size=self.torus_size,
+            radius=self.torus_radius,
+            decay=self.decay,
+            beta=self.beta,
+            gamma=self.gamma,
+            gradient=self.gradient,
+        )
+
+
+@dataclass(frozen=True)
+class PSOM(Bottleneck):
+    """A probabilistic map, whose decoder reads the vectors and not the codes (Manduchi et al.
+    2021)."""
+
+    tag: ClassVar[str] = "psom"
+    som_shape: tuple[int, int] = option((16, 16), minimum=1)
+    """Rows and columns of the map: so many codes."""
+    topology: Literal["rectangular", "toroid"] = "toroid"
+    """Whether opposite borders of the map meet."""
+    alpha: float = option(6.0, minimum=0)
+    """Degrees of freedom of the assignments."""
+    beta: float = option(0.25, minimum=0)
+    """Weight of the neighbours' loss."""
+    gamma: float = option(1.0, minimum=0)
+    """Weight of the clustering loss."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How the gradient passes the codebook: copied, or rotated (Fifty et al. 2024)."""
+
+    @property
+    def codes(self):
+        """Nodes of the map."""
+        return self.som_shape[0] * self.som_shape[1]
+
+    def build(self):
+        """The layer."""
+        from brainvq.layers import ProbabilisticSOM
+
+        return ProbabilisticSOM(**vars(self))
+
+
+@dataclass(frozen=True)
+class Gumbel(Bottleneck):
+    """A weighted sum of all codes, which can be differentiated and is no discrete code (Lizarraga
+    et al. 2023)."""
+
+    tag: ClassVar[str] = "gumbel"
+    num_codes: int = option(512, minimum=2)
+    """Codes in the codebook, K."""
+    temperature: float = option(10.0, above=0)
+    """Divides the noisy distances to the codes: higher mixes more codes."""
+    codebook_scale: float = option(1.4142135623730951, above=0)
+    """Standard deviation of the codebook at the start: the variance of 2 that the text of the paper
+    gives; its code takes a standard deviation of 2."""
+
+    @property
+    def codes(self):
+        """Vectors of the codebook."""
+        return self.num_codes
+
+    def build(self):
+        """The layer."""
+        from brainvq.layers import GumbelQuantizer
+
+        return GumbelQuantizer(
+            codebook_size=self.num_codes,
+            temperature=self.temperature,
+            codebook_scale=self.codebook_scale,
+        )
+
+
+BOTTLENECKS = {
+    bottleneck.tag: bottleneck
+    for bottleneck in (Identity, Gaussian, VQ, EMA, SOM, PSOM, Torus, Gumbel)
+}

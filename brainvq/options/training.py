@@ -1,0 +1,230 @@
+"""Options of training: of the autoencoder, of the prior over its codes, and of what is drawn."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from brainvq.errors import UserError
+from brainvq.options.base import group, option
+from brainvq.options.model import refusals
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the training slices; 0 turns each off."""
+
+    shift: int = option(4, minimum=0)
+    """Largest shift along each image axis, in pixels."""
+    flip: float = option(0.5, minimum=0, maximum=1)
+    """Probability of a left-right mirror image."""
+    gain: float = option(0.1, minimum=0)
+    """Largest relative change of brightness: the factor is within 1 +- gain."""
+    gamma: float = option(0.0, minimum=0)
+    """Largest change of contrast: the exponent is within exp(+- gamma)."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Training of the autoencoder."""
+
+    epochs: int = option(40, above=0)
+    """Passes over the training samples."""
+    max_steps: int | None = option(None, above=0)
+    """Steps in all at most: with more data there are fewer epochs, at least one. `None`: as many as
+    the epochs have."""
+    batch_size: int = option(16, above=0)
+    """Samples in a step."""
+    learning_rate: float = option(2e-3, above=0)
+    """Largest learning rate."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate changes over the epochs; `cosine` falls to zero."""
+    warmup: float = option(
+        0.05,
+        minimum=0,
+        maximum=1,
+        used=lambda study: study.train.schedule == "cosine",
+        only="--train.schedule cosine",
+    )
+    """Share of the steps in which the learning rate rises linearly."""
+    weight_decay: float = option(0.0, minimum=0)
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Number type of the network; codebooks, statistics and losses stay float32."""
+    start_run: str | None = option(
+        None,
+        used=lambda study: study.model.start is not None,
+        only="a variant that starts from another one (--model.start)",
+    )
+    """Run that a variant with `model.start` starts from; by default the newest one in `runs` with
+    the same data."""
+
+
+@dataclass(frozen=True)
+class VolumeTrain(Train):
+    """Training of the autoencoder."""
+
+    augment: Augment = group(Augment())
+
+
+@dataclass(frozen=True)
+class SliceTrain(VolumeTrain):
+    """Training of the autoencoder."""
+
+    window: int | None = option(None, above=0)
+    """Train on windows of this many pixels around random places of the brain instead of whole
+    slices; `None` takes whole slices. Windows cost less, and black background teaches nothing."""
+
+    def check(self, study):
+        """Refuses windows that do not fit the network or the slices."""
+        stride, size = study.model.network.stride, study.data.size
+        if self.window is not None and (self.window % stride or self.window > size):
+            raise UserError(
+                f"--train.window: found {self.window}; expected a multiple of {stride}, the "
+                f"stride of the network, up to --data.size {size}"
+            )
+
+
+def _adversarial(study):
+    return study.model.objective.is_adversarial
+
+
+@dataclass(frozen=True)
+class VectorTrain(VolumeTrain):
+    """Training of encoder and decoder."""
+
+    vae_epochs: int = option(0, minimum=0, used=_adversarial, only="--model.form hinge or soft")
+    """Passes before these, as a variational autoencoder: an encoder that knows brains is a critic
+    from the start, and a step costs a third."""
+    decoder_rate: float = option(
+        1.0, above=0, maximum=1, used=_adversarial, only="--model.form hinge or soft"
+    )
+    """Learning rate of the decoder as a share of the encoder's (Heusel et al. 2017). Below 1 the
+    critic keeps ahead: watch that `kl_gap` stays above 0."""
+
+
+@dataclass(frozen=True)
+class BundleTrain(Train):
+    """Training of the autoencoder."""
+
+    deform: float = option(0.0, minimum=0)
+    """Size of random affine maps and smooth bends of bundles: at 1 lengths change by 4 %, places by
+    about 3 % of the brain's half."""
+    permute: bool = False
+    """Shuffle the streamlines of a group."""
+
+
+_TRAINED = {"used": lambda study: study.has_prior, "only": "--prior.epochs above 0"}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The PixelCNN over the codes, and its training."""
+
+    gated: bool = option(True, **_TRAINED)
+    """Gated PixelCNN (van den Oord et al. 2016) rather than the plain one of the papers."""
+    filters: int = option(64, above=0, **_TRAINED)
+    """Filters of each layer."""
+    blocks: int = option(6, minimum=0, **_TRAINED)
+    """Number of blocks."""
+    kernel_size: int = option(3, above=0, **_TRAINED)
+    """Kernel of the blocks, in codes."""
+    first_kernel_size: int = option(5, above=0, **_TRAINED)
+    """Kernel of the first layer, in codes."""
+    dropout: float = option(0.1, minimum=0, maximum=1, **_TRAINED)
+    """Share of activations dropped while training."""
+    position_embedding: bool = option(True, **_TRAINED)
+    """Tell the network where on the grid it is: brains sit at a known place."""
+    epochs: int = option(8, minimum=0)
+    """Passes over the code maps; 0 trains no prior. The weights of the best of them, by the loss on
+    validation subjects, are kept."""
+    max_steps: int | None = option(None, above=0, **_TRAINED)
+    """Steps in all at most, as that of `train`."""
+    batch_size: int = option(32, above=0, **_TRAINED)
+    """Code maps in a step."""
+    learning_rate: float = option(2e-3, above=0, **_TRAINED)
+    """Largest learning rate; it falls to zero along a cosine."""
+    warmup: float = option(0.02, minimum=0, maximum=1, **_TRAINED)
+    """Share of the steps in which the learning rate rises linearly."""
+    weight_decay: float = option(1e-2, minimum=0, **_TRAINED)
+    """Decoupled weight decay (AdamW)."""
+    clip_norm: float = option(1.0, minimum=0, **_TRAINED)
+    """Gradients longer than this are shortened to it; 0 turns it off."""
+    copies: int = option(4, above=0, **_TRAINED)
+    """Encodings of each training sample: one as it is, the others augmented, so that few subjects
+    give many code maps."""
+
+    def build(self, grid_shape, num_codes, num_classes=None):
+        """The prior, with its weights made.
+
+        Args:
+            grid_shape: shape of a code map, such as `(16, 16)`.
+            num_codes: int, size of the codebook.
+            num_classes: int, classes that the prior is conditioned on; None for none.
+
+        Returns:
+            A `brainvq.models.PixelCNN`.
+
+        Raises:
+            UserError: it refuses its options.
+        """
+        from brainvq.models import PixelCNN
+
+        with refusals("--prior"):
+            return PixelCNN(
+                grid_shape=tuple(grid_shape),
+                num_codes=num_codes,
+                filters=self.filters,
+                num_blocks=self.blocks,
+                kernel_size=self.kernel_size,
+                first_kernel_size=self.first_kernel_size,
+                gated=self.gated,
+                dropout=self.dropout,
+                position_embedding=self.position_embedding,
+                num_classes=num_classes,
+            )
+
+
+@dataclass(frozen=True)
+class SlicePrior(Prior):
+    """The PixelCNN over the codes, and its training."""
+
+    levels: int = option(16, minimum=0, **_TRAINED)
+    """Tell the prior how high in the brain a slice lies, in this many steps; 0 does not tell it.
+    Brains drawn for a known height hold together better."""
+
+
+_DRAWN = {"used": lambda study: study.draws, "only": "a prior (--prior.epochs above 0)"}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """New samples, drawn from the prior."""
+
+    samples: int = option(64, above=0, **_DRAWN)
+    """How many to draw."""
+    temperature: float = option(0.8, minimum=0, **_DRAWN)
+    """Divides the logits: below 1 the samples are more typical and less varied."""
+    top_k: int | None = option(None, minimum=1, **_DRAWN)
+    """Draw only from the k most probable codes."""
+    top_p: float | None = option(0.9, above=0, maximum=1, **_DRAWN)
+    """Draw only from the most probable codes that together have this probability."""
+
+    def check(self, study):
+        """Refuses more codes than there are."""
+        codes = study.model.bottleneck.codes
+        if self.top_k is not None and codes is not None and self.top_k > codes:
+            raise UserError(f"--sampling.top-k: found {self.top_k}; expected 1 to {codes}")
+
+    @property
+    def arguments(self):
+        """What `PixelCNN.sample` takes: dict of temperature, top_k and top_p."""
+        return {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
+
+
+@dataclass(frozen=True)
+class VectorSampling:
+    """New volumes, decoded from draws of N(0, I)."""
+
+    samples: int = option(64, minimum=2)
+    """How many volumes to draw."""
+    temperature: float = option(1.0, minimum=0)
+    """Standard deviation of the draws: below 1 the samples are more typical and less varied."""

@@ -1,0 +1,126 @@
+"""The studies: a file each, with its paper, its variants, what was published and how to run it.
+
+    STUDIES["oasis2d"]["paper"]        a preset, a `brainvq.options.Study`
+
+A study is added by a file with `VARIANTS` (study → one line on it) and its name in the list below.
+"""
+
+import importlib
+
+from brainvq.errors import UserError
+from brainvq.options import check, check_conditions, parse_fields, take_option
+
+NAMES = ("oasis2d", "ixi2d", "som3d", "introvae3d", "streamlines")
+DEFAULT_STUDY = "oasis2d"
+DEFAULT_VARIANT = "best"
+
+
+def _variants(name):
+    return importlib.import_module(f"brainvq.studies.{name}").VARIANTS
+
+
+STUDIES = {name: {study.variant: study for study in _variants(name)} for name in NAMES}
+SUMMARIES = {
+    (name, study.variant): text for name in NAMES for study, text in _variants(name).items()
+}
+
+
+def parse(arguments, prog, description):
+    """Reads `[STUDY] [--variant NAME] [--smoke] [--field value ...]`.
+
+    Args:
+        arguments: list of str, the command line without the program's name.
+        prog: name of the program, for the help.
+        description: first lines of the help.
+
+    Returns:
+        The chosen `Study` with the options applied.
+
+    Raises:
+        UserError: for an unknown study, variant or option, or a value of the wrong kind or range.
+    """
+    rest = list(arguments)
+    wants_help = {"-h", "--help"} & set(rest)
+    named = _named(rest)
+    if wants_help and named is None:
+        print(overview(prog, description))
+        raise SystemExit(0)
+    name = named or DEFAULT_STUDY
+    preset, rest = choose(name, [word for word in rest if word != name])
+    text = f"{SUMMARIES[name, preset.variant]}\n\n{_switches(preset)}"
+    return check(check_conditions(parse_fields(preset, rest, f"{prog} {name}", text), preset))
+
+
+def choose(name, arguments):
+    """The preset that `--variant`, `--smoke`, `--model.network` and `--model.bottleneck` name.
+
+    Args:
+        name: name of a study.
+        arguments: list of str, options.
+
+    Returns:
+        (preset, the options that are left).
+    """
+    if name not in STUDIES:
+        raise UserError(f"study: found {name!r}; expected one of {', '.join(STUDIES)}")
+    variant, rest = take_option(arguments, "--variant", DEFAULT_VARIANT)
+    if variant not in STUDIES[name]:
+        raise UserError(f"--variant: found {variant!r}; expected one of {', '.join(STUDIES[name])}")
+    network, rest = take_option(rest, "--model.network")
+    bottleneck, rest = take_option(rest, "--model.bottleneck")
+    preset = STUDIES[name][variant]
+    if network is not None:
+        preset = preset.with_network(network)
+    if bottleneck is not None:
+        preset = preset.with_bottleneck(bottleneck)
+    if "--smoke" in rest:
+        preset = preset.smoke()
+    return preset, [word for word in rest if word != "--smoke"]
+
+
+def _named(words):
+    """The study that the words begin with, or that stands behind `--help`; None where none does."""
+    words = [word for word in words if word not in ("-h", "--help")]
+    return words[0] if words and not words[0].startswith("-") else None
+
+
+def _switches(study):
+    networks = " or ".join(network.tag for network in study.networks)
+    return (
+        "  --variant NAME       another preset: " + ", ".join(STUDIES[study.name]) + "\n"
+        f"  --model.network      {networks} (here {study.model.network.tag})\n"
+        f"  --model.bottleneck   {', '.join(study.bottlenecks)}\n"
+        "  --smoke              seconds instead of minutes; checks that everything runs, the "
+        "results mean nothing"
+    )
+
+
+def overview(prog, description):
+    """Studies and variants, and where their options are listed; the help without a study."""
+    lines = [
+        description.strip(),
+        "",
+        f"Studies and their variants (default: {DEFAULT_STUDY} {DEFAULT_VARIANT}):",
+    ]
+    for name in STUDIES:
+        lines += ["", f"{name}    options: {prog} {name} --help"]
+        lines += [
+            f"  --variant {variant:22}{SUMMARIES[name, variant]}" for variant in STUDIES[name]
+        ]
+    return "\n".join(lines)
+
+
+def variants_in_order(name):
+    """The variants of a study, each after the one it starts from, else in their order."""
+    if name not in STUDIES:
+        raise UserError(f"study: found {name!r}; expected one of {', '.join(STUDIES)}")
+    ordered = []
+
+    def add(variant):
+        if variant is not None and variant not in ordered:
+            add(STUDIES[name][variant].model.start)
+            ordered.append(variant)
+
+    for variant in STUDIES[name]:
+        add(variant)
+    return ordered

@@ -1,0 +1,90 @@
+"""Study oasis2d: 2D VQ-VAE and PixelCNN on axial T1 slices of 128 x 128, values in [0, 1].
+
+Paper: Brzoskowski, "OASISVQ" (published mean SSIM 0.704 at 256 bits a slice).
+
+    python train.py                                              the demo, on simulated brains
+    python train.py oasis2d --data.source bids --data.root DIR   `best` on your scans
+    python train.py oasis2d --variant paper                      the paper's network and sizes
+"""
+
+from dataclasses import replace
+
+from brainvq.options import (
+    EMA,
+    VQ,
+    Augment,
+    Conv,
+    Loss,
+    Model,
+    Residual,
+    SlicePrior,
+    SliceStudy,
+    SliceTrain,
+)
+
+BEST = SliceStudy(name="oasis2d", variant="best")
+
+PAPER = SliceStudy(
+    name="oasis2d",
+    variant="paper",
+    model=Model(
+        network=Conv(
+            filters=(32, 32, 64, 64),  # four strided layers: 128 -> 8
+            bottleneck_filters=128,
+            embedding_dim=16,
+        ),
+        bottleneck=EMA(
+            num_codes=16,  # 8 x 8 codes of 4 bits: 256 bits a slice
+            beta=0.25,
+            decay=0.99,  # as published; shorter ones follow single batches when codes are only 16
+            revival_threshold=0.1,
+        ),
+        loss=Loss(mse_weight=1.0, ssim_weight=0.0, data_variance=True),
+    ),
+    train=SliceTrain(
+        epochs=30,
+        batch_size=16,  # the tutorial's 128 gives a cohort of 14 subjects only 7 steps an epoch
+        learning_rate=1e-3,
+        schedule="constant",
+        augment=Augment(shift=0, flip=0.0, gain=0.0),
+    ),
+    prior=SlicePrior(
+        gated=False,
+        filters=128,
+        blocks=4,
+        first_kernel_size=7,
+        dropout=0.0,
+        position_embedding=False,
+        levels=0,
+        epochs=30,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        copies=1,
+    ),
+)
+
+TUTORIAL = replace(
+    PAPER,
+    variant="tutorial",
+    # What the paper's author ran: the codebook trained by gradient from a random start.
+    model=replace(PAPER.model, bottleneck=VQ(num_codes=16, beta=0.25)),
+)
+
+BEST_256BIT = replace(
+    BEST,
+    variant="best-256bit",
+    model=replace(
+        BEST.model,
+        # One level more: 8 x 8 codes of 4 bits.
+        network=Residual(filters=(64, 128, 128), blocks=(1, 2, 2)),
+        bottleneck=EMA(num_codes=16, decay=0.97, revival_threshold=0.1),
+    ),
+    train=replace(BEST.train, epochs=30),  # as many as the paper's network gets
+)
+
+VARIANTS = {
+    BEST: "residual network, 16x16 codes of 9 bits (2304 bits a slice)",
+    PAPER: "the paper's network, 8x8 codes of 4 bits (256 bits), codebook by EMA",
+    TUTORIAL: "what its author ran: straight-through, random codebook (256 bits)",
+    BEST_256BIT: "our network at the paper's size (256 bits a slice)",
+}

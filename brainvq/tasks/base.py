@@ -1,0 +1,209 @@
+"""The protocol of a kind of sample: what the verbs of the application ask of it.
+
+A task is the only place that knows its kind. The application asks `of(study)` for it and calls it;
+nothing else depends on whether samples are slices, volumes, vectors or streamlines.
+"""
+
+import functools
+
+import numpy as np
+import pandas as pd
+
+from brainvq.data import prepare
+from brainvq.errors import UserError
+from brainvq.reports import figures
+from brainvq.training.fit import optimizer
+
+SPLITS = ("train", "validation", "test")
+
+
+class Task:
+    """A kind of sample; the attributes below are what one usually differs in.
+
+    Attributes:
+        kind: its name, `Study.kind`.
+        layout: how its samples lie in an `ArrayStore`: "slices", "volumes" or "bundles".
+        unit: what one sample is called.
+        dtype: number type of the store.
+        batch_size: samples that a network takes at a time outside of training.
+        watched: validation samples that are looked at while training: enough for measures to three
+            digits, but what takes seconds each is few.
+        watched_every: after so many epochs each.
+        verbs: dict of the name of a verb of `predict` to its options, a dataclass.
+        report, card: functions that make report and model card from measures, see
+            `brainvq.reports.slices`.
+    """
+
+    kind = ""
+    layout = ""
+    unit = ""
+    dtype = "float16"
+    batch_size = 64
+    watched = 256
+    watched_every = 1
+    verbs = {}
+    report = None
+    card = None
+
+    # --- data -----------------------------------------------------------------------------------
+
+    def cohort(self, study):
+        """The samples' scans or tractograms, split by subject: a `brainvq.data.Cohort`."""
+        raise NotImplementedError
+
+    def steps(self, study):
+        """The preprocessing: a list of `brainvq.data` steps."""
+        raise NotImplementedError
+
+    def facts(self, study, scans):
+        """Name, licence and attribution of the data, for the model card: dict."""
+        raise NotImplementedError
+
+    def arrays(self, study, scans):
+        """The prepared samples: a `brainvq.data.ArrayStore` (built once, then reused)."""
+        return prepare(
+            scans,
+            self.steps(study),
+            study.data.cache,
+            layout=self.layout,
+            dtype=self.dtype,
+            workers=study.data.workers,
+        )
+
+    def split_rows(self, study, scans, store):
+        """Sample numbers of each split, as a dict of int arrays.
+
+        Raises:
+            UserError: a split has no readable scan.
+        """
+        rows = {}
+        for split in SPLITS:
+            subjects = scans.table.loc[scans.table["split"] == split, "subject"].unique()
+            rows[split] = np.flatnonzero(store.table["subject"].isin(subjects))
+            if len(rows[split]) == 0:
+                raise UserError(
+                    f"cohort {scans.name}: no readable scan is left for the {split} split; "
+                    "expected at least one"
+                )
+        return rows
+
+    def in_units(self, run, store):
+        """The store as a network reads it."""
+        return store
+
+    def describe_preparation(self, study, scans, store):
+        """Lines on how well the scans could be prepared; "" where there is nothing to say."""
+        return ""
+
+    # --- training -------------------------------------------------------------------------------
+
+    def augmentation(self, study):
+        """The random changes of training samples: a function of a batch and a generator."""
+        raise NotImplementedError
+
+    def watch(self, samples, restored):
+        """What is measured on validation samples while training: dict of name to number."""
+        raise NotImplementedError
+
+    def start(self, run, model):
+        """Gives a new model what it knows of the training samples before it is trained."""
+
+    def pretrain(self, run, model, stream, callbacks):
+        """Trains in another way first, where a study does."""
+
+    def compile(self, model, options, steps):
+        """Compiles a model for so many steps of a `brainvq.options.Train`."""
+        model.compile(optimizer_of(options, steps))
+
+    def callbacks(self):
+        """Callbacks of the kind's own."""
+        return []
+
+    def labels(self, run, codes, split):
+        """The class of each code map of a split, for the prior; None where it is not told."""
+        return None
+
+    # --- after training -------------------------------------------------------------------------
+
+    def measure(self, run):
+        """Measures of a `LoadedRun` on test subjects: dict, `metrics.json` without the prior."""
+        raise NotImplementedError
+
+    def draw(self, run):
+        """Draws samples from the prior into `samples/` and measures them: dict."""
+        raise NotImplementedError
+
+    def figures(self, run, metrics):
+        """Draws all figures of a run: dict of name to path."""
+        raise NotImplementedError
+
+    def compare(self, runs, again, log):
+        """Tables and figures of several runs, written beside them.
+
+        Args:
+            runs: list of `LoadedRun`.
+            again: whether to measure anew what is measured already.
+            log: a `logging.Logger`.
+        """
+        raise NotImplementedError
+
+
+def optimizer_of(options, steps, share=1.0):
+    """The optimiser of a `brainvq.options.Train` for so many steps, with a share of its rate."""
+    return optimizer(
+        share * options.learning_rate,
+        steps,
+        schedule=options.schedule,
+        warmup=options.warmup,
+        weight_decay=options.weight_decay,
+    )
+
+
+def spread(rows, count):
+    """At most `count` of `rows`, evenly spread."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
+
+
+def plain(table):
+    """A summary table as {measure: {mean, sd, n}}."""
+    return {row["measure"]: {k: row[k] for k in ("mean", "sd", "n")} for _, row in table.iterrows()}
+
+
+def read_subjects(run):
+    """Measures per test subject of a `LoadedRun`; a subject called 02 stays 02."""
+    return pd.read_csv(run.file("subjects.csv"), dtype={"subject": str})
+
+
+def figure_path(run, name):
+    """Where a figure of a run is written."""
+    return run.file("figures", f"{name}.png")
+
+
+def prior_figure(run, metrics):
+    """The curve of the prior's bits per code beside models without a network."""
+    bits = metrics["prior"]
+    return figures.prior_curve(
+        pd.read_csv(run.file("prior_history.csv")),
+        baselines={
+            "marginal": bits["marginal"],
+            "neighbour and position tables": bits["neighbour_tables"],
+        },
+        simulated=run.scans.simulated,
+        path=figure_path(run, "prior"),
+    )
+
+
+@functools.cache
+def tasks():
+    """All tasks by kind. A new kind is listed here."""
+    from brainvq.tasks.slices import Slices
+    from brainvq.tasks.streamlines import Streamlines
+    from brainvq.tasks.vectors import Vectors
+    from brainvq.tasks.volumes import Volumes
+
+    return {task.kind: task for task in (Slices(), Volumes(), Vectors(), Streamlines())}
+
+
+def of(study):
+    """The `Task` of a study."""
+    return tasks()[study.kind]

@@ -1,0 +1,154 @@
+"""What tasks on scans share: cohorts of images, and how alike scans and reconstructions are."""
+
+from pathlib import Path
+
+import numpy as np
+
+from brainvq import data, evaluation
+from brainvq.files import read_json
+from brainvq.tasks.base import Task
+from brainvq.training.augment import Augment
+from brainvq.training.stream import BatchStream
+
+SOURCE_NAMES = {
+    "bids": "a BIDS data set",
+    "oasis1": "OASIS-1 (Marcus et al. 2007)",
+    "oasis2": "OASIS-2 (Marcus et al. 2010)",
+    "ixi": "IXI (brain-development.org, CC BY-SA 3.0)",
+    "png": "OASIS slices as PNG",
+    "images": "a folder of pictures",
+}
+
+
+class ScanTask(Task):
+    """A task on scans.
+
+    Attributes:
+        flip_axis: axis of a sample along which left and right lie.
+    """
+
+    flip_axis = 0
+
+    def cohort(self, study):
+        """The scans, split by subject; downloaded first where the study asks for it.
+
+        Args:
+            study: a `brainvq.options.Study`.
+
+        Returns:
+            A `brainvq.data.Cohort` whose table has a column `split`.
+        """
+        options = study.data
+        if options.download:
+            parts = None if options.source == "ixi" else options.parts
+            terms = {"accept_terms": options.accept_terms, "base_url": options.mirror}
+            data.fetch(options.source, options.root, parts=parts, **terms)
+        scans = self._with_masks(options, self._opened(study))
+        if options.source != "png" or options.assignments or "split" not in scans.table:
+            scans = scans.split(options.fractions, seed=study.seed, assignments=options.assignments)
+        # else: the folders are a split already, and no subject is in two of them.
+        if options.add_simulated and options.source != "simulated":
+            # Other subjects than those of the embedded cohort, which a run may be tried on later.
+            added = simulated(study, options.add_simulated, study.seed + 1000)
+            added.table["split"] = "train"
+            scans = scans.joined(added, scans.name)
+        return scans
+
+    def _opened(self, study):
+        options = study.data
+        if options.source == "simulated":
+            return simulated(study, options.subjects, study.seed)
+        contrast = {"suffix": options.suffix} if options.source == "bids" else {}
+        return data.open_cohort(options.source, options.root, **contrast)
+
+    def _with_masks(self, options, scans):
+        if options.masks is not None:
+            return data.with_masks(scans, options.masks)
+        if options.mask_tool is None:
+            return scans
+        folder = Path(options.cache) / "masks"
+        return data.with_mask_tool(scans, options.mask_tool, folder, workers=options.workers)
+
+    def facts(self, study, scans):
+        """Name, licence and attribution of the data, for the model card: dict."""
+        if scans.simulated:
+            count = len(scans.subjects)
+            return {
+                "data_name": f"{count} brains simulated on the ICBM152 sym 09a template",
+                "data_attribution": "template: Fonov et al. 2011, as shipped with nilearn",
+            }
+        description = Path(study.data.root) / "dataset_description.json"
+        if study.data.source != "bids" or not description.exists():
+            return {"data_name": SOURCE_NAMES[study.data.source]}
+        about = read_json(description)
+        return {
+            "data_name": " ".join(
+                str(about[key]) for key in ("Name", "DatasetDOI") if about.get(key)
+            ),
+            "data_licence": str(about.get("License", "")),
+            "data_attribution": ", ".join(map(str, about.get("Authors", []))),
+        }
+
+    def augmentation(self, study):
+        """The random changes of training samples."""
+        return Augment(**vars(study.train.augment), flip_axis=self.flip_axis)
+
+    def comparable(self, images, restored):
+        """Images and reconstructions in [0, 1], as measures take them."""
+        raise NotImplementedError
+
+    def watch(self, samples, restored):
+        """SSIM of validation samples while training, whole and in the foreground."""
+        images, restored = self.comparable(samples, restored)
+        ndim = images.ndim - 2
+        mask = evaluation.foreground(images, ndim=ndim)
+        masked = evaluation.ssim(images, restored, ndim=ndim, mask=mask)
+        return {
+            "val_ssim": float(evaluation.ssim(images, restored, ndim=ndim).mean()),
+            "val_ssim_foreground": float(np.nanmean(masked)),
+        }
+
+    def similarity(self, reconstruct, run):
+        """Streams the test samples through `reconstruct`; returns a `SimilarityAccumulator`."""
+        store, rows = run.store, run.rows["test"]
+        measured = evaluation.SimilarityAccumulator(ndim=len(store.sample_shape) - 1)
+        subjects = store.table["subject"].to_numpy()
+        stream = BatchStream(store.read, rows, self.batch_size)
+        for number in range(len(stream)):
+            (images,) = stream[number]
+            pair = self.comparable(images, reconstruct(images))
+            measured.add(*pair, subjects[rows[stream.rows(number)]])
+        return measured
+
+
+def simulated(study, subjects, seed):
+    """The embedded cohort in the contrast and at the voxel size of a study."""
+    options = study.data
+    shares = options.shares or (1.0,) * len(options.groups)
+    visits = dict(zip(options.groups, options.visits, strict=False))
+    return data.open_cohort(
+        "simulated",
+        n_subjects=subjects,
+        spacing=options.simulated_spacing,
+        modality=options.suffix,
+        groups=dict(zip(options.groups, shares, strict=True)),
+        scans=visits or None,
+        confound=options.confound if options.confound != "no" else False,
+        space=options.simulated_space,
+        seed=seed,
+    )
+
+
+def prepared(study, task, row, **options):
+    """A scan of the cohort as slices of another plane or matrix.
+
+    Args:
+        study: a `brainvq.options.Study`.
+        task: its `Task`.
+        row: a row of the cohort's table.
+        **options: those of `brainvq.data.PreparedScan.read`.
+
+    Returns:
+        A `brainvq.data.PreparedScan`.
+    """
+    return data.PreparedScan.read(row.paths, data.steps_to_config(task.steps(study)), **options)
