@@ -167,7 +167,7 @@ def inputs(scans, folder, variant):
     images = sorted(path for path in scans.glob("sub-*/**/*.nii.gz"))
     return {
         "{scans}": images[:2],
-        "{patients}": images[2:],  # of four subjects the last two have lesions
+        "{patients}": images[1:3],  # the other two are healthy, without lesions
         "{scan}": images[:1],
         "{other}": images[1:2],
         "{masks}": [scans / "derivatives" / "lesions"],
