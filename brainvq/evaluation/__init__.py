@@ -57,16 +57,17 @@ from brainvq.evaluation.codes import (
     codes_per_map,
     marginal_bits,
 )
+from brainvq.evaluation.distances import (
+    frechet_distance,
+    frechet_from_moments,
+    kernel_distance,
+)
+from brainvq.evaluation.feature_spaces import PCASpace, WaveletSpace
 from brainvq.evaluation.generation import (
-    PCASpace,
-    WaveletSpace,
     compare_sharpness,
     diversity,
     fidelity,
-    frechet_distance,
-    frechet_from_moments,
     inner_foreground,
-    kernel_distance,
     memorisation,
     nearest_training,
     sharpness,

@@ -15,23 +15,30 @@ import numpy as np
 import pandas as pd
 
 from brainvq.errors import UserError
+from brainvq.evaluation.bootstrap import ratio
+from brainvq.evaluation.images import as_images, check_data_range
+from brainvq.evaluation.ssim_window import (
+    GAUSSIAN_RADIUS,
+    GAUSSIAN_SIGMA,
+    K1,
+    K2,
+    SSIMWindow,
+    mean_ssim,
+)
 
-K1, K2 = 0.01, 0.03
-GAUSSIAN_SIGMA = 1.5  # pixels; Wang et al. (2004)
-GAUSSIAN_RADIUS = 5  # pixels; skimage cuts the Gaussian at 3.5 sigma
 FOREGROUND_FRACTION = 0.05  # of an image's own range; above noise, below cerebrospinal fluid
 # Weights of the scales, from the finest: Wang, Simoncelli and Bovik (2003), section 3.2.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-CHUNK = 65_536  # pixels worked on at once: a dozen float64 arrays of that size stay in the cache
 
 
 def ssim_parameters(*, ndim=2, window=7, gaussian=False, data_range=1.0):
     """The choices behind a figure of SSIM, ready for a report or `metrics.json`.
 
     Args:
-        ndim: 2 for images, 3 for volumes.
+        ndim: 2 for images, 3 for volumes. Default 2.
         window: side of the uniform window, in pixels. Default 7.
         gaussian: True for the Gaussian window (sigma 1.5, side 11) in place of the uniform one.
+            Default False.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
 
     Returns:
@@ -55,9 +62,9 @@ def ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, mask=None):
     Args:
         x: reference images, `(n, *grid)` or `(n, *grid, 1)`, `ndim` axes in the grid.
         y: reconstructions, of the shape of `x`.
-        ndim: 2 or 3: the axes that a window covers.
+        ndim: 2 or 3: the axes that a window covers. Default 2.
         window: side of the uniform window: odd, at least 3, at most the shortest axis. Default 7.
-        gaussian: Gaussian window of sigma 1.5 and side 11; `window` is then not used.
+        gaussian: Gaussian window of sigma 1.5 and side 11, without `window`. Default False.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
         mask: bool, of the shape of `x`: average the map over the mask only. Positions whose
             window leaves the image do not count, with a mask as without. Default: whole image.
@@ -70,10 +77,10 @@ def ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, mask=None):
         ValueError: the arrays do not have the shapes described.
     """
     x, y = _pair(x, y, ndim)
-    settings = _Window(x.shape[1:], window, gaussian, data_range)
+    settings = SSIMWindow(x.shape[1:], window, gaussian, data_range)
     if mask is not None:
         mask = _mask(mask, x, ndim)
-    whole, masked = _mean_ssim(x, y, mask, settings)
+    whole, masked = mean_ssim(x, y, mask, settings)
     return whole if mask is None else masked
 
 
@@ -83,7 +90,7 @@ def ssim_map(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0):
     Args:
         x: reference images, `(n, *grid)` or `(n, *grid, 1)`.
         y: reconstructions, of the shape of `x`.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         window: side of the uniform window, in pixels. Default 7.
         gaussian: Gaussian window of sigma 1.5 and side 11. Default False.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
@@ -96,7 +103,7 @@ def ssim_map(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0):
         ValueError: the arrays do not have the shapes described.
     """
     x, y = _pair(x, y, ndim)
-    settings = _Window(x.shape[1:], window, gaussian, data_range)
+    settings = SSIMWindow(x.shape[1:], window, gaussian, data_range)
     result = np.empty(x.shape, "float64")
     padding = [(settings.radius, settings.radius)] * ndim
     for i in range(len(x)):
@@ -120,10 +127,11 @@ def ms_ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, scales=No
     Args:
         x: images, `(n, *grid)` or `(n, *grid, 1)`.
         y: images, of the shape of `x`.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         window: side of the uniform window at every scale: odd, at least 3. Default 7. The paper
-            has the Gaussian one; on a volume of 40 voxels a side that leaves 2 scales, 7 leaves 3.
-        gaussian: Gaussian window of sigma 1.5 and side 11; `window` is then not used.
+            (Wang et al. 2003) has the Gaussian one; on a volume of 40 voxels a side that leaves 2
+            scales, 7 leaves 3.
+        gaussian: Gaussian window of sigma 1.5 and side 11, without `window`. Default False.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
         scales: 1 to 5. Default: as many as fit, see `ms_ssim_scales`.
 
@@ -147,8 +155,8 @@ def ms_ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, scales=No
     result = np.ones(len(x))
     for scale, weight in enumerate(weights):
         last = scale == scales - 1
-        settings = _Window(x.shape[1:], window, gaussian, data_range)
-        scores = _mean_ssim(x, y, None, settings, structure=not last)[0]
+        settings = SSIMWindow(x.shape[1:], window, gaussian, data_range)
+        scores = mean_ssim(x, y, None, settings, structure=not last)[0]
         # maximum keeps NaN: an image that holds NaN has no similarity.
         result *= np.maximum(scores, 0.0) ** weight
         if not last:
@@ -160,7 +168,7 @@ def ms_ssim_scales(grid, *, window=7, gaussian=False):
     """How many scales `ms_ssim` uses by default: the window fits into the smallest image.
 
     Args:
-        grid: sizes of the image.
+        grid: sizes of the image, 2 or 3 ints.
         window: side of the uniform window. Default 7.
         gaussian: Gaussian window of side 11. Default False.
 
@@ -170,7 +178,7 @@ def ms_ssim_scales(grid, *, window=7, gaussian=False):
     Raises:
         UserError: the window does not fit, or is even or below 3.
     """
-    size = _Window(grid, window, gaussian, 1.0).size
+    size = SSIMWindow(grid, window, gaussian, 1.0).size
     fits = [min(grid) // 2**scale >= size for scale in range(len(SCALE_WEIGHTS))]
     return sum(fits)
 
@@ -181,7 +189,7 @@ def mse(x, y, *, ndim=2, mask=None):
     Args:
         x: reference images, `(n, *grid)` or `(n, *grid, 1)`.
         y: reconstructions, of the shape of `x`.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         mask: bool, of the shape of `x`: count only pixels inside it. Default: all.
 
     Returns:
@@ -195,7 +203,7 @@ def mse(x, y, *, ndim=2, mask=None):
         return _squared_errors(x, y)[0] / np.prod(x.shape[1:])
     mask = _mask(mask, x, ndim)
     count = mask.sum(axis=tuple(range(1, ndim + 1)))
-    return _divide(_squared_errors(x, y, mask)[1], count)
+    return ratio(_squared_errors(x, y, mask)[1], count)
 
 
 def psnr(x, y, *, ndim=2, data_range=1.0, mask=None):
@@ -204,8 +212,9 @@ def psnr(x, y, *, ndim=2, data_range=1.0, mask=None):
     Args:
         x: reference images, `(n, *grid)` or `(n, *grid, 1)`.
         y: reconstructions, of the shape of `x`.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         data_range: the peak: the distance between the lowest and highest possible intensity.
+            Default 1.
         mask: bool, of the shape of `x`: count only pixels inside it. Default: all.
 
     Returns:
@@ -215,7 +224,7 @@ def psnr(x, y, *, ndim=2, data_range=1.0, mask=None):
         UserError: the data range is not positive.
         ValueError: the arrays do not have the shapes described.
     """
-    _check_range(data_range)
+    check_data_range(data_range)
     return _decibel(mse(x, y, ndim=ndim, mask=mask), data_range)
 
 
@@ -228,7 +237,7 @@ def foreground(x, *, ndim=2, fraction=FOREGROUND_FRACTION, data_range=1.0):
 
     Args:
         x: reference images, `(n, *grid)` or `(n, *grid, 1)`.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         fraction: part of the image's range, in (0, 1). Default 0.05.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
 
@@ -241,8 +250,8 @@ def foreground(x, *, ndim=2, fraction=FOREGROUND_FRACTION, data_range=1.0):
     """
     if not 0 < fraction < 1:
         raise UserError(f"foreground fraction: found {fraction}, expected a number in (0, 1)")
-    _check_range(data_range)
-    x = _images(x, ndim, "x")
+    check_data_range(data_range)
+    x = as_images(x, ndim, "x")
     axes = tuple(range(1, ndim + 1))
     low = x.min(axis=axes, keepdims=True).astype("float64")
     span = x.max(axis=axes, keepdims=True) - low
@@ -259,7 +268,7 @@ class SimilarityAccumulator:
     makes its subject NaN: it is not left out.
 
     Args:
-        ndim: 2 for images, 3 for volumes.
+        ndim: 2 for images, 3 for volumes. Default 2.
         window: side of the uniform SSIM window, in pixels. Default 7.
         gaussian: Gaussian SSIM window of sigma 1.5 and side 11. Default False.
         data_range: the distance between the lowest and highest possible intensity. Default 1.
@@ -284,13 +293,13 @@ class SimilarityAccumulator:
     @property
     def parameters(self):
         """The SSIM parameters and the foreground rule, as plain values."""
-        found = ssim_parameters(
+        window = ssim_parameters(
             ndim=self.ndim,
             window=self.window,
             gaussian=self.gaussian,
             data_range=self.data_range,
         )
-        return {**found, "foreground": f"above {self.fraction:g} of the image's own range"}
+        return {**window, "foreground": f"above {self.fraction:g} of the image's own range"}
 
     def add(self, x, y, subjects):
         """Adds a batch.
@@ -314,9 +323,9 @@ class SimilarityAccumulator:
                 f"one subject per image is needed. Received: {len(subjects)} subjects for "
                 f"{len(x)} images"
             )
-        settings = _Window(x.shape[1:], self.window, self.gaussian, self.data_range)
+        settings = SSIMWindow(x.shape[1:], self.window, self.gaussian, self.data_range)
         mask = foreground(x, ndim=self.ndim, fraction=self.fraction, data_range=self.data_range)
-        whole, masked = _mean_ssim(x, y, mask, settings)
+        whole, masked = mean_ssim(x, y, mask, settings)
         error, error_fg = _squared_errors(x, y, mask)
         pixels_fg = mask.sum(axis=tuple(range(1, self.ndim + 1)))
         # A mask that lives only in the outermost pixels has no SSIM of its own: empty as well.
@@ -348,15 +357,15 @@ class SimilarityAccumulator:
         """
         sums = np.array(list(self._subjects.values())).reshape(-1, len(self._SUMS))
         column = dict(zip(self._SUMS, sums.T, strict=True))
-        error = _divide(column["error"], column["pixels"])
-        error_fg = _divide(column["error_fg"], column["pixels_fg"])
+        error = ratio(column["error"], column["pixels"])
+        error_fg = ratio(column["error_fg"], column["pixels_fg"])
         return pd.DataFrame(
             {
                 "subject": list(self._subjects),
                 "n_images": column["n"].astype(int),
                 "n_empty": (column["n"] - column["n_foreground"]).astype(int),
-                "ssim": _divide(column["ssim"], column["n"]),
-                "ssim_foreground": _divide(column["ssim_fg"], column["n_foreground"]),
+                "ssim": ratio(column["ssim"], column["n"]),
+                "ssim_foreground": ratio(column["ssim_fg"], column["n_foreground"]),
                 "psnr": _decibel(error, self.data_range),
                 "psnr_foreground": _decibel(error_fg, self.data_range),
                 "mse": error,
@@ -432,9 +441,9 @@ def compare(tables):
     rows = []
     for run, table in tables.items():
         row = {"run": run, "n_subjects": len(table)}
-        for found in summary(table).itertuples():
-            row[found.measure] = found.mean
-            row[f"{found.measure}_sd"] = found.sd
+        for measured in summary(table).itertuples():
+            row[measured.measure] = measured.mean
+            row[f"{measured.measure}_sd"] = measured.sd
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -476,7 +485,7 @@ def nearest_images(queries, references, *, ndim=2, chunk=1024):
     Args:
         queries: `(n, *grid)` or `(n, *grid, 1)`.
         references: `(m, *grid)` or `(m, *grid, 1)`; read in slices, so a memory map serves.
-        ndim: 2 or 3.
+        ndim: 2 or 3. Default 2.
         chunk: references compared at once. Default 1024.
 
     Returns:
@@ -486,7 +495,7 @@ def nearest_images(queries, references, *, ndim=2, chunk=1024):
     Raises:
         ValueError: the grids differ or there is no reference.
     """
-    queries = _images(queries, ndim, "queries")
+    queries = as_images(queries, ndim, "queries")
     if len(references) == 0 or tuple(references.shape[1 : ndim + 1]) != queries.shape[1:]:
         raise ValueError(
             "references must be images of the size of the queries. Received: queries "
@@ -496,12 +505,12 @@ def nearest_images(queries, references, *, ndim=2, chunk=1024):
     best = np.full(len(flat), np.inf)
     index = np.zeros(len(flat), "int64")
     for start in range(0, len(references), chunk):
-        part = _images(references[start : start + chunk], ndim, "references")
+        part = as_images(references[start : start + chunk], ndim, "references")
         part = part.reshape(len(part), -1).astype("float32")
         distance = (part**2).sum(1)[None] - 2 * flat @ part.T  # (n, chunk), without |query|²
-        found = distance.argmin(1)
-        value = distance[np.arange(len(flat)), found]
-        index = np.where(value < best, start + found, index)
+        nearest = distance.argmin(1)
+        value = distance[np.arange(len(flat)), nearest]
+        index = np.where(value < best, start + nearest, index)
         best = np.minimum(best, value)
     # The expansion above loses digits where two images are almost equal; the winner is measured
     # again, pixel by pixel.
@@ -510,131 +519,6 @@ def nearest_images(queries, references, *, ndim=2, chunk=1024):
         for i, j in enumerate(index)
     ]
     return index, np.array(rmse, "float64")
-
-
-class _Window:
-    """The SSIM window on one image size, applied in float64.
-
-    Variances are differences of two nearly equal means; in float32 they err by about 1e-7, which
-    against C2 = 9e-4 is up to 1e-4 at a pixel of a bright flat region. float64 costs less than
-    twice the time.
-    """
-
-    def __init__(self, grid, window, gaussian, data_range):
-        _check_range(data_range)
-        if gaussian:
-            self.radius = GAUSSIAN_RADIUS
-            offsets = np.arange(-self.radius, self.radius + 1)
-            weights = np.exp(-0.5 * (offsets / GAUSSIAN_SIGMA) ** 2)
-            self.weights = weights / weights.sum()
-        else:
-            if int(window) != window or window % 2 == 0 or window < 3:
-                raise UserError(f"SSIM window: found {window}, expected an odd number from 3 up")
-            self.radius = int(window) // 2
-            self.weights = None
-        self.size = 2 * self.radius + 1
-        if min(grid) < self.size:
-            raise UserError(
-                f"SSIM window: found {self.size} on images of {'x'.join(map(str, grid))}, "
-                "expected at most the shortest side"
-            )
-        samples = self.size ** len(grid)
-        self.covariance = samples / (samples - 1)
-        self.c1 = (K1 * data_range) ** 2
-        self.c2 = (K2 * data_range) ** 2
-        self.inner = (slice(self.radius, -self.radius),) * len(grid)
-
-    def map(self, x, y):
-        """SSIM where the window fits: float64 `(m, *grid)` → `(m, *(grid - size + 1))`."""
-        mean_x, mean_y = self._mean(x), self._mean(y)
-        product = mean_x * mean_y
-        squares = mean_x * mean_x + mean_y * mean_y
-        # Only the sum of the two variances enters, so four filtered images do, not five.
-        covariance = self._mean(x * y) - product
-        variances = self._mean(x * x + y * y) - squares
-        top = (2 * product + self.c1) * (2 * self.covariance * covariance + self.c2)
-        return top / ((squares + self.c1) * (self.covariance * variances + self.c2))
-
-    def structure(self, x, y):
-        """The contrast and structure terms of SSIM alone, shaped as in `map`."""
-        mean_x, mean_y = self._mean(x), self._mean(y)
-        covariance = self._mean(x * y) - mean_x * mean_y
-        variances = self._mean(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
-        top = 2 * self.covariance * covariance + self.c2
-        return top / (self.covariance * variances + self.c2)
-
-    def _mean(self, image):
-        for axis in range(image.ndim - 1, 0, -1):
-            image = self._along(image, axis)
-        if self.weights is None:
-            image *= 1.0 / self.size ** (image.ndim - 1)
-        return image
-
-    def _along(self, image, axis):
-        length = image.shape[axis] - self.size + 1
-
-        def shifted(array, offset, count):
-            index = [slice(None)] * array.ndim
-            index[axis] = slice(offset, offset + count)
-            return array[tuple(index)]
-
-        if self.weights is not None:
-            total = self.weights[self.radius] * shifted(image, self.radius, length)
-            for i in range(self.radius):
-                pair = shifted(image, i, length) + shifted(image, self.size - 1 - i, length)
-                total += self.weights[i] * pair
-            return total
-        # Sums of 1, 2, 4, … neighbours, each from the one before; the binary digits of the
-        # window's side say which to add. No running sum, so a NaN stays where it is.
-        total, done, block, power = None, 0, image, 1
-        while power <= self.size:
-            if self.size & power:
-                part = shifted(block, done, length)
-                total = part.copy() if total is None else np.add(total, part, out=total)
-                done += power
-            if 2 * power <= self.size:
-                count = block.shape[axis] - power
-                block = shifted(block, 0, count) + shifted(block, power, count)
-            power *= 2
-        return total
-
-
-def _mean_ssim(x, y, mask, window, structure=False):
-    """Means of the SSIM map over whole images and over masks, chunk by chunk.
-
-    Args:
-        x: `(n, *grid)`.
-        y: `(n, *grid)`.
-        mask: bool `(n, *grid)` or None.
-        window: `_Window`.
-        structure: True for the contrast and structure terms alone.
-
-    Returns:
-        Two float64 arrays `(n,)`; the second is None without a mask.
-    """
-    n, grid = len(x), x.shape[1:]
-    rows = grid[0] - 2 * window.radius
-    whole = np.zeros(n)
-    masked, counts = np.zeros(n), np.zeros(n)
-    score = window.structure if structure else window.map
-    axes = tuple(range(1, len(grid) + 1))
-    if mask is not None:
-        mask = mask[(slice(None), *window.inner)]
-    # Several small images at once, or a big volume in slabs that overlap by the window.
-    images = max(1, CHUNK // int(np.prod(grid)))
-    slab = rows if images > 1 else max(4, CHUNK // int(np.prod(grid[1:])))
-    for start in range(0, n, images):
-        batch = slice(start, start + images)
-        for row in range(0, rows, slab):
-            part = slice(row, min(row + slab, rows) + 2 * window.radius)
-            scores = score(x[batch, part].astype("float64"), y[batch, part].astype("float64"))
-            whole[batch] += scores.sum(axis=axes)
-            if mask is not None:
-                inside = mask[batch, row : row + slab]
-                masked[batch] += np.where(inside, scores, 0.0).sum(axis=axes)
-                counts[batch] += inside.sum(axis=axes)
-    whole /= np.prod([side - 2 * window.radius for side in grid])
-    return whole, None if mask is None else _divide(masked, counts)
 
 
 def _halved(x):
@@ -666,41 +550,15 @@ def _decibel(error, data_range):
         return 10.0 * np.log10(np.divide(float(data_range) ** 2, error))
 
 
-def _divide(total, count):
-    """total / count, NaN where the count is zero."""
-    count = np.asarray(count, "float64")
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-
-
-def _images(x, ndim, name):
-    """`(n, *grid[, 1])` → view `(n, *grid)` of a real dtype."""
-    x = np.asarray(x)
-    if ndim not in (2, 3):
-        raise ValueError(f"ndim must be 2 or 3. Received: ndim={ndim}")
-    if x.ndim == ndim + 2 and x.shape[-1] == 1:
-        x = x[..., 0]
-    if x.ndim != ndim + 1:
-        raise ValueError(
-            f"{name} must be a batch of {ndim}D images, (n, *grid) or (n, *grid, 1). "
-            f"Received: shape {x.shape}"
-        )
-    return x
-
-
 def _pair(x, y, ndim):
-    x, y = _images(x, ndim, "x"), _images(y, ndim, "y")
+    x, y = as_images(x, ndim, "x"), as_images(y, ndim, "y")
     if x.shape != y.shape:
         raise ValueError(f"x and y must have the same shape. Received: {x.shape} and {y.shape}")
     return x, y
 
 
 def _mask(mask, x, ndim):
-    mask = _images(mask, ndim, "mask").astype(bool)
+    mask = as_images(mask, ndim, "mask").astype(bool)
     if mask.shape != x.shape:
         raise ValueError(f"mask must have the shape of x. Received: {mask.shape} for {x.shape}")
     return mask
-
-
-def _check_range(data_range):
-    if not (np.isfinite(data_range) and data_range > 0):
-        raise UserError(f"data range: found {data_range}, expected a positive number")

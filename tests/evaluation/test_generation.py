@@ -9,21 +9,26 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
 from brainvq.errors import UserError
-from brainvq.evaluation import generation
+from brainvq.evaluation import feature_spaces
+from brainvq.evaluation.bootstrap import resample_weights
+from brainvq.evaluation.distances import (
+    corrected_frechet,
+    frechet_distance,
+    frechet_from_moments,
+    kernel_distance,
+    resampled_kernel_distance,
+)
+from brainvq.evaluation.feature_spaces import PCASpace, WaveletSpace
 from brainvq.evaluation.generation import (
-    PCASpace,
-    WaveletSpace,
     compare_sharpness,
     diversity,
     fidelity,
-    frechet_distance,
-    frechet_from_moments,
     inner_foreground,
-    kernel_distance,
     memorisation,
     nearest_training,
     sharpness,
 )
+from brainvq.evaluation.similarity import ms_ssim
 
 GRID = (16, 18, 14)
 
@@ -121,7 +126,7 @@ class TestDiversity:
         found = diversity(x, y, pairs=100, window=3).set_index("of")
         for name, volumes in (("samples", x), ("real", y)):
             pairs = [
-                generation.ms_ssim(volumes[i : i + 1], volumes[j : j + 1], ndim=3, window=3)[0]
+                ms_ssim(volumes[i : i + 1], volumes[j : j + 1], ndim=3, window=3)[0]
                 for i in range(len(volumes))
                 for j in range(i)
             ]
@@ -214,9 +219,8 @@ class TestDistances:
     def test_a_resample_counts_no_volume_as_its_own_pair(self):
         rng = np.random.default_rng(1)
         x, y = rng.normal(size=(2, 12, 4))
-        kernels = generation._kernels(x, y)
-        weights = [generation._resamples(12, None, 4000, rng) for _ in range(2)]
-        drawn = generation._mmd(*kernels, *weights)
+        weights = [resample_weights(np.arange(12), 4000, rng) for _ in range(2)]
+        drawn = resampled_kernel_distance(x, y, weights)
         spread = np.std(drawn)
         assert abs(drawn.mean() - kernel_distance(x, y)) < 0.1 * spread
 
@@ -228,9 +232,9 @@ class TestDistances:
         for seed in range(60):
             rng = np.random.default_rng(seed)
             x, y = np.sqrt(0.5) * rng.normal(size=(n, dim)) + 0.4, rng.normal(size=(n, dim))
-            weights = [generation._resamples(n, None, 100, rng) for _ in range(2)]
+            weights = [resample_weights(np.arange(n), 100, rng) for _ in range(2)]
             value = frechet_distance(x, y)
-            low, high = np.quantile(generation._frechet_draws(x, y, weights), [0.025, 0.975])
+            low, high = np.quantile(corrected_frechet(x, y, weights)[2], [0.025, 0.975])
             held += 2 * value - high <= truth <= 2 * value - low
         assert held >= 54
 
@@ -266,11 +270,11 @@ class TestSpaces:
     @pytest.mark.parametrize(("ndim", "count"), [(2, 30), (3, 58)])
     def test_wavelets_keep_the_energy_and_have_fixed_numbers(self, ndim, count):
         x = brains(6, grid=GRID[:ndim])
-        low, details = generation._haar(x[:, :14, :14].astype("float64"))
+        low, details = feature_spaces._haar(x[:, :14, :14].astype("float64"))
         assert len(details) == 2**ndim - 1
         energy = sum((part**2).sum() for part in (low, *details))
         assert energy == pytest.approx((x[:, :14, :14].astype("float64") ** 2).sum())
-        flat = generation._haar(np.ones((1, *(5,) * ndim)))
+        flat = feature_spaces._haar(np.ones((1, *(5,) * ndim)))
         np.testing.assert_allclose(flat[0], 2 ** (ndim / 2))
         assert all(not detail.any() for detail in flat[1])
         space = WaveletSpace(ndim=ndim).fit(x)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from brainvq.errors import UserError
-from brainvq.evaluation import similarity
+from brainvq.evaluation import ssim_window
 from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
     compare,
@@ -84,7 +84,7 @@ class TestSSIM:
         mask = x > 0.2
         whole, masked = ssim(x, y, ndim=ndim), ssim(x, y, ndim=ndim, mask=mask)
         for chunk in (50, 900, 2000):  # slabs of a picture; one picture; several pictures
-            monkeypatch.setattr(similarity, "CHUNK", chunk)
+            monkeypatch.setattr(ssim_window, "CHUNK", chunk)
             np.testing.assert_allclose(ssim(x, y, ndim=ndim), whole, rtol=1e-12)
             np.testing.assert_allclose(ssim(x, y, ndim=ndim, mask=mask), masked, rtol=1e-12)
 
