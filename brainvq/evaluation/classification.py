@@ -4,9 +4,8 @@ Class numbers run from 0 in the order of `classes`; probabilities are `(n_subjec
 `(n_repeats, n_subjects, n_classes)` where cross-validation was repeated with other folds. Measures
 of repeats are averaged. With two classes the second one is the positive class.
 
-Intervals are percentile intervals of a bootstrap over subjects (Efron and Tibshirani 1993, chapter
-13), drawn within each class. All slices and repeats of a subject move together. They say how much
-the figure depends on which subjects were tested, not on which were trained on.
+Intervals are percentile intervals of a bootstrap over subjects, drawn within each class, see
+`bootstrap`. All slices and repeats of a subject move together.
 """
 
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from brainvq.errors import UserError
+from brainvq.evaluation.bootstrap import interval, resample_weights
 
 MEASURES = ("accuracy", "balanced_accuracy", "auroc", "log_loss")
 LOWER_IS_BETTER = ("log_loss",)
@@ -41,10 +41,10 @@ def subject_folds(subjects, labels, folds=5, seed=0):
     The result depends on the set of subjects and the seed, not on the order of the samples.
 
     Args:
-        subjects: the subject of each sample, `(n_samples,)`.
-        labels: the class of each sample, the same for all samples of a subject.
-        folds: int ≥ 2.
-        seed: int ≥ 0.
+        subjects: `(n_samples,)`, the subject of each sample.
+        labels: `(n_samples,)`, the class of each sample, the same for all samples of a subject.
+        folds: int ≥ 2. Default 5.
+        seed: int ≥ 0. Default 0.
 
     Returns:
         `Folds`. There are no more folds than subjects in the smallest class, so that every fold
@@ -61,12 +61,12 @@ def subject_folds(subjects, labels, folds=5, seed=0):
     of_subject = labels[first]
     if np.any(of_subject[which] != labels):
         name = names[which[np.flatnonzero(of_subject[which] != labels)[0]]]
-        found = ", ".join(map(str, np.unique(labels[subjects == name])))
-        raise UserError(f"labels: subject {name} is in the classes {found}; expected one")
+        several = ", ".join(map(str, np.unique(labels[subjects == name])))
+        raise UserError(f"labels: subject {name} is in the classes {several}; expected one")
     classes, counts = np.unique(of_subject, return_counts=True)
     if len(classes) < 2:
-        found = f"only the class {classes[0]}" if len(classes) else "no subjects"
-        raise UserError(f"labels: found {found}; expected subjects of two or more classes")
+        present = f"only the class {classes[0]}" if len(classes) else "no subjects"
+        raise UserError(f"labels: found {present}; expected subjects of two or more classes")
     if counts.min() < 2:
         raise UserError(
             f"labels: class {classes[counts.argmin()]} has one subject; expected two or more in "
@@ -94,7 +94,7 @@ def pool_by_subject(probabilities, subjects):
 
     Args:
         probabilities: float `(n_samples, n_classes)`.
-        subjects: the subject of each sample.
+        subjects: `(n_samples,)`, the subject of each sample.
 
     Returns:
         `pandas.DataFrame`, a row per subject in sorted order (the index), a column per class.
@@ -107,10 +107,10 @@ def classification_measures(labels, probabilities):
     """Accuracy, balanced accuracy, AUROC and log loss of subjects.
 
     `accuracy` is the share of subjects whose most probable class is right; `balanced_accuracy` the
-    mean over classes of the share found (recall). `auroc` is the probability that a subject of a
-    class is given more of it than a subject of another, ties counting half: with two classes that
-    of the second, with more the mean over classes of one against the rest. `log_loss` is the mean
-    of −log p of the right class, in nats.
+    mean recall of the classes. `auroc` is the probability that a subject of a class has a higher
+    probability of it than a subject of another, ties counting half: with two classes that of the
+    second, with more the mean over classes of one against the rest. `log_loss` is the mean of
+    −log p of the right class, in nats.
 
     Args:
         labels: class numbers `(n_subjects,)`.
@@ -120,7 +120,7 @@ def classification_measures(labels, probabilities):
         dict of measure to float, NaN where a class that is needed has no subject.
     """
     labels, repeats = _checked(labels, probabilities)
-    values = _measures(labels, repeats, np.ones((1, len(labels))))
+    values = class_measures(labels, repeats, np.ones((1, len(labels))))
     return {name: float(values[name][0]) for name in MEASURES}
 
 
@@ -132,12 +132,13 @@ def bootstrap_interval(
     Args:
         labels: class numbers `(n_subjects,)`.
         probabilities: `([n_repeats,] n_subjects, n_classes)`.
-        measure: one of `MEASURES`.
-        other: probabilities of another method for the same subjects. With them the interval is of
-            the measure of `probabilities` minus that of `other`, in the same resamples.
-        level: share of the resamples inside, in (0, 1).
-        draws: number of resamples.
-        seed: int.
+        measure: one of `MEASURES`. Default "auroc".
+        other: probabilities of another method for the same subjects, shaped likewise. With them the
+            interval is of the measure of `probabilities` minus that of `other`, in the same
+            resamples. Default: none.
+        level: share of the resamples inside, in (0, 1). Default 0.95.
+        draws: int ≥ 1, number of resamples. Default 2000.
+        seed: int. Default 0.
 
     Returns:
         (low, high), floats.
@@ -150,7 +151,7 @@ def bootstrap_interval(
     drawn = _bootstrap(labels, probabilities, draws, seed)[measure]
     if other is not None:
         drawn = drawn - _bootstrap(labels, other, draws, seed)[measure]
-    return _interval(drawn, level)
+    return interval(drawn, level)
 
 
 def compare_methods(labels, probabilities, *, level=0.95, draws=2000, seed=0):
@@ -159,20 +160,20 @@ def compare_methods(labels, probabilities, *, level=0.95, draws=2000, seed=0):
     Args:
         labels: class numbers `(n_subjects,)`.
         probabilities: dict of method to `([n_repeats,] n_subjects, n_classes)`.
-        level: of the intervals.
-        draws: number of resamples.
-        seed: int.
+        level: share of the resamples inside an interval, in (0, 1). Default 0.95.
+        draws: int ≥ 1, number of resamples. Default 2000.
+        seed: int. Default 0.
 
     Returns:
         `pandas.DataFrame` with `method`, `measure`, `value`, `low`, `high` and `chance`, what the
         measure is without looking at the subjects (`chance_level`).
     """
     rows, chance = [], chance_level(labels)
-    for method, given in probabilities.items():
-        values = classification_measures(labels, given)
-        drawn = _bootstrap(labels, given, draws, seed)
+    for method, p in probabilities.items():
+        values = classification_measures(labels, p)
+        drawn = _bootstrap(labels, p, draws, seed)
         for measure in MEASURES:
-            low, high = _interval(drawn[measure], level)
+            low, high = interval(drawn[measure], level)
             rows.append((method, measure, values[measure], low, high, chance[measure]))
     return pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "chance"])
 
@@ -184,9 +185,9 @@ def paired_differences(labels, probabilities, reference, *, level=0.95, draws=20
         labels: class numbers `(n_subjects,)`.
         probabilities: dict of method to `([n_repeats,] n_subjects, n_classes)`.
         reference: the method that is subtracted.
-        level: of the intervals.
-        draws: number of resamples.
-        seed: int.
+        level: share of the resamples inside an interval, in (0, 1). Default 0.95.
+        draws: int ≥ 1, number of resamples. Default 2000.
+        seed: int. Default 0.
 
     Returns:
         `pandas.DataFrame` with `method`, `minus` (the reference), `measure`, `difference`, `low`
@@ -202,13 +203,13 @@ def paired_differences(labels, probabilities, reference, *, level=0.95, draws=20
     base = classification_measures(labels, probabilities[reference])
     drawn_base = _bootstrap(labels, probabilities[reference], draws, seed)
     rows = []
-    for method, given in probabilities.items():
+    for method, p in probabilities.items():
         if method == reference:
             continue
-        values = classification_measures(labels, given)
-        drawn = _bootstrap(labels, given, draws, seed)
+        values = classification_measures(labels, p)
+        drawn = _bootstrap(labels, p, draws, seed)
         for measure in MEASURES:
-            low, high = _interval(drawn[measure] - drawn_base[measure], level)
+            low, high = interval(drawn[measure] - drawn_base[measure], level)
             rows.append((method, reference, measure, values[measure] - base[measure], low, high))
     columns = ["method", "minus", "measure", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -235,45 +236,45 @@ def chance_level(labels):
 
 
 def confusion_matrix(labels, probabilities):
-    """How many subjects of each class were given which class, by their mean over repeats.
+    """How many subjects of each class were assigned to which class, by their mean over repeats.
 
     Args:
         labels: class numbers `(n_subjects,)`.
         probabilities: `([n_repeats,] n_subjects, n_classes)`.
 
     Returns:
-        int64 `(n_classes, n_classes)`, a row per true class, a column per class given.
+        int64 `(n_classes, n_classes)`, a row per true class, a column per assigned class.
     """
     labels, repeats = _checked(labels, probabilities)
-    found = repeats.mean(axis=0).argmax(axis=1)
+    assigned = repeats.mean(axis=0).argmax(axis=1)
     count = repeats.shape[2]
-    return np.bincount(labels * count + found, minlength=count**2).reshape(count, count)
+    return np.bincount(labels * count + assigned, minlength=count**2).reshape(count, count)
 
 
 def class_table(labels, probabilities, classes):
-    """Subjects found and missed, precision and recall of each class.
+    """True and false positives and negatives, precision and recall of each class.
 
     Args:
         labels: class numbers `(n_subjects,)`.
         probabilities: `([n_repeats,] n_subjects, n_classes)`.
-        classes: names of the classes.
+        classes: names of the classes, `(n_classes,)`.
 
     Returns:
-        `pandas.DataFrame` with `class`, `subjects`, `TP`, `FP`, `FN`, `TN`, `precision` (NaN for a
-        class never given) and `recall`.
+        `pandas.DataFrame`, a row per class: `class`, `subjects`, `TP`, `FP`, `FN`, `TN`,
+        `precision` (NaN for a class that no subject was assigned to) and `recall`.
     """
     matrix = confusion_matrix(labels, probabilities)
-    hits, given, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    hits, assigned, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        precision, recall = hits / given, hits / true
+        precision, recall = hits / assigned, hits / true
     return pd.DataFrame(
         {
             "class": list(classes),
             "subjects": true,
             "TP": hits,
-            "FP": given - hits,
+            "FP": assigned - hits,
             "FN": true - hits,
-            "TN": matrix.sum() - given - true + hits,
+            "TN": matrix.sum() - assigned - true + hits,
             "precision": precision,
             "recall": recall,
         }
@@ -299,6 +300,14 @@ def roc_curve(positive, scores):
     return np.append(0.0, false), np.append(0.0, true)
 
 
+def class_names(labels, count):
+    """Classes as text, `(count,)`; `ValueError` where there are not `count`."""
+    labels = np.asarray(labels).ravel().astype(str)
+    if len(labels) != count:
+        raise ValueError(f"one class per scan is needed. Received: {len(labels)} for {count} scans")
+    return labels
+
+
 def _checked(labels, probabilities):
     """Class numbers, and probabilities as `(n_repeats, n_subjects, n_classes)`."""
     labels = np.asarray(labels)
@@ -317,8 +326,17 @@ def _checked(labels, probabilities):
     return labels.astype("int64"), repeats
 
 
-def _measures(labels, repeats, weights):
-    """Each measure for each row of `weights` `(n_resamples, n_subjects)`, how often each counts."""
+def class_measures(labels, repeats, weights):
+    """Each measure of `classification_measures` in each resample of the subjects.
+
+    Args:
+        labels: class numbers `(n_subjects,)`.
+        repeats: float `(n_repeats, n_subjects, n_classes)`.
+        weights: float `(n_resamples, n_subjects)`, how often each subject counts.
+
+    Returns:
+        dict of measure to float64 `(n_resamples,)`.
+    """
     count = repeats.shape[2]
     sums = {name: np.zeros(len(weights)) for name in MEASURES}
     total = weights.sum(axis=1)
@@ -348,16 +366,7 @@ def _bootstrap(labels, probabilities, draws, seed):
     labels, repeats = _checked(labels, probabilities)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1. Received: draws={draws}")
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((draws, len(labels)))
-    for value in np.unique(labels):
-        rows = np.flatnonzero(labels == value)
-        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
-    return _measures(labels, repeats, weights)
-
-
-def _interval(drawn, level):
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    subjects, rng = np.arange(len(labels)), np.random.default_rng(seed)
+    weights = resample_weights(subjects, draws, rng, classes=labels)
+    # The order in memory decides how sums of products round.
+    return class_measures(labels, repeats, np.ascontiguousarray(weights))

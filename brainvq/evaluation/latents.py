@@ -1,9 +1,8 @@
-"""What latent vectors tell: the class of a scan, its age; and ways to walk between them.
+"""What latent vectors say of the class and age of a scan; interpolations and traversals.
 
 Latents are `(n, dim)`, one vector for a scan, such as the means that an encoder gives. Scans of one
 subject are alike, so nothing is fitted and tested on the same subject, and intervals come from a
-bootstrap over subjects (Efron and Tibshirani 1993, chapter 13), drawn within each class; all scans
-of a subject move together.
+bootstrap over subjects, drawn within each class, see `bootstrap`.
 """
 
 from typing import NamedTuple
@@ -20,9 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainvq.errors import UserError
+from brainvq.evaluation.bootstrap import group_numbers, interval, ratio, resample_weights
 from brainvq.evaluation.classification import (
-    _measures,
     chance_level,
+    class_measures,
+    class_names,
     class_table,
     pool_by_subject,
 )
@@ -40,15 +41,15 @@ class Discrimination(NamedTuple):
     Attributes:
         table: `pandas.DataFrame`, a row per class: `class`, `scans` (or `subjects`, if pooled),
             `TP`, `FP`, `FN`, `TN`, `precision`, `recall`, and the ends of their intervals,
-            `precision_low`, `precision_high`, `recall_low`, `recall_high`. NaN where a class was
-            never given or has no test scan. The interval of a share of 0 or 1 is the exact one for
-            as many subjects.
+            `precision_low`, `precision_high`, `recall_low`, `recall_high`. NaN where no scan was
+            assigned to the class or it has no test scan. The interval of a share of 0 or 1 is the
+            exact one for as many subjects.
         summary: `pandas.DataFrame`, a row for `accuracy`, `balanced_accuracy` and `auroc` (each
             class against the rest), means over the classes that have test scans: `measure`,
             `value`, `low`, `high`, `chance` (`chance_level` of the tested).
         classes: names in the order of the table.
         labels: int `(m,)`, the true class number of each tested scan (or subject).
-        probabilities: float `(m, classes)`.
+        probabilities: float `(m, classes)`, each row summing to 1.
         components: float `(n_test, c)`, each test scan on the first discriminant axes, c = 3 or
             fewer (one less than classes). The variance within a class is about 1 along each.
         train_components: float `(n_train, c)`, likewise.
@@ -104,18 +105,17 @@ def discriminate(
 
     Args:
         train: latents `(n, dim)` of training scans.
-        train_labels: n classes.
+        train_labels: `(n,)` classes.
         test: latents `(m, dim)` of test scans, of other subjects.
-        test_labels: m classes, all of which are among the training classes.
+        test_labels: `(m,)` classes, all of which are among the training classes.
         classes: names in the order of the tables. Default: those of the training scans, sorted.
-        subjects: the subject of each test scan. Default: each is its own.
+        subjects: `(m,)`, the subject of each test scan. Default: each is its own.
         pool: True averages the probabilities of a subject's scans and counts subjects; a subject
             must then have one class. Default False: every scan counts.
-        balanced: True takes all classes for equally frequent beforehand. Default False: as in the
-            training scans.
-        draws: resamples of the bootstrap.
-        level: share of the resamples inside the interval.
-        seed: int.
+        balanced: True gives all classes the same prior. Default False: as in the training scans.
+        draws: resamples of the bootstrap. Default 2000.
+        level: share of the resamples inside the interval, in (0, 1). Default 0.95.
+        seed: int. Default 0.
 
     Returns:
         `Discrimination`.
@@ -126,51 +126,24 @@ def discriminate(
         ValueError: arrays do not agree or are not finite.
     """
     train, test = _latents(train, "train"), _latents(test, "test")
-    train_labels, test_labels = _named(train_labels, train), _named(test_labels, test)
+    train_labels = class_names(train_labels, len(train))
+    test_labels = class_names(test_labels, len(test))
     if train.shape[1] != test.shape[1] or len(test) == 0:
         raise ValueError(
             f"train and test must be of one dim, not empty. Received: {train.shape}, {test.shape}"
         )
-    known = set(train_labels.tolist())
-    classes = tuple(sorted(known)) if classes is None else tuple(map(str, classes))
-    if len(known) < 2:
-        raise UserError(f"classes: found only {', '.join(known)} in training; expected 2 or more")
-    strange = sorted((known | set(test_labels.tolist())) - (known & set(classes)))
-    if strange:
-        raise UserError(
-            f"classes: found {', '.join(strange)}, which {'is' if len(strange) == 1 else 'are'} "
-            "not among the classes of the training scans and those asked for; expected "
-            f"{', '.join(c for c in classes if c in known)}"
-        )
-    classes = tuple(name for name in classes if name in known)
-    numbers = {name: i for i, name in enumerate(classes)}
-    y_train, y_test = (np.array([numbers[v] for v in x]) for x in (train_labels, test_labels))
-    groups = _groups(subjects, len(test))
-
-    scale = StandardScaler().fit(train)
-    priors = np.full(len(classes), 1 / len(classes)) if balanced else None
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors)
-    z_train, z_test = scale.transform(train), scale.transform(test)
-    model.fit(z_train, y_train)
-    axes, explained = _axes(model)
-    placed = [(z - model.priors_ @ model.means_) @ axes for z in (z_train, z_test)]
-    p = model.predict_proba(z_test)
+    classes, y_train, y_test = _class_numbers(train_labels, test_labels, classes)
+    groups = group_numbers(subjects, len(test))
+    p, *components, explained = _fitted(train, y_train, test, balanced)
     if pool:
-        _one_class_each(groups, test_labels, subjects)
-        pooled = pool_by_subject(p, groups)
+        _one_class_each(groups, np.array(classes)[y_test], subjects)
         first = np.unique(groups, return_index=True)[1]
-        p, y_test, groups = pooled.to_numpy(), y_test[first], groups[first]
-    weights = _resamples(groups, y_test, draws, seed)
-    return Discrimination(
-        _class_table(y_test, p, classes, groups, weights, level, "subjects" if pool else "scans"),
-        _summary(y_test, p, weights, level),
-        classes,
-        y_test,
-        p,
-        placed[1],
-        placed[0],
-        explained,
-    )
+        p, y_test, groups = pool_by_subject(p, groups).to_numpy(), y_test[first], groups[first]
+    weights = resample_weights(groups, draws, np.random.default_rng(seed), classes=y_test)
+    counted = "subjects" if pool else "scans"
+    table = _class_table(y_test, p, classes, groups, weights, level, counted)
+    summary = _summary(y_test, p, weights, level)
+    return Discrimination(table, summary, classes, y_test, p, *components, explained)
 
 
 def class_dimensions(latents, labels, subjects=None):
@@ -182,8 +155,8 @@ def class_dimensions(latents, labels, subjects=None):
 
     Args:
         latents: `(n, dim)`.
-        labels: n classes.
-        subjects: the subject of each scan. Default: each is its own.
+        labels: `(n,)` classes.
+        subjects: `(n,)`, the subject of each scan. Default: each is its own.
 
     Returns:
         `pandas.DataFrame`, a row per dimension, the largest F first: `dimension` (from 0), `f`,
@@ -196,8 +169,8 @@ def class_dimensions(latents, labels, subjects=None):
         ValueError: arrays do not agree or are not finite.
     """
     latents = _latents(latents, "latents")
-    labels = _named(labels, latents)
-    groups = _groups(subjects, len(latents))
+    labels = class_names(labels, len(latents))
+    groups = group_numbers(subjects, len(latents))
     means = pd.DataFrame(latents).groupby([labels, groups]).mean()
     labels, x = means.index.get_level_values(0).to_numpy(), means.to_numpy()
     classes = sorted(set(labels.tolist()))
@@ -240,17 +213,17 @@ def predict_age(latents, ages, subjects=None, *, folds=5, draws=2000, level=0.95
 
     Args:
         latents: `(n, dim)`.
-        ages: n ages in years; scans without one (NaN) are left out.
-        subjects: the subject of each scan. Default: each is its own.
-        folds: int ≥ 2; fewer where there are fewer subjects.
-        draws: resamples of the bootstrap over subjects.
-        level: share of the resamples inside the interval.
-        seed: int.
+        ages: `(n,)`, in years; scans without one (NaN) are left out.
+        subjects: `(n,)`, the subject of each scan. Default: each is its own.
+        folds: int ≥ 2; fewer where there are fewer subjects. Default 5.
+        draws: resamples of the bootstrap over subjects. Default 2000.
+        level: share of the resamples inside the interval, in (0, 1). Default 0.95.
+        seed: int. Default 0.
 
     Returns:
         `AgeRegression`. R² is against the mean age of the tested scans, so that predicting the mean
-        of other folds gives a little less than 0. Regression draws ages towards the mean: the old
-        are predicted too young and the young too old, the more the worse the fit.
+        of other folds gives a little less than 0. Regression draws ages towards the mean: the worse
+        the fit, the younger the old and the older the young are predicted.
 
     Raises:
         UserError: ages of fewer than four subjects are known, all are equal, or `folds` is below 2.
@@ -262,7 +235,7 @@ def predict_age(latents, ages, subjects=None, *, folds=5, draws=2000, level=0.95
         raise ValueError(f"one age per scan is needed. Received: {len(ages)} for {len(latents)}")
     rows = np.flatnonzero(np.isfinite(ages))
     x, y = latents[rows], ages[rows]
-    groups = np.unique(_groups(subjects, len(latents))[rows], return_inverse=True)[1]
+    groups = np.unique(group_numbers(subjects, len(latents))[rows], return_inverse=True)[1]
     number = groups.max() + 1 if len(rows) else 0
     # Four: two folds, of which each is split in two again for the penalty.
     if number < 4 or np.ptp(y) == 0:
@@ -272,8 +245,15 @@ def predict_age(latents, ages, subjects=None, *, folds=5, draws=2000, level=0.95
         )
     if folds < 2:
         raise UserError(f"folds: found {folds}; expected 2 or more")
-    folds = min(folds, number)
-    predicted, plain = np.empty_like(y), np.empty_like(y)
+    predicted, mean_age = _cross_validated(x, y, groups, min(folds, number), seed)
+    weights = resample_weights(groups, draws, np.random.default_rng(seed))
+    table = _age_table(y, predicted, mean_age, weights, level).assign(subjects=number)
+    return AgeRegression(table, y, predicted, rows)
+
+
+def _cross_validated(x, y, groups, folds, seed):
+    """Predictions of each fold, and the mean of its training folds: float64 `(n,)` each."""
+    predicted, mean = np.empty_like(y), np.empty_like(y)
     for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(x, y, groups):
         inner = GroupKFold(min(folds, len(np.unique(groups[train]))))
         search = GridSearchCV(
@@ -283,36 +263,41 @@ def predict_age(latents, ages, subjects=None, *, folds=5, draws=2000, level=0.95
             cv=inner,
         )
         predicted[test] = search.fit(x[train], y[train], groups=groups[train]).predict(x[test])
-        plain[test] = y[train].mean()
-    weights = _resamples(groups, np.zeros(len(y), int), draws, seed)
-    error, square = np.abs(y - predicted), (y - predicted) ** 2
+        mean[test] = y[train].mean()
+    return predicted, mean
+
+
+def _age_table(ages, predicted, mean_age, weights, level):
+    """The table of `AgeRegression`, without the number of subjects."""
+    error, square = np.abs(ages - predicted), (ages - predicted) ** 2
     total = weights.sum(axis=1)
-    centre = weights @ y / total
-    spread = weights @ y**2 / total - centre**2
-    kept = spread > 1e-9  # a resample of one age alone has no R²
-    drawn = {
+    centre = weights @ ages / total
+    variance = weights @ ages**2 / total - centre**2
+    varied = variance > 1e-9  # a resample of one age alone has no R²
+    resampled = {
         "mae": weights @ error / total,
-        "r2": 1 - (weights @ square / total)[kept] / spread[kept],
+        "r2": 1 - (weights @ square / total)[varied] / variance[varied],
     }
-    values = {"mae": (error.mean(), np.abs(y - plain).mean())}
-    values["r2"] = r2_score(y, predicted), r2_score(y, plain)
-    table = pd.DataFrame(
+    values = {
+        "mae": (error.mean(), np.abs(ages - mean_age).mean()),
+        "r2": (r2_score(ages, predicted), r2_score(ages, mean_age)),
+    }
+    return pd.DataFrame(
         [
-            (name, *map(float, (value, *_interval(drawn[name], level), mean)), len(y), number)
-            for name, (value, mean) in values.items()
+            (name, *map(float, (value, *interval(resampled[name], level), plain)), len(ages))
+            for name, (value, plain) in values.items()
         ],
-        columns=["measure", "value", "low", "high", "mean_age", "scans", "subjects"],
+        columns=["measure", "value", "low", "high", "mean_age", "scans"],
     )
-    return AgeRegression(table, y, predicted, rows)
 
 
 def interpolate(first, second, steps=7, *, spherical=False):
-    """Latents on the way from one to another.
+    """Latents between two, evenly spaced.
 
     Args:
         first: `(dim,)`.
         second: `(dim,)`.
-        steps: int ≥ 2, both ends included.
+        steps: int ≥ 2, both ends included. Default 7.
         spherical: True goes along a great circle (Shoemake 1985; White 2016, "Sampling generative
             networks", section 2.1). Gaussian latents of many dimensions all lie near a sphere, and
             the straight line leads through its middle, where there are none. Default False.
@@ -321,8 +306,8 @@ def interpolate(first, second, steps=7, *, spherical=False):
         float64 `(steps, dim)`.
 
     Raises:
-        ValueError: the vectors are not of one shape, `steps` is below 2, or the way along the
-            sphere is not known, since one is 0 or they are opposite.
+        ValueError: the vectors are not of one shape, `steps` is below 2, or no single great circle
+            joins them, since one is 0 or they are opposite.
     """
     first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
     if first.ndim != 1 or first.shape != second.shape or steps < 2:
@@ -350,9 +335,10 @@ def traverse(base, dimensions, values=TRAVERSAL_VALUES):
     """Latents in which one dimension at a time takes other values.
 
     Args:
-        base: `(dim,)`, such as zeros (the middle of the prior, as in the study) or a scan's.
-        dimensions: k numbers of dimensions, from 0.
-        values: s values that a dimension takes, in units of the latents. Default −3 to 3.
+        base: `(dim,)`, such as zeros (the mean of the prior) or the latent of a scan.
+        dimensions: `(k,)` ints from 0 to dim − 1.
+        values: `(s,)`, what a dimension takes, in units of the latents. Default −3 to 3 in steps
+            of 1.
 
     Returns:
         float64 `(k, s, dim)`.
@@ -376,6 +362,37 @@ def traverse(base, dimensions, values=TRAVERSAL_VALUES):
     return latents
 
 
+def _class_numbers(train_labels, test_labels, classes):
+    """Names of the classes, and the class numbers of training and test scans."""
+    known = set(train_labels.tolist())
+    classes = tuple(sorted(known)) if classes is None else tuple(map(str, classes))
+    if len(known) < 2:
+        raise UserError(f"classes: found only {', '.join(known)} in training; expected 2 or more")
+    unknown = sorted((known | set(test_labels.tolist())) - (known & set(classes)))
+    if unknown:
+        raise UserError(
+            f"classes: found {', '.join(unknown)}, which {'is' if len(unknown) == 1 else 'are'} "
+            "not among the classes of the training scans and those asked for; expected "
+            f"{', '.join(c for c in classes if c in known)}"
+        )
+    classes = tuple(name for name in classes if name in known)
+    numbers = {name: i for i, name in enumerate(classes)}
+    return classes, *(np.array([numbers[v] for v in x]) for x in (train_labels, test_labels))
+
+
+def _fitted(train, y_train, test, balanced):
+    """Probabilities of test scans, places of test and training scans, shares explained."""
+    scale = StandardScaler().fit(train)
+    count = y_train.max() + 1
+    priors = np.full(count, 1 / count) if balanced else None
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors)
+    z_train, z_test = scale.transform(train), scale.transform(test)
+    model.fit(z_train, y_train)
+    axes, explained = _axes(model)
+    places = [(z - model.priors_ @ model.means_) @ axes for z in (z_test, z_train)]
+    return model.predict_proba(z_test), *places, explained
+
+
 def _axes(model):
     """The first discriminant axes `(dim, c)` of a fitted model, and what each explains.
 
@@ -383,31 +400,30 @@ def _axes(model):
     covariance within classes. The "eigen" solver of scikit-learn (1.9) takes for the former the
     difference of two covariances that were shrunk apart, whose first axes need not part classes.
     """
-    kept = min(COMPONENTS, len(model.classes_) - 1)
+    count = min(COMPONENTS, len(model.classes_) - 1)
     between = np.sqrt(model.priors_)[:, None] * (model.means_ - model.priors_ @ model.means_)
     root = np.linalg.cholesky(model.covariance_)
     white = solve_triangular(root, between.T, lower=True)  # (dim, classes)
     vectors, values, _ = np.linalg.svd(white, full_matrices=False)
-    axes = solve_triangular(root.T, vectors[:, :kept])
+    axes = solve_triangular(root.T, vectors[:, :count])
     # An axis has no sign of its own: the class that lies farthest out is put on the positive side.
     far = between @ axes / np.sqrt(model.priors_)[:, None]
     far = far[np.abs(far).argmax(axis=0), np.arange(axes.shape[1])]
     share = values**2 / max(np.sum(values**2), 1e-300)
-    return axes * np.where(far < 0, -1.0, 1.0), share[:kept]
+    return axes * np.where(far < 0, -1.0, 1.0), share[:count]
 
 
 def _class_table(labels, p, classes, groups, weights, level, counted):
     table = class_table(labels, p, classes).rename(columns={"subjects": counted})
-    given = p.argmax(axis=1)
-    for measure, of in (("precision", given), ("recall", labels)):
+    assigned = p.argmax(axis=1)
+    for measure, of in (("precision", assigned), ("recall", labels)):
         ends = []
         for value in range(len(classes)):
-            hit, among = (given == value) & (labels == value), of == value
+            hit, among = (assigned == value) & (labels == value), of == value
             if among.any() and (hit.sum() == 0 or hit.sum() == among.sum()):
                 ends.append(_exact(hit.any(), len(np.unique(groups[among])), level))
             else:
-                drawn = _ratio(weights @ hit, weights @ among)
-                ends.append(_interval(drawn, level))
+                ends.append(interval(ratio(weights @ hit, weights @ among), level))
         table[f"{measure}_low"], table[f"{measure}_high"] = map(list, zip(*ends, strict=True))
     return table
 
@@ -425,13 +441,13 @@ def _summary(labels, p, weights, level):
 
     def measures(weights):
         recalls = [
-            _ratio(weights @ (right & (labels == value)), weights @ (labels == value))
+            ratio(weights @ (right & (labels == value)), weights @ (labels == value))
             for value in present
         ]
         areas = [
-            _measures((labels == value).astype(int), np.stack([1 - q, q], axis=1)[None], weights)[
-                "auroc"
-            ]
+            class_measures(
+                (labels == value).astype(int), np.stack([1 - q, q], axis=1)[None], weights
+            )["auroc"]
             for value, q in ((value, p[:, value]) for value in present)
         ]
         return {
@@ -441,35 +457,13 @@ def _summary(labels, p, weights, level):
             "auroc": np.mean(areas, axis=0),
         }
 
-    values, drawn, chance = (
-        measures(np.ones((1, len(labels)))),
-        measures(weights),
-        chance_level(labels),
-    )
+    values, resampled = measures(np.ones((1, len(labels)))), measures(weights)
+    chance = chance_level(labels)
     rows = [
-        (name, float(value[0]), *_interval(drawn[name], level), chance[name])
+        (name, float(value[0]), *interval(resampled[name], level), chance[name])
         for name, value in values.items()
     ]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "chance"])
-
-
-def _resamples(groups, labels, draws, seed):
-    """How often each scan counts in each resample of the subjects: float64 `(draws, n)`.
-
-    Each class keeps its number of subjects; one of several classes goes with its most frequent.
-    """
-    rng = np.random.default_rng(seed)
-    number = groups.max() + 1
-    counts = np.zeros((number, labels.max() + 1))
-    np.add.at(counts, (groups, labels), 1)
-    stratum = counts.argmax(axis=1)
-    weights = np.zeros((draws, number))
-    for value in np.unique(stratum):
-        members = np.flatnonzero(stratum == value)
-        weights[:, members] = rng.multinomial(
-            len(members), np.full(len(members), 1 / len(members)), draws
-        )
-    return weights[:, groups]
 
 
 def _one_class_each(groups, labels, subjects):
@@ -480,42 +474,8 @@ def _one_class_each(groups, labels, subjects):
             raise UserError(f"subject {name}: found the classes {label} and {second}; expected one")
 
 
-def _groups(subjects, count):
-    if subjects is None:
-        return np.arange(count)
-    subjects = np.asarray(subjects).ravel()
-    if len(subjects) != count:
-        raise ValueError(
-            f"one subject per scan is needed. Received: {len(subjects)} for {count} scans"
-        )
-    return np.unique(subjects, return_inverse=True)[1]
-
-
-def _named(labels, latents):
-    labels = np.asarray(labels).ravel().astype(str)
-    if len(labels) != len(latents):
-        raise ValueError(
-            f"one class per scan is needed. Received: {len(labels)} for {len(latents)} scans"
-        )
-    return labels
-
-
 def _latents(x, name):
     x = np.asarray(x, "float64")
     if x.ndim != 2 or not np.isfinite(x).all():
         raise ValueError(f"{name} must be (n, dim) and finite. Received: shape {x.shape}")
     return x
-
-
-def _ratio(top, bottom):
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
-
-
-def _interval(drawn, level):
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) == 0:
-        return np.nan, np.nan
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from brainvq.errors import UserError
-from brainvq.evaluation import anomaly
+from brainvq.evaluation import anomaly, lesion_scores
 
 
 def brute_dice(truth, score):
@@ -28,7 +28,7 @@ def case(seed, n=600, levels=None, share=0.1):
 
 
 def counted(cases, **options):
-    found = anomaly.LesionScores(**options)
+    found = lesion_scores.LesionScores(**options)
     for i, (truth, score) in enumerate(cases):
         found.add(f"s{i}", {"m": score}, truth, np.ones_like(truth), voxel_ml=0.01)
     return found
@@ -54,14 +54,16 @@ class TestMeasures:
 
     def test_by_hand(self):
         # Scores 4 3 2 1, lesions at 4 and 2.
-        found = anomaly.curve_measures(np.array([1, 0, 1, 0]), np.array([0, 1, 0, 1]))
+        found = lesion_scores.curve_measures(np.array([1, 0, 1, 0]), np.array([0, 1, 0, 1]))
         assert found["auroc"] == pytest.approx(3 / 4)
         assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
         assert found["best_dice"] == pytest.approx(4 / 5)
 
     def test_no_lesion_and_only_lesion(self):
-        assert all(np.isnan(v) for v in anomaly.curve_measures(np.zeros(2), np.ones(2)).values())
-        found = anomaly.curve_measures(np.ones(2), np.zeros(2))
+        assert all(
+            np.isnan(v) for v in lesion_scores.curve_measures(np.zeros(2), np.ones(2)).values()
+        )
+        found = lesion_scores.curve_measures(np.ones(2), np.zeros(2))
         assert np.isnan(found["auroc"])
         assert found["average_precision"] == found["best_dice"] == 1
 
@@ -101,17 +103,17 @@ class TestPooled:
     @given(st.lists(st.floats(0, 200, width=32), min_size=2, max_size=50))
     def test_bins_keep_the_order_and_the_stated_width(self, values):
         values = np.sort(np.array(values, "float32"))
-        bins = anomaly._bin(values)
+        bins = lesion_scores._bin(values)
         assert (np.diff(bins) >= 0).all()
-        lower = anomaly._bin_values()[bins]
+        lower = lesion_scores._bin_values()[bins]
         inside = values >= 2.0**-24
         assert (lower[inside] <= values[inside]).all()
         assert (values[inside] < lower[inside] * (1 + 2.0**-13)).all()
         assert (bins[values == 0] == 0).all()
 
     def test_out_of_range_scores_go_to_the_ends(self):
-        bins = anomaly._bin(np.array([0, 1e-30, 2.0**-24, 1e30], "float32"))
-        assert bins.tolist() == [0, 1, 1, anomaly._BINS - 1]
+        bins = lesion_scores._bin(np.array([0, 1e-30, 2.0**-24, 1e30], "float32"))
+        assert bins.tolist() == [0, 1, 1, lesion_scores._BINS - 1]
 
 
 class TestCommonThreshold:
@@ -150,7 +152,7 @@ class TestCommonThreshold:
 
 class TestTables:
     def test_summary_and_difference_to_the_baseline(self):
-        found = anomaly.LesionScores()
+        found = lesion_scores.LesionScores()
         for seed in range(5):
             truth, score = case(seed)
             guess = np.random.default_rng(seed + 50).random(len(truth))
@@ -200,7 +202,7 @@ class TestTables:
     def test_lesions_outside_the_brain_area_count_as_missed(self):
         truth = np.array([True, True, False, False])
         area = np.array([True, False, True, False])
-        found = anomaly.LesionScores().add("s", {"m": np.array([3.0, 0, 1, 9])}, truth, area)
+        found = lesion_scores.LesionScores().add("s", {"m": np.array([3.0, 0, 1, 9])}, truth, area)
         row = found.table().iloc[0]
         assert row["prevalence"] == pytest.approx(2 / 3)
         assert row["auroc"] == pytest.approx(0.5)
