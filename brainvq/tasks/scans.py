@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from brainvq import data, evaluation
-from brainvq.files import read_json
-from brainvq.tasks.base import Task
+from brainvq.evaluation.baselines import PatchKMeans
+from brainvq.files import read_json, write_csv
+from brainvq.reports import figures
+from brainvq.tasks.base import Task, figure_path, plain, prior_figure, read_subjects
 from brainvq.training.augment import Augment
 from brainvq.training.stream import BatchStream
 
@@ -25,9 +28,11 @@ class ScanTask(Task):
 
     Attributes:
         flip_axis: axis of a sample along which left and right lie.
+        baseline: training samples that the patch codec is fitted on.
     """
 
     flip_axis = 0
+    baseline = 16
 
     def cohort(self, study):
         """The scans, split by subject; downloaded first where the study asks for it.
@@ -120,6 +125,62 @@ class ScanTask(Task):
             measured.add(*pair, subjects[rows[stream.rows(number)]])
         return measured
 
+    def measure_reconstruction(self, run):
+        """How alike test samples and their reconstructions are: the first part of `metrics.json`.
+
+        Writes `subjects.csv`.
+        """
+        measured = self.similarity(run.model.reconstruct, run)
+        table = measured.table()
+        write_csv(run.file("subjects.csv"), table)
+        return {
+            "test_subjects": len(table),
+            "simulated": run.simulated,
+            "ssim_settings": measured.parameters,
+            "reconstruction": plain(evaluation.summary(table)),
+            "parameters": {"autoencoder": run.model.count_params()},
+        }
+
+    def fit_patches(self, run):
+        """K-means on patches of training samples: as many codes of as many bits as the model has.
+
+        Returns:
+            A fitted `brainvq.evaluation.baselines.PatchKMeans`.
+        """
+        side = run.store.sample_shape[0] // run.codes["test"].shape[1]
+        codec = PatchKMeans(side, run.model.num_codes, stages=run.model.depth or 1)
+        return codec.fit(run.store.read(run.some("train", self.baseline)))
+
+    def measured(self, run, again, log):
+        """The measures of a run: those on file, or taken now; prior and samples stay as they are.
+
+        Args:
+            run: a `LoadedRun`.
+            again: whether to measure anew what is measured already.
+            log: a `logging.Logger`.
+
+        Returns:
+            Dict, as `measure` gives it or as `metrics.json` holds it.
+        """
+        metrics = run.metrics()
+        if metrics and not again:
+            return metrics
+        log.info("%s: measuring", run.path)
+        metrics = self.measure(run)
+        if run.has("metrics.json"):
+            run.folder.add_metrics(**metrics)
+        return metrics
+
+
+def unit_scale(options):
+    """The steps that bring a scan into [0, 1], of a `brainvq.options.ScanData`."""
+    if options.scale == "max":
+        return [data.ScaleIntensity(method="max")]
+    return [
+        data.ClipIntensity(upper=options.clip_percentile, over="foreground"),
+        data.ScaleIntensity(method="minmax"),
+    ]
+
 
 def simulated(study, subjects, seed):
     """The embedded cohort in the contrast and at the voxel size of a study."""
@@ -152,3 +213,51 @@ def prepared(study, task, row, **options):
         A `brainvq.data.PreparedScan`.
     """
     return data.PreparedScan.read(row.paths, data.steps_to_config(task.steps(study)), **options)
+
+
+def training_figures(run, without=()):
+    """Curves of losses and of SSIM over the epochs, and the SSIM of each test subject.
+
+    Args:
+        run: a `LoadedRun`.
+        without: columns of `history.csv` that are not drawn as losses.
+
+    Returns:
+        Dict of name to path.
+    """
+    history = pd.read_csv(run.file("history.csv"))
+    losses = history.drop(columns=list(without), errors="ignore")
+    options = {"simulated": run.simulated}
+    return {
+        "losses": figures.loss_curves(losses, path=figure_path(run, "losses"), **options),
+        "ssim": figures.ssim_curve(history, path=figure_path(run, "ssim"), **options),
+        "subjects": figures.subject_scores(
+            read_subjects(run), path=figure_path(run, "subjects"), **options
+        ),
+    }
+
+
+def code_figures(run, metrics):
+    """Use of the codes and the curve of the prior over them, each where there is one.
+
+    Args:
+        run: a `LoadedRun`.
+        metrics: dict, its `metrics.json`.
+
+    Returns:
+        Dict of name to path.
+    """
+    drawn = {}
+    if run.codes is not None:
+        drawn["usage"] = figures.code_usage_bars(
+            counts_of_codes(run), path=figure_path(run, "usage"), simulated=run.simulated
+        )
+    if run.prior is not None:
+        drawn["prior"] = prior_figure(run, metrics)
+    return drawn
+
+
+def counts_of_codes(run):
+    """How often test samples use each code, of several in a cell the first: int `(num_codes,)`."""
+    codes = run.model.first_codes(run.codes["test"])
+    return evaluation.code_usage(codes, run.model.num_codes)["counts"]

@@ -1,0 +1,90 @@
+"""New volumes, drawn from the prior, and how near they are to training volumes."""
+
+import numpy as np
+import pandas as pd
+from nibabel.affines import voxel_sizes
+
+from brainvq import data, evaluation
+from brainvq.files import write_array, write_csv
+
+# Volumes compared with all training volumes at a time.
+COMPARED = 8
+
+
+def draw_volumes(run):
+    """Draws new volumes into `samples/` and asks how near they are to training volumes.
+
+    Written are `codes.npy`, a NIfTI file of each sample, in the units of the network above their
+    background, and `nearest.csv` with the training scan nearest to each.
+
+    Args:
+        run: a `LoadedRun` with a prior.
+
+    Returns:
+        Dict of count, and of mean distances to training volumes, of samples and of test volumes.
+    """
+    options, store = run.study.sampling, run.store
+    codes = run.prior.sample(options.samples, seed=run.study.seed, **options.arguments)
+    write_array(run.file("samples", "codes.npy"), codes)
+    training = StoredVolumes(store, run.rows["train"])
+    affine = centred_affine(store)
+    drawn, unseen = [], []
+    for start in range(0, len(codes), COMPARED):
+        volumes = run.model.decode(codes[start : start + COMPARED], batch_size=run.task.batch_size)
+        for number, volume in enumerate(volumes, start + 1):
+            file = run.file("samples", f"sample-{number:02d}.nii.gz")
+            data.save_nifti(file, data.above_background(volume[..., 0]), affine)
+        drawn += nearest(volumes, training)
+    chosen = run.some("test", options.samples)
+    for start in range(0, len(chosen), COMPARED):
+        unseen += nearest(store.read(chosen[start : start + COMPARED]), training)
+    scans = store.table["scan_id"].iloc[[run.rows["train"][place] for place, _ in drawn]]
+    table = pd.DataFrame({"scan_id": scans.to_numpy(), "distance": [far for _, far in drawn]})
+    table.insert(0, "sample", np.arange(1, len(table) + 1))
+    write_csv(run.file("samples", "nearest.csv"), table)
+    return {
+        "count": len(codes),
+        "distance_to_training": float(table["distance"].mean()),
+        "distance_of_unseen_to_training": float(np.mean([far for _, far in unseen])),
+    }
+
+
+class StoredVolumes:
+    """Samples of a store as an array that reads what is asked for, when it is asked for.
+
+    Args:
+        store: an `ArrayStore` of volumes.
+        rows: int array, the sample numbers.
+    """
+
+    def __init__(self, store, rows):
+        self.store, self.rows = store, rows
+        self.shape = (len(rows), *store.sample_shape)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, places):
+        chosen = self.rows[places]
+        volumes = self.store.read(np.atleast_1d(chosen))
+        return volumes if np.ndim(chosen) else volumes[0]
+
+
+def nearest(volumes, training):
+    """The training volume nearest to each of some volumes.
+
+    Args:
+        volumes: float `(n, x, y, z, 1)`.
+        training: `StoredVolumes`.
+
+    Returns:
+        List of (place in `training`, root mean square distance), one for each volume.
+    """
+    places, distances = evaluation.nearest_images(volumes, training, ndim=3, chunk=4)
+    return list(zip(places.tolist(), distances.tolist(), strict=True))
+
+
+def centred_affine(store):
+    """Voxel index to mm `(4, 4)` for volumes like those of a store, the middle of the grid at 0."""
+    spacing = voxel_sizes(store.scans["affine"].iloc[0])
+    return data.oriented_affine(store.sample_shape[:-1], spacing, "LPS")

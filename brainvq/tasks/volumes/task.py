@@ -1,0 +1,77 @@
+"""The task of volumes: data, measures, samples, and the table of several runs."""
+
+from brainvq import data
+from brainvq.evaluation import to_unit
+from brainvq.reports.volumes import volumes_card, volumes_report
+from brainvq.tasks.scans import ScanTask
+from brainvq.tasks.volumes.comparison import compare_volumes
+from brainvq.tasks.volumes.draws import draw_volumes
+from brainvq.tasks.volumes.figures import volume_figures
+from brainvq.tasks.volumes.measures import measure_volumes
+from brainvq.tasks.volumes.registration import (
+    describe_registration,
+    registered_steps,
+    registration_quality,
+)
+
+
+class Volumes(ScanTask):
+    """Whole volumes; see `Task`."""
+
+    kind = "volumes"
+    layout = "volumes"
+    unit = "volume"
+    batch_size = 2
+    watched = 2
+    watched_every = 10
+    report = staticmethod(volumes_report)
+    card = staticmethod(volumes_card)
+
+    def steps(self, study):
+        """The preprocessing: a list of `brainvq.data` steps."""
+        options = study.data
+        return (volume_steps if options.registration == "no" else registered_steps)(options)
+
+    def describe_preparation(self, study, scans, store):
+        """How well registered scans lie on the template; "" where there is no registration."""
+        if study.data.registration == "no":
+            return ""
+        return describe_registration(registration_quality(study, scans, store))
+
+    def comparable(self, images, restored):
+        """Volumes in [0, 1]: they have a scale of their own, such as that of z-scores."""
+        return to_unit(images, restored)
+
+    def measure(self, run):
+        """Measures on test subjects; see `measure_volumes`."""
+        return measure_volumes(run)
+
+    def draw(self, run):
+        """Draws new volumes into `samples/`; see `draw_volumes`."""
+        return draw_volumes(run)
+
+    def figures(self, run, metrics):
+        """All figures of a run: dict of name to path."""
+        return volume_figures(run, metrics)
+
+    def compare(self, runs, again, log):
+        """The table of a study, a row for each run, measured where that is not done yet."""
+        compare_volumes(runs, [self.measured(run, again, log) for run in runs], log)
+
+
+def volume_steps(options):
+    """The preprocessing of volumes in their own space, of a `brainvq.options.VolumeData`."""
+    scale = {
+        "zscore": data.ZScore(over="all"),
+        "max": data.ScaleIntensity(method="max"),
+        "percentile": data.ScaleIntensity(method="minmax"),
+    }[options.scale]
+    clip = [data.ClipIntensity(upper=options.clip_percentile, over="foreground")]
+    return [
+        data.Canonical(axcodes="LPS"),
+        *([] if options.scale == "max" else clip),
+        data.Resample(spacing=(options.spacing,) * 3),
+        # Cut before the scale: a deviation should be of what the network sees.
+        data.CropOrPad(shape=options.shape, center="foreground"),
+        scale,
+    ]
