@@ -1,13 +1,6 @@
 """Measures on plain arrays: how alike images or bundles are, how codes are used. No Keras here."""
 
-from brainvq.evaluation.audit import (
-    MetadataDesign,
-    bias_audit,
-    metadata_histograms,
-    metadata_tables,
-    predict_classes,
-    remove_metadata,
-)
+from brainvq.evaluation.audit import bias_audit, predict_classes
 from brainvq.evaluation.bundle_baselines import (
     HalfPrecision,
     PCAKMeans,
@@ -16,6 +9,8 @@ from brainvq.evaluation.bundle_baselines import (
     rate_distortion,
     stored_bits,
 )
+from brainvq.evaluation.bundle_classes import classify_bundles
+from brainvq.evaluation.bundle_shapes import shape_statistics, shape_table
 from brainvq.evaluation.bundles import (
     area_under,
     buan,
@@ -23,10 +18,7 @@ from brainvq.evaluation.bundles import (
     bundle_distance,
     bundle_table,
     channel_spread,
-    classify_bundles,
     closest_point_distance,
-    code_histograms,
-    depth_usage,
     hausdorff,
     mdf,
     mean_over_bundles,
@@ -34,8 +26,6 @@ from brainvq.evaluation.bundles import (
     per_bundle,
     robustness,
     sample_table,
-    shape_statistics,
-    shape_table,
 )
 from brainvq.evaluation.classification import (
     bootstrap_interval,
@@ -52,9 +42,11 @@ from brainvq.evaluation.classification import (
 from brainvq.evaluation.codes import (
     CodeCounter,
     NeighbourModel,
+    code_histograms,
     code_locations,
     code_usage,
     codes_per_map,
+    depth_usage,
     marginal_bits,
 )
 from brainvq.evaluation.distances import (
@@ -79,6 +71,13 @@ from brainvq.evaluation.latents import (
     predict_age,
     traverse,
 )
+from brainvq.evaluation.metadata import (
+    MetadataDesign,
+    metadata_histograms,
+    metadata_tables,
+    remove_metadata,
+)
+from brainvq.evaluation.principal_components import PrincipalComponents
 from brainvq.evaluation.registration import RegistrationQuality
 from brainvq.evaluation.similarity import (
     SimilarityAccumulator,
@@ -104,6 +103,7 @@ __all__ = [
     "NeighbourModel",
     "PCAKMeans",
     "PCASpace",
+    "PrincipalComponents",
     "RegistrationQuality",
     "ResidualKMeans",
     "SimilarityAccumulator",

@@ -1,4 +1,4 @@
-"""What a user could do without training a network: k-means on patches, at the same bits."""
+"""A classical codec of images, which needs no network: k-means on patches, at the same bits."""
 
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
@@ -15,11 +15,14 @@ class PatchKMeans:
     codes and as many bits. Further stages do the same with what is left over.
 
     Args:
-        patch: side of a patch, in pixels.
-        num_codes: number of centres, K.
-        stages: number of codes for a patch.
-        seed: int.
-        most_patches: how many training patches are used at most.
+        patch: int ≥ 1, side of a patch, in pixels.
+        num_codes: int ≥ 1, number of centres, K.
+        stages: int ≥ 1, number of codes for a patch. Default 1.
+        seed: int. Default 0.
+        most_patches: how many training patches are used at most. Default 200,000.
+
+    Attributes:
+        centres_: list of float32 `(≤ K, pixels of a patch)`, one for each stage. Set by `fit`.
     """
 
     def __init__(self, patch, num_codes, *, stages=1, seed=0, most_patches=200_000):
@@ -33,7 +36,7 @@ class PatchKMeans:
         """Fits the centres.
 
         Args:
-            images: float array `(n, *spatial, 1)` with two or three spatial axes, whose sizes are
+            images: float `(n, *spatial, 1)` with two or three spatial axes, whose sizes are
                 multiples of `patch`.
 
         Returns:
@@ -46,9 +49,9 @@ class PatchKMeans:
         if len(patches) > self.most_patches:
             rng = np.random.default_rng(self.seed)
             patches = patches[np.sort(rng.choice(len(patches), self.most_patches, replace=False))]
-        self.centres_ = []  # of each stage
+        self.centres_ = []
         for stage in range(self.stages):
-            # Identical patches, such as the black ones, cannot be told apart by more centres.
+            # Identical patches, such as the black ones, have no use for more centres.
             # Adding 0 makes one zero of the two that floats have.
             distinct = len({(patch + 0.0).tobytes() for patch in patches})
             clusters = min(self.num_codes, distinct)
@@ -59,9 +62,12 @@ class PatchKMeans:
         return self
 
     def encode(self, images):
-        """Codes of images: int32 `(n, *grid)`, the spatial sizes divided by `patch`.
+        """Codes of images `(n, *spatial, 1)`: int32 `(n, *grid)`, of several stages with a last axis.
 
-        With more stages than one they are an axis at the end.
+        The sizes of the grid are the spatial ones divided by `patch`.
+
+        Raises:
+            UserError: the sides of the images are no multiples of `patch`.
         """
         patches, codes = self._patches(images), []
         for centres in self.centres_:
@@ -72,7 +78,7 @@ class PatchKMeans:
         return np.stack(codes, axis=-1).reshape(len(images), *grid, *depth).astype("int32")
 
     def decode(self, codes):
-        """Images of codes: float32 `(n, *spatial, 1)`."""
+        """Images of codes `(n, *grid)` or `(n, *grid, stages)`: float32 `(n, *spatial, 1)`."""
         codes = codes[..., None] if self.stages == 1 else codes
         n, *grid, _ = codes.shape
         sides = [self.patch] * len(grid)
@@ -82,7 +88,7 @@ class PatchKMeans:
         return images.reshape(n, *(size * self.patch for size in grid), 1)
 
     def reconstruct(self, images):
-        """`decode(encode(images))`, of any size: padded with the edge, and cropped back."""
+        """`decode(encode(images))` of `(n, *spatial, 1)`, any size: padded by the edge, cropped."""
         sizes = images.shape[1:-1]
         widths = [(0, 0), *((0, -size % self.patch) for size in sizes), (0, 0)]
         decoded = self.decode(self.encode(np.pad(images, widths, mode="edge")))

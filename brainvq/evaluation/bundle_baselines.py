@@ -1,4 +1,4 @@
-"""What a user could do with streamlines without training a network, at the same bits.
+"""Classical codecs of streamlines, which need no network, at the same bits.
 
 Every codec here takes streamlines one by one, `(n, points, 3)`, as 3 · points numbers; of
 64 points that are 192. A codec is fitted on training streamlines alone and spends a fixed number of
@@ -33,7 +33,7 @@ class _Codec:
     """What the codecs share: streamlines as rows of numbers, and `reconstruct`."""
 
     def reconstruct(self, streamlines):
-        """`decode(encode(streamlines))`: float32, the shape of `streamlines`."""
+        """`decode(encode(streamlines))` of `(n, points, 3)`: float32, of that shape."""
         return self.decode(self.encode(streamlines))
 
     def _fit_rows(self, streamlines):
@@ -66,7 +66,7 @@ class ResidualKMeans(_Codec):
     Args:
         stages: int ≥ 1, how many codes a streamline gets. Default 4.
         num_codes: centres of a stage. Default 512, 9 bits a code.
-        seed: int.
+        seed: int. Default 0.
 
     Attributes:
         bits: float, stages · log2(num_codes): bits per streamline.
@@ -97,7 +97,7 @@ class ResidualKMeans(_Codec):
         return self
 
     def encode(self, streamlines):
-        """Codes of streamlines: int32 `(n, stages)`."""
+        """Codes of streamlines `(n, points, 3)`: int32 `(n, stages)`."""
         rest = self._rows(streamlines).copy()
         codes = np.empty((len(rest), self.stages), "int32")
         for stage, centres in enumerate(self.centres_):
@@ -127,8 +127,8 @@ class PCAKMeans(_Codec):
     Args:
         parts: int ≥ 1, how many codes a streamline gets. Default 4.
         num_codes: centres of a part. Default 512, 9 bits a code.
-        components: principal components kept; a multiple of `parts`. Default 24.
-        seed: int.
+        components: int, principal components used; a multiple of `parts`. Default 24.
+        seed: int. Default 0.
 
     Attributes:
         bits: float, parts · log2(num_codes): bits per streamline.
@@ -167,10 +167,10 @@ class PCAKMeans(_Codec):
         return self
 
     def encode(self, streamlines):
-        """Codes of streamlines: int32 `(n, parts)`."""
+        """Codes of streamlines `(n, points, 3)`: int32 `(n, parts)`."""
         scores = (self._rows(streamlines) - self.mean_) @ self.axes_.T
-        found = zip(self.groups_, self.centres_, strict=True)
-        codes = [_nearest(scores[:, group], centres) for group, centres in found]
+        parts = zip(self.groups_, self.centres_, strict=True)
+        codes = [_nearest(scores[:, group], centres) for group, centres in parts]
         return np.stack(codes, axis=1).astype("int32")
 
     def decode(self, codes):
@@ -195,7 +195,7 @@ class TransformCodec(_Codec):
     Args:
         bits: int, bits per streamline, those for the cluster among them. Default 36.
         clusters: int ≥ 1, a power of 2. Default 1.
-        seed: int, of k-means.
+        seed: int, of k-means. Default 0.
 
     Attributes:
         pieces_: list of `_Piece`, one for each cluster; `allocation` is int `(components,)`, the
@@ -229,7 +229,7 @@ class TransformCodec(_Codec):
         return self
 
     def encode(self, streamlines):
-        """Codes of streamlines: int32 `(n, 1 + components)`.
+        """Codes of streamlines `(n, points, 3)`: int32 `(n, 1 + components)`.
 
         Column 0 is the cluster, column i + 1 the level of its component i; a cluster with fewer
         components has zeros after them.
@@ -239,12 +239,12 @@ class TransformCodec(_Codec):
         codes = np.zeros((len(rows), 1 + width), "int32")
         least = np.full(len(rows), np.inf)
         for i, piece in enumerate(self.pieces_):
-            found = piece.encode(rows)
-            error = np.sum((piece.decode(found) - rows) ** 2, axis=1)
+            levels = piece.encode(rows)
+            error = np.sum((piece.decode(levels) - rows) ** 2, axis=1)
             better = error < least
             codes[better] = 0
             codes[better, 0] = i
-            codes[better, 1 : 1 + found.shape[1]] = found[better]
+            codes[better, 1 : 1 + levels.shape[1]] = levels[better]
             least[better] = error[better]
         return codes
 
@@ -319,11 +319,11 @@ class HalfPrecision(_Codec):
         return self
 
     def encode(self, streamlines):
-        """float16 `(n, 3 · points)`."""
+        """Coordinates of streamlines `(n, points, 3)`: float16 `(n, 3 · points)`."""
         return self._rows(streamlines).astype("float16")
 
     def decode(self, codes):
-        """float32 `(n, points, 3)`."""
+        """Streamlines of coordinates `(n, 3 · points)`: float32 `(n, points, 3)`."""
         return self._streamlines(codes)
 
 
@@ -363,8 +363,8 @@ def rate_distortion(codecs, originals, names, counts=None, *, threshold=THRESHOL
     Args:
         codecs: `{name: codec}`: anything with `bits` and `reconstruct`, fitted on other samples.
         originals: `(samples, streamlines, points, 3)`, in units.
-        names: the bundle of each sample.
-        counts: real streamlines of each sample. Default: all.
+        names: `(samples,)`, the bundle of each sample.
+        counts: int `(samples,)`, real streamlines of each sample. Default: all.
         threshold: that of `buan`, in units. Default 0.05.
 
     Returns:
@@ -373,8 +373,8 @@ def rate_distortion(codecs, originals, names, counts=None, *, threshold=THRESHOL
     """
     rows = []
     for name, codec in codecs.items():
-        made = [codec.reconstruct(sample) for sample in originals]
-        table = bundle_table(originals, made, names, counts, threshold=threshold)
+        restored = [codec.reconstruct(sample) for sample in originals]
+        table = bundle_table(originals, restored, names, counts, threshold=threshold)
         rows.append({"codec": name, "bits": float(codec.bits), **mean_over_bundles(table)})
     return pd.DataFrame(rows)
 
@@ -397,12 +397,12 @@ def _centres(rows, num_codes, seed):
 
 def _nearest(rows, centres):
     """Index of the nearest centre of each row: ‖x‖² is the same for all centres and left out."""
-    found = np.empty(len(rows), "int64")
+    nearest = np.empty(len(rows), "int64")
     half = 0.5 * np.einsum("kd,kd->k", centres, centres)
     for start in range(0, len(rows), 8192):
         part = slice(start, start + 8192)
-        found[part] = np.argmax(rows[part] @ centres.T - half, axis=1)
-    return found
+        nearest[part] = np.argmax(rows[part] @ centres.T - half, axis=1)
+    return nearest
 
 
 def _principal(rows, count):

@@ -1,6 +1,6 @@
 """How a codebook is used, and how many bits its codes cost without a neural network.
 
-A code map is `(n, *grid)`, integers in `[0, num_codes)`. Bits are per code, to base 2.
+Code maps are `(n, *grid)`, integers in `[0, num_codes)`. Bits are per code, to base 2.
 
 Two yardsticks stand beside a learned prior. The marginal entropy is the cost when every code is
 coded alone. `NeighbourModel` also looks at the codes just before each code and at its position; a
@@ -8,6 +8,7 @@ prior that does not beat it clearly has learned little of the image.
 """
 
 import numpy as np
+import pandas as pd
 
 MARGINAL_SMOOTHING = 1.0  # Laplace's rule: no code is impossible
 # Strengths tried for the tables: pseudo-counts shared out as the marginal says.
@@ -88,7 +89,7 @@ def code_usage(codes, num_codes):
 
 
 def code_locations(codes, num_codes):
-    """Where on the grid each code lives: how many maps have it at each place.
+    """How many maps have each code at each position of the grid.
 
     Args:
         codes: integers `(n, *grid)` in `[0, num_codes)`; a memory map serves.
@@ -112,6 +113,51 @@ def code_locations(codes, num_codes):
 def codes_per_map(codes):
     """How many different codes each map holds: int64 `(n,)`, of integers `(n, *grid)`."""
     return np.array([len(np.unique(code_map)) for code_map in codes], "int64")
+
+
+def code_histograms(codes, num_codes, *, depth=False):
+    """How often each code occurs in each map, as features of a classifier.
+
+    Args:
+        codes: integers `(n, *grid)`, or `(n, *grid, depth)` of a residual quantiser.
+        num_codes: size of a codebook.
+        depth: True where the last axis is the depth: each depth has a codebook, and a histogram,
+            of its own. Default False.
+
+    Returns:
+        float64 `(n, num_codes)` or `(n, depth · num_codes)`: shares; of each depth they sum to 1.
+
+    Raises:
+        ValueError: a code is out of range or not an integer.
+    """
+    codes = whole_numbers(codes, "codes", num_codes)
+    if not depth:
+        codes = codes[..., None]
+    layers = codes.reshape(len(codes), -1, codes.shape[-1])
+    shares = np.zeros((len(codes), codes.shape[-1], num_codes))
+    rows, _, depths = np.indices(layers.shape)
+    np.add.at(shares, (rows, depths, layers), 1.0 / max(layers.shape[1], 1))
+    return shares.reshape(len(codes), -1)
+
+
+def depth_usage(codes, num_codes):
+    """Use of the codebook of each depth of a residual quantiser.
+
+    Args:
+        codes: integers `(..., depth)`.
+        num_codes: size of each codebook.
+
+    Returns:
+        `pandas.DataFrame`, a row per depth: `depth` (from 1), `used`, `fraction`, `entropy_bits`
+        and `perplexity`, see `code_usage`. The entropies add up to the bits of a position when
+        every code is coded alone.
+    """
+    codes, keys = np.asarray(codes), ("used", "fraction", "entropy_bits", "perplexity")
+    rows = []
+    for i in range(codes.shape[-1]):
+        usage = code_usage(codes[..., i], num_codes)
+        rows.append({"depth": i + 1, **{key: usage[key] for key in keys}})
+    return pd.DataFrame(rows)
 
 
 def marginal_bits(train_codes, test_codes, num_codes, *, smoothing=MARGINAL_SMOOTHING):
@@ -147,7 +193,7 @@ class NeighbourModel:
     it in raster order, the product over a map is a proper distribution, comparable with a PixelCNN.
 
     Args:
-        held_out: part of the groups kept to fit strengths and weights. Default 0.25.
+        held_out: share of the groups that strengths and weights are fitted on. Default 0.25.
         seed: seed of that choice. Default 0.
 
     Attributes:
@@ -163,6 +209,7 @@ class NeighbourModel:
             raise ValueError(f"held_out must be in (0, 1). Received: held_out={held_out}")
         self.held_out = held_out
         self.seed = seed
+        self.weights = self.strengths = None
 
     def fit(self, codes, num_codes, groups=None):
         """Counts the tables and fits the mixture.
@@ -261,9 +308,9 @@ class NeighbourModel:
             before = np.full_like(codes, self.num_codes)  # the extra row means "no neighbour"
             index = [slice(None)] * codes.ndim
             index[axis] = slice(1, None)
-            source = list(index)
-            source[axis] = slice(None, -1)
-            before[tuple(index)] = codes[tuple(source)]
+            shifted = list(index)
+            shifted[axis] = slice(None, -1)
+            before[tuple(index)] = codes[tuple(shifted)]
             contexts[name] = before.reshape(len(codes), -1)
         positions = int(np.prod(self.grid_shape))
         contexts["position"] = np.broadcast_to(np.arange(positions), (len(codes), positions))
@@ -286,15 +333,15 @@ class NeighbourModel:
         flat = codes.reshape(len(codes), -1)
         backoff = marginal[flat].ravel()
         contexts = self._contexts(codes)
-        found = {
+        seen = {
             name: (counts[contexts[name], flat].ravel(), totals[contexts[name]].ravel())
             for name, (counts, totals) in tables.items()
         }
-        names = list(found)
+        names = list(seen)
         step = -(-len(backoff) // SEARCH_CODES)
 
         def column(name, strength, step):
-            count, total = found[name]
+            count, total = seen[name]
             return _smoothed(count[::step], total[::step], strength, backoff[::step])
 
         # Each strength is first the best for its table alone, then, twice, the best for the
@@ -317,7 +364,7 @@ class NeighbourModel:
         self.weights = dict(zip([*names, "marginal"], weights.tolist(), strict=True))
 
     def _check(self, codes):
-        if not hasattr(self, "weights"):
+        if self.weights is None:
             raise ValueError("the model has no tables yet: call fit first")
         codes = whole_numbers(codes, "codes", self.num_codes)
         if codes.shape[1:] != self.grid_shape or len(codes) == 0:

@@ -1,13 +1,12 @@
-"""How well registered scans lie on a template, and which of a cohort do not.
+"""How well scans are registered to a template, and the outliers of a cohort.
 
 The correlation of a scan with a template depends on the scan's contrast: grey matter is darker than
 white on T1 and brighter on FLAIR. So the score that scans are compared by is the multiple
-correlation with the template's tissue maps: the correlation with the best picture that can be
-mixed from them, whatever the contrast. It is taken over the brain and a rim around it, where a
-misplaced brain shows first: inside, a scan of one person differs from an average of many by its
-gyri alone, so that correlations there stay far below 1 for perfect maps too. A symmetric template
-cannot tell a brain from its mirror image: left and right that were exchanged in a file are not
-found here.
+correlation with the template's tissue maps: the correlation with their best linear combination,
+whatever the contrast. It is taken over the brain and a rim around it, where a misplaced brain shows
+first: inside, a scan of one person differs from an average of many by its gyri alone, so that
+correlations there stay far below 1 for perfect maps too. With a symmetric template, a scan whose
+left and right were exchanged is not detected.
 """
 
 import numpy as np
@@ -18,9 +17,9 @@ from brainvq.errors import UserError
 
 _BINS = 32
 # A robust z-score beyond this is an outlier (Iglewicz and Hoaglin 1993, "How to detect and handle
-# outliers"), and a score is one only where it lies this far from the others: a cohort of nearly
-# equal scans would else have some by chance.
+# outliers").
 THRESHOLD = 3.5
+# The deviation counts as at least this, or a cohort of nearly equal scans would have outliers.
 _SMALLEST_SPREAD = 0.01
 
 
@@ -31,7 +30,7 @@ class RegistrationQuality:
         template: `(x, y, z)`, the template's intensities.
         tissues: list of `(x, y, z)`, maps of its tissues, such as grey and white matter and fluid.
         mask: bool `(x, y, z)`, its brain.
-        rim: voxels around the brain that count too; default 2, which is 8 mm in voxels of 4 mm.
+        rim: int ≥ 0, voxels around the brain that count too. Default 2, 8 mm in voxels of 4 mm.
 
     Raises:
         ValueError: the shapes differ, or the mask is empty.
@@ -92,8 +91,8 @@ class RegistrationQuality:
         """Steepness of the mean image as a share of that of its scans, 0 to 1.
 
         The root mean square gradient inside the mask. 1: all scans show the same; where scans lie
-        apart their edges cancel out. The source of study `introvae3d` judged the sharpness of the
-        mean image by eye.
+        apart their edges cancel out. The paper (Vogelsanger and Federau) judged the sharpness of
+        the mean image by eye.
         """
         return float(_steepness(self.mean, self.mask) * len(self._rows) / self._steepness)
 
@@ -101,7 +100,7 @@ class RegistrationQuality:
         """The scores, a row per scan in the order of the updates.
 
         Args:
-            scan_ids: their names.
+            scan_ids: `(n,)`, their names.
 
         Returns:
             `pandas.DataFrame` of scan_id, fit (multiple correlation with the tissue maps in brain

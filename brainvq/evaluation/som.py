@@ -1,6 +1,6 @@
-"""How well a codebook keeps the order of a map, and what its nodes have to do with tissue.
+"""How well a codebook keeps the order of a map, and how its nodes depend on tissue.
 
-A map has K nodes, each with a place in the space of the encoded vectors (the codebook, `(K, dim)`),
+A map has K nodes, each with a vector in the space of the encoded ones (the codebook, `(K, dim)`),
 and a table of neighbours, integers `(K, n)` with −1 for "none" (`SOMQuantizer.som_grid.neighbours`
 in `brainvq.layers`; any table of this form will do).
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from brainvq.evaluation.codes import whole_numbers
 
-SHARE_ABOVE = 0.95  # the correlation that study 3's source reports
+SHARE_ABOVE = 0.95  # the correlation that the paper (Kapre) reports
 _BLOCK = 8192  # vectors compared with all nodes at a time
 
 
 def neighbour_correlation(codebook, neighbours):
-    """Pearson's r between the places of neighbouring nodes.
+    """Pearson's r between the vectors of neighbouring nodes.
 
     Args:
         codebook: float `(K, dim)`, dim at least 2.
@@ -27,7 +27,7 @@ def neighbour_correlation(codebook, neighbours):
     Returns:
         A dict of floats: `mean`, `median` and `min` of r over all pairs of neighbours;
         `share_above`, the share of pairs with r > 0.95; `all_pairs`, the mean r over all pairs of
-        different nodes, to see what the neighbours' is worth; and `pairs`, the number of pairs.
+        different nodes, for comparison; and `pairs`, the number of pairs of neighbours.
         Nodes without variance have no correlation, and their pairs are left out; NaN without pairs.
 
     Raises:
@@ -43,18 +43,18 @@ def neighbour_correlation(codebook, neighbours):
     unit = np.where(varied, centred / np.where(varied, norms, 1.0), np.nan)
     r = np.clip(unit @ unit.T, -1.0, 1.0)
     beside = _adjacency(neighbours) & np.triu(np.ones(r.shape, bool), 1)
-    found = r[beside]
-    found = found[np.isfinite(found)]
+    near = r[beside]
+    near = near[np.isfinite(near)]
     others = r[np.triu_indices(len(r), 1)]
     others = others[np.isfinite(others)]
-    empty = len(found) == 0
+    empty = len(near) == 0
     return {
-        "mean": np.nan if empty else float(found.mean()),
-        "median": np.nan if empty else float(np.median(found)),
-        "min": np.nan if empty else float(found.min()),
-        "share_above": np.nan if empty else float(np.mean(found > SHARE_ABOVE)),
+        "mean": np.nan if empty else float(near.mean()),
+        "median": np.nan if empty else float(np.median(near)),
+        "min": np.nan if empty else float(near.min()),
+        "share_above": np.nan if empty else float(np.mean(near > SHARE_ABOVE)),
         "all_pairs": float(others.mean()) if len(others) else np.nan,
-        "pairs": len(found),
+        "pairs": len(near),
     }
 
 
@@ -85,7 +85,10 @@ class TopologyCounter:
         self._errors = 0
 
     def add(self, vectors):
-        """Counts `vectors`, float `(..., dim)`.
+        """Counts vectors.
+
+        Args:
+            vectors: float `(..., dim)`.
 
         Returns:
             This counter.
@@ -156,7 +159,7 @@ def topology_measures(vectors, codebook, neighbours):
 
 
 class TissueOverlap:
-    """How much codes tell of the tissue that they cover, over a stream of code maps.
+    """Mutual information of codes with the tissue that they cover, over a stream of code maps.
 
     Args:
         num_codes: size of the codebook, K.
@@ -204,13 +207,14 @@ class TissueOverlap:
         Chance alone gives a little above 0 where many codes meet few voxels.
 
         Args:
-            background: False leaves the voxels of label 0 out, whose share would flatter.
+            background: False leaves the voxels of label 0 out, whose share would flatter. Default
+                True.
 
         Returns:
             A dict of floats: `nmi`, normalised mutual information 2 I / (H(code) + H(label)), from
             0 (independent) to 1 (one determines the other), NaN where both are constant; `bits`, I
-            in bits per voxel; `explained`, I / H(label), the share of what there is to know about
-            the label that the code tells; and `voxels`, how many.
+            in bits per voxel; `explained`, I / H(label), the share of the label's entropy that the
+            code explains; and `voxels`, how many.
         """
         table = self.table if background else self.table[:, 1:]
         total = int(table.sum())
@@ -224,25 +228,6 @@ class TissueOverlap:
             "explained": bits / label if label > 0 else np.nan,
             "voxels": total,
         }
-
-
-def tissue_overlap(codes, labels, num_codes, num_labels, background=True):
-    """Mutual information of code maps with labels; see `TissueOverlap`.
-
-    Args:
-        codes: integers `(n, *grid)` in `[0, num_codes)`.
-        labels: integers `(n, *spatial)` in `[0, num_labels)`.
-        num_codes: size of the codebook, K.
-        num_labels: number of labels, background (0) included.
-        background: False leaves the voxels of label 0 out.
-
-    Returns:
-        The dict of `TissueOverlap.measures`.
-
-    Raises:
-        ValueError: a value is out of range or no integer, or the shapes do not fit.
-    """
-    return TissueOverlap(num_codes, num_labels).add(codes, labels).measures(background)
 
 
 def _entropy(counts):

@@ -11,15 +11,14 @@ from sklearn.metrics import roc_auc_score
 from brainvq.data.simulation import simulated_cohort
 from brainvq.errors import UserError
 from brainvq.evaluation import audit as module
-from brainvq.evaluation.audit import (
+from brainvq.evaluation.audit import bias_audit, predict_classes
+from brainvq.evaluation.latents import discriminate
+from brainvq.evaluation.metadata import (
     MetadataDesign,
-    bias_audit,
     metadata_histograms,
     metadata_tables,
-    predict_classes,
     remove_metadata,
 )
-from brainvq.evaluation.latents import discriminate
 
 COLUMNS = ["tr", "te", "pixel_bandwidth", "site", "manufacturer"]
 SITES = {"A": (9.0, 0.09), "B": (5.0, 0.4), "C": (11.0, 0.14)}

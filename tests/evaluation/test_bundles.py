@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from brainvq.errors import UserError
 from brainvq.evaluation import bundles
+from brainvq.evaluation.bundle_classes import classify_bundles
+from brainvq.evaluation.bundle_shapes import shape_statistics, shape_table
 from brainvq.evaluation.bundles import (
     area_under,
     buan,
@@ -17,10 +19,7 @@ from brainvq.evaluation.bundles import (
     bundle_distance,
     bundle_table,
     channel_spread,
-    classify_bundles,
     closest_point_distance,
-    code_histograms,
-    depth_usage,
     hausdorff,
     mdf,
     mean_over_bundles,
@@ -29,9 +28,8 @@ from brainvq.evaluation.bundles import (
     resample,
     robustness,
     sample_table,
-    shape_statistics,
-    shape_table,
 )
+from brainvq.evaluation.codes import code_histograms, depth_usage
 
 
 def curves(n, points=32, seed=0, step=0.02):

@@ -11,7 +11,6 @@ from brainvq.evaluation.som import (
     TissueOverlap,
     TopologyCounter,
     neighbour_correlation,
-    tissue_overlap,
     topology_measures,
 )
 
@@ -140,7 +139,7 @@ class TestTissue:
         rng = np.random.default_rng(seed)
         codes = rng.integers(0, num_codes, (2, 3, 4))
         labels = rng.integers(0, num_labels, (2, 3, 4))
-        found = tissue_overlap(codes, labels, num_codes, num_labels)
+        found = TissueOverlap(num_codes, num_labels).add(codes, labels).measures()
         bits = mutual_info_score(codes.ravel(), labels.ravel()) / np.log(2)
         assert found["bits"] == pytest.approx(bits, abs=1e-9)
         if np.ptp(codes) or np.ptp(labels):
@@ -164,13 +163,14 @@ class TestTissue:
         # Codes know grey from white, and nothing of the rest.
         labels = np.array([[0, 0, 0, 0, 1, 1, 2, 2]])
         codes = np.array([[0, 1, 0, 1, 0, 0, 1, 1]])
-        found = tissue_overlap(codes, labels, 2, 3, background=False)
+        found = TissueOverlap(2, 3).add(codes, labels).measures(background=False)
         assert found["voxels"] == 4
         assert found["nmi"] == pytest.approx(1)
         assert found["explained"] == pytest.approx(1)
         assert found["bits"] == pytest.approx(1)
-        assert tissue_overlap(codes, labels, 2, 3)["nmi"] < 0.5
-        assert tissue_overlap(codes, labels * 0, 2, 3, background=False)["voxels"] == 0
+        assert TissueOverlap(2, 3).add(codes, labels).measures()["nmi"] < 0.5
+        empty = TissueOverlap(2, 3).add(codes, labels * 0).measures(background=False)
+        assert empty["voxels"] == 0
 
     @pytest.mark.parametrize(
         ("codes", "labels", "message"),
@@ -184,4 +184,4 @@ class TestTissue:
     )
     def test_bad_input(self, codes, labels, message):
         with pytest.raises(ValueError, match=message):
-            tissue_overlap(codes, labels, 4, 3)
+            TissueOverlap(4, 3).add(codes, labels)
