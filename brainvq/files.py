@@ -70,6 +70,32 @@ def write_array(path, array):
         np.save(temporary, array)
 
 
+def read_array(path, *, expected):
+    """Reads the array of a `.npy` file that a user named.
+
+    Args:
+        path: path of the file.
+        expected: what the array should be, for messages, e.g. "codes".
+
+    Returns:
+        `numpy.ndarray` of any shape and any number type; never of objects.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds objects or several arrays (`.npz`).
+    """
+    try:
+        with open(path, "rb") as file:  # opened here, since NumPy leaves damaged archives open
+            array = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {expected} (.npy)") from None
+    except Exception as error:  # the parsers of three formats, given any bytes
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({line}); expected {expected} (.npy)") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: found several arrays; expected {expected} (.npy)")
+    return array
+
+
 def records(table):
     """A `pandas.DataFrame` as a list of dicts that JSON takes; what is no number is None."""
     return [{key: finite(value) for key, value in row.items()} for row in table.to_dict("records")]

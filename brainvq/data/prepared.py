@@ -1,22 +1,22 @@
-"""A scan as the slices that a model takes, in any of the three planes, and the way back."""
+"""A scan as the slices or the volume that a model takes, and the way back to the scan's grid."""
 
 import dataclasses
 
 import numpy as np
 
-from brainvq.data.scans import ScanError, load_scan, to_original_grid
-from brainvq.data.steps import (
+from brainvq.data.errors import ScanError
+from brainvq.data.foreground import foreground_mask
+from brainvq.data.geometry import (
     PLANES,
     Canonical,
     CropOrPad,
     FitInside,
     Resample,
-    ScaleIntensity,
     SelectSlices,
-    ZScore,
-    foreground_mask,
-    steps_from_config,
 )
+from brainvq.data.intensity import ScaleIntensity, ZScore
+from brainvq.data.scans import load_scan, to_original_grid
+from brainvq.data.steps import steps_from_config
 from brainvq.errors import UserError
 
 # Orientation in which `image[:, :, k].T` is a radiological picture of the plane: the patient's
@@ -24,17 +24,17 @@ from brainvq.errors import UserError
 AXCODES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
 
 
-class Prepared:
+class PreparedImage:
     """What `PreparedScan` and `PreparedVolume` share: ways back to the scan.
 
-    Subclasses are dataclasses with the fields named in `way_back`, which a file needs to hold for
-    that, and with `image`, the scan.
+    Subclasses are dataclasses whose first field is what the model takes. They have the fields named
+    in `way_back`, which a file needs to hold for that, and `image`, the scan.
     """
 
     way_back = ("affine", "size", "shape", "original_affine", "low", "high")
 
     def to_intensities(self, volume):
-        """Values of the prepared scale as intensities of the scan, float32."""
+        """Values of the prepared scale, of any shape, as intensities of the scan, float32."""
         return volume * np.float32(self.high - self.low) + np.float32(self.low)
 
     def code_map(self, codes, stride):
@@ -51,8 +51,8 @@ class Prepared:
             `foreground_mask`) and where nothing was prepared.
         """
         labels = np.asarray(codes).astype("int16" if np.max(codes) < 2**15 - 1 else "int32") + 1
-        found = self._to_scan(_spread(labels, self.size, stride), order=0)
-        return np.where(foreground_mask(self.image), found, 0).astype(labels.dtype)
+        labels = self.to_scan(_labels_of_pixels(labels, self.size, stride), order=0)
+        return np.where(foreground_mask(self.image), labels, 0).astype(labels.dtype)
 
     def place(self):
         """Everything but the images, for a JSON file."""
@@ -66,27 +66,22 @@ class Prepared:
             UserError: something is missing in it.
         """
         try:
-            found = {name: place[name] for name in cls.way_back}
+            fields = {name: place[name] for name in cls.way_back}
         except KeyError as error:
             raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
         for name in ("affine", "original_affine"):
-            found[name] = np.asarray(found[name], float)
+            fields[name] = np.asarray(fields[name], float)
         for name in ("size", "shape"):
-            found[name] = tuple(found[name])
-        return cls(None, **found)
+            fields[name] = tuple(fields[name])
+        return cls(None, **fields)
 
-    def _to_scan(self, array, order):
+    def to_scan(self, array, order=1):
+        """Brings an array on the prepared grid onto the scan's, by splines of degree `order`."""
         raise NotImplementedError
-
-    def _from_scan(self, array, shape):
-        """The nearest voxels of an array on the scan's grid, `shape` of them on the prepared."""
-        if tuple(array.shape) != tuple(self.shape):
-            raise UserError(f"volume: found shape {array.shape}; expected the scan's {self.shape}")
-        return to_original_grid(array, self.original_affine, shape, self.affine, order=0)
 
 
 @dataclasses.dataclass
-class PreparedScan(Prepared):
+class PreparedScan(PreparedImage):
     """Slices of a scan, and what is needed to bring slices back onto the scan's own grid.
 
     Attributes:
@@ -111,7 +106,7 @@ class PreparedScan(Prepared):
     plane: str = "axial"
     image: np.ndarray | None = None
 
-    way_back = (*Prepared.way_back, "plane")
+    way_back = (*PreparedImage.way_back, "plane")
 
     @classmethod
     def read(cls, paths, steps, plane="axial", matrix="study", spacing=None, selected=False):
@@ -147,15 +142,25 @@ class PreparedScan(Prepared):
         affine[:, 2] *= step
         return dataclasses.replace(self, slices=self.slices[::step], affine=affine)
 
-    def to_volume(self, slices, order=1):
-        """Brings slices `(n, rows, cols[, 1])` onto the scan's grid, values as they are.
+    def to_scan(self, slices, order=1):
+        """Brings slices onto the scan's grid, values as they are.
 
         Exact where the slices are the scan's own voxels, by interpolation of degree `order`
         otherwise.
+
+        Args:
+            slices: `(n, rows, cols[, 1])`.
+            order: 0 nearest, for labels (keeps the dtype); 1 linear (default); 3 cubic.
+
+        Returns:
+            Array of the scan's shape, 0 where there is no slice; float32 or, for `order` 0, of the
+            dtype of `slices`.
         """
         slices = slices[..., 0] if slices.ndim == 4 else slices
         stack = np.moveaxis(slices.swapaxes(1, 2), 0, 2)
         return to_original_grid(stack, self.affine, self.shape, self.original_affine, order=order)
+
+    to_volume = to_scan
 
     def from_volume(self, volume):
         """The slices of another volume on the scan's grid, such as a mask: `(n, rows, cols)`.
@@ -169,12 +174,103 @@ class PreparedScan(Prepared):
         Raises:
             UserError: the volume has another shape.
         """
-        rows, cols = self.size
         volume = np.asarray(volume, np.float32)
-        stack = self._from_scan(volume, (cols, rows, len(self.slices)))
+        if volume.shape != tuple(self.shape):
+            raise UserError(f"volume: found shape {volume.shape}; expected the scan's {self.shape}")
+        rows, cols = self.size
+        shape = (cols, rows, len(self.slices))
+        stack = to_original_grid(volume, self.original_affine, shape, self.affine, order=0)
         return np.moveaxis(stack, 2, 0).swapaxes(1, 2)
 
-    _to_scan = to_volume
+
+@dataclasses.dataclass
+class PreparedVolume(PreparedImage):
+    """A scan in the voxels of a study, and what is needed to bring volumes back onto its own grid.
+
+    Attributes:
+        volume: float32 `(x, y, z, 1)`, what the model was trained on (z-scored or in [0, 1]), or
+            None when only the way back is known.
+        affine: `(4, 4)`, index of a voxel of `volume` to mm.
+        size: (x, y, z) voxels of `volume`.
+        shape: shape of the scan.
+        original_affine: affine of the scan.
+        low: intensity of the scan that is 0 in the volume (of z-scored ones: their mean).
+        high: intensity of the scan that is 1 in the volume (a standard deviation above the mean).
+        lowest: smallest value of the volume, that of its background.
+        highest: largest value of the volume.
+        image: the scan as it was read, or None when only the way back is known.
+    """
+
+    volume: np.ndarray | None
+    affine: np.ndarray
+    size: tuple
+    shape: tuple
+    original_affine: np.ndarray
+    low: float
+    high: float
+    lowest: float
+    highest: float
+    image: np.ndarray | None = None
+
+    way_back = (*PreparedImage.way_back, "lowest", "highest")
+
+    @classmethod
+    def read(cls, paths, steps):
+        """Reads a scan and applies the steps of a study of volumes to it.
+
+        Args:
+            paths: path of the scan, or a tuple of paths as `load_scan` takes it.
+            steps: the steps of the study, as `steps_to_config` writes them.
+
+        Returns:
+            A `PreparedVolume`.
+
+        Raises:
+            UserError: the scan cannot be read or prepared, or the steps make slices of it.
+        """
+        steps = steps_from_config(steps)
+        if any(isinstance(step, SelectSlices) for step in steps):
+            raise UserError("steps: found SelectSlices; expected those of a study of volumes")
+        image, fields = read_and_prepare(paths, steps)
+        volume = np.ascontiguousarray(image, "float32")[..., None]
+        limits = {"lowest": float(volume.min()), "highest": float(volume.max())}
+        return cls(volume, size=volume.shape[:3], **limits, **fields)
+
+    def clip(self, volume):
+        """Values below and above those of the volume itself, cut off; any shape."""
+        return np.clip(volume, np.float32(self.lowest), np.float32(self.highest))
+
+    def to_scan(self, volume, order=1, fill=None):
+        """Brings a volume onto the scan's grid, values as they are.
+
+        Exact where the voxels are the scan's own, by interpolation of degree `order` otherwise.
+
+        Args:
+            volume: `(x, y, z[, 1])` of `size`.
+            order: 0 nearest, for labels (keeps the dtype); 1 linear (default); 3 cubic.
+            fill: value of the scan's voxels that the volume does not reach; default `lowest`, the
+                background, which is not 0 in z-scored volumes, and 0 for whole numbers.
+
+        Returns:
+            Array of the scan's shape, float32 or, for `order` 0, of the volume's dtype.
+
+        Raises:
+            ValueError: the volume has another size.
+        """
+        volume = np.asarray(volume)
+        volume = volume[..., 0] if volume.ndim == 4 else volume
+        if volume.shape != tuple(self.size):
+            raise ValueError(
+                f"`volume` must have the size {tuple(self.size)}. Received: {volume.shape}"
+            )
+        grids = (self.affine, self.shape, self.original_affine)
+        placed = to_original_grid(volume, *grids, order=order)
+        if fill is None:
+            fill = self.lowest if np.issubdtype(volume.dtype, np.floating) else 0
+        if fill != 0:  # beyond the volume `to_original_grid` gives 0
+            reached = to_original_grid(np.ones(volume.shape, "uint8"), *grids, order=0)
+            placed[reached == 0] = fill
+        return placed
 
 
 def read_and_prepare(paths, steps):
@@ -186,7 +282,7 @@ def read_and_prepare(paths, steps):
 
     Returns:
         (image after the steps, dict of affine, shape, original_affine, low, high, image): those
-        fields of a `Prepared`.
+        fields of a `PreparedImage`.
 
     Raises:
         UserError: the scan cannot be read or prepared.
@@ -213,7 +309,22 @@ def read_and_prepare(paths, steps):
     }
 
 
-def _spread(codes, size, stride):
+def above_background(volume):
+    """A volume in any units, such as z-scores, as intensities that viewers show well.
+
+    Args:
+        volume: float `(x, y, z)` whose outermost voxels are background, most of them.
+
+    Returns:
+        Float32 array: how far each voxel is above the background, which is the median of the six
+        faces; 0 for what is darker. Units and differences stay as they are.
+    """
+    faces = [np.take(volume, [0, -1], axis=axis).ravel() for axis in range(3)]
+    background = np.median(np.concatenate(faces)).astype("float32")
+    return np.maximum(volume - background, 0).astype("float32")
+
+
+def _labels_of_pixels(codes, size, stride):
     """Every code of the last axes on the pixels it stands for: `size` of them, `stride` a code.
 
     Images that no stride divides were padded on both sides before they were encoded, the smaller

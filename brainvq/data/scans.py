@@ -11,6 +11,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from PIL import Image, ImageOps
 from scipy import ndimage
 
+from brainvq.data.errors import ScanError
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
@@ -29,10 +30,6 @@ _GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")
 # Pictures carry neither a voxel size nor an orientation. They are taken as radiological axial
 # pictures (first row anterior, first column the patient's right), lowest slice first, 1 mm apart.
 PNG_VOXEL_SIZE = (1.0, 1.0, 1.0)
-
-
-class ScanError(UserError):
-    """One scan that cannot be used; a cohort goes on without it."""
 
 
 def load_scan(paths, axcodes=None):
@@ -83,7 +80,7 @@ def load_scan(paths, axcodes=None):
 def _load(paths, axcodes):
     """`load_scan` without its masks."""
     if paths[0].startswith(SIMULATED):
-        from brainvq.data.simulation import simulate
+        from brainvq.data.simulation_scan import simulate
 
         image, affine = simulate(paths[0].removeprefix(SIMULATED))[:2]
         return image, affine

@@ -19,16 +19,17 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import CubicSpline
 
-from brainvq.data.bundles import BUNDLES, bundle_row
 from brainvq.data.cohort import Cohort
 from brainvq.data.jobs import disk_errors, run_jobs
 from brainvq.data.readers.bids import SIMULATED_KEY, is_simulated
+from brainvq.data.readers.bundles import bundle_row
 from brainvq.data.readers.folders import entries
 from brainvq.data.scans import SIMULATED
-from brainvq.data.simulation import read_parameters
-from brainvq.data.streamlines import new_tractogram, save_tractogram
+from brainvq.data.simulation_parameters import read_parameters
+from brainvq.data.tractograms import new_tractogram, save_tractogram
 from brainvq.errors import UserError
 from brainvq.files import write_json, write_text
+from brainvq.names import BUNDLES
 
 _NOTE = "simulated bundles in MNI space"
 _README = """\

@@ -17,20 +17,18 @@ import traceback
 import zlib
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
-from brainvq.data.scans import load_scan, scan_files
-from brainvq.data.steps import apply_steps, steps_from_config, steps_to_config
-from brainvq.data.streamlines import GroupStreamlines
+from brainvq.data.layouts import LAYOUTS
+from brainvq.data.scans import scan_files
+from brainvq.data.steps import steps_from_config, steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json
 
 FORMAT = 1
-LAYOUTS = ("slices", "volumes", "bundles")
 DTYPES = ("float16", "float32")
 
 # Columns of a scan that are repeated for each of its samples.
@@ -70,7 +68,7 @@ class ArrayStore:
         self.simulated = index["simulated"]
         self.layout = index["layout"]
         self.dtype = index["dtype"]
-        self.steps = _steps(index["steps"], self.layout)
+        self.steps = steps_from_config(index["steps"], LAYOUTS[self.layout].steps)
         self.sample_shape = tuple(index["sample_shape"])
         self.failures = pd.DataFrame(index["failures"], columns=["scan_id", "message"])
         self.scans = pd.DataFrame(index["scans"])
@@ -189,10 +187,10 @@ class ArrayStore:
 
     def affine(self, scan_id):
         """Returns the affine (4×4 float64, voxel index of the processed volume to mm) of a scan."""
-        found = self.scans.index[self.scans["scan_id"] == scan_id]
-        if len(found) == 0:
+        rows = self.scans.index[self.scans["scan_id"] == scan_id]
+        if len(rows) == 0:
             raise UserError(f"{self.path}: no scan {scan_id!r}; expected one of `store.scans`")
-        return self.scans.at[found[0], "affine"]
+        return self.scans.at[rows[0], "affine"]
 
     def _read_shard(self, number, local, rows, out):
         """Reads the samples `local` (ascending) of a shard into the places `rows` of `out`."""
@@ -265,10 +263,32 @@ def prepare(
         RuntimeError: an unexpected failure, naming the scan.
     """
     steps = tuple(steps)
+    _check_settings(steps, layout, dtype, workers)
+    table = cohort.table.sort_values("scan_id", kind="stable").reset_index(drop=True)
+    if len(table) == 0:
+        raise UserError(f"cohort {cohort.name!r} has no scans; expected at least one")
+    _check_ids(table["scan_id"])
+    config = steps_to_config(steps)
+    folder = Path(cache) / store_key(table, config, layout, dtype)
+    with disk_errors(folder, "the array store"):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        jobs = [
+            (folder, row.scan_id, tuple(row.paths), config, layout, dtype)
+            for row in table.itertuples()
+            if _finished_shard(folder, row.scan_id, dtype) is None
+        ]
+        failures = _run(jobs, workers, progress)
+    index = _index(cohort, table, failures, folder, layout=layout, dtype=dtype, steps=config)
+    with disk_errors(folder, "the array store"):
+        _write_if_changed(folder / "index.json", index)
+    return ArrayStore(folder, index)
+
+
+def _check_settings(steps, layout, dtype, workers):
     if layout not in LAYOUTS:
         raise UserError(f"prepare: layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
-    grouping = [isinstance(step, GroupStreamlines) for step in steps]
-    if grouping != [True] if layout == "bundles" else any(grouping):
+    if not LAYOUTS[layout].takes(steps):
         raise UserError(
             f"prepare: layout is {layout!r}, but the steps are "
             f"{', '.join(type(step).__name__ for step in steps) or 'none'}; expected layout "
@@ -278,23 +298,10 @@ def prepare(
         raise UserError(f"prepare: dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if workers is not None and workers < 1:
         raise UserError(f"prepare: workers is {workers}; expected a whole number from 1")
-    table = cohort.table.sort_values("scan_id", kind="stable").reset_index(drop=True)
-    if len(table) == 0:
-        raise UserError(f"cohort {cohort.name!r} has no scans; expected at least one")
-    _check_ids(table["scan_id"])
-    config = steps_to_config(steps)
-    key = store_key(table, config, layout, dtype)
-    folder = Path(cache) / key
-    with disk_errors(folder, "the array store"):
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(folder)
-        tasks = [
-            (folder, row.scan_id, tuple(row.paths))
-            for row in table.itertuples()
-            if _finished_shard(folder, row.scan_id, dtype, layout) is None
-        ]
-        failures = _run(tasks, config, layout, dtype, workers, progress)
 
+
+def _index(cohort, table, failures, folder, **settings):
+    """The content of `index.json`, when every scan of `table` is prepared or in `failures`."""
     if len(failures) == len(table):
         first = failures[table["scan_id"].iloc[0]]
         raise UserError(
@@ -304,7 +311,7 @@ def prepare(
     if failures:
         print(f"{len(failures)} of {len(table)} scans left out, {len(table) - len(failures)} used")
     table = table[~table["scan_id"].isin(failures)]
-    shards = [_finished_shard(folder, scan, dtype, layout) for scan in table["scan_id"]]
+    shards = [_finished_shard(folder, scan, settings["dtype"]) for scan in table["scan_id"]]
     missing = [s for s, shard in zip(table["scan_id"], shards, strict=True) if shard is None]
     if missing:
         raise UserError(
@@ -312,24 +319,18 @@ def prepare(
             "nothing else to write there"
         )
     _check_shapes(shards)
-    scans = table.drop(columns="paths").to_dict("records")
     index = {
         "format": FORMAT,
-        "key": key,
+        "key": folder.name,
         "cohort": cohort.name,
         "simulated": bool(cohort.simulated),
-        "layout": layout,
-        "dtype": dtype,
-        "steps": config,
+        **settings,
         "sample_shape": shards[0]["sample_shape"],
-        "scans": scans,
+        "scans": table.drop(columns="paths").to_dict("records"),
         "failures": [{"scan_id": s, "message": failures[s]} for s in sorted(failures)],
         "shards": shards,
     }
-    index = json.loads(json.dumps(index, default=_plain))
-    with disk_errors(folder, "the array store"):
-        _write_if_changed(folder / "index.json", index)
-    return ArrayStore(folder, index)
+    return json.loads(json.dumps(index, default=_plain))
 
 
 def store_key(table, steps_config, layout, dtype):
@@ -352,39 +353,42 @@ def store_key(table, steps_config, layout, dtype):
 def _fingerprint(path):
     """Returns [path, then size and modification time of each file behind it]."""
     files = scan_files(path)
-    found = [path] if not files else [str(path), *(os.path.abspath(file) for file in files[:1])]
+    content = [path] if not files else [str(path), *(os.path.abspath(file) for file in files[:1])]
     for file in files:
         try:
             status = os.stat(file)
-            found += [status.st_size, status.st_mtime_ns]
+            content += [status.st_size, status.st_mtime_ns]
         except OSError:
-            found += [None, None]  # loading it will say what is wrong
-    return found
+            content += [None, None]  # loading it will say what is wrong
+    return content
 
 
-def _run(tasks, config, layout, dtype, workers, progress):
-    """Prepares the shards of `tasks`; returns the failures, scan_id -> message."""
+def _run(jobs, workers, progress):
+    """Calls `_prepare_scan` for each of `jobs`; returns the failures, scan_id -> message."""
     failures = {}
-    jobs = [(folder, scan_id, paths, config, layout, dtype) for folder, scan_id, paths in tasks]
     results = run_jobs(
         _prepare_scan, jobs, workers=workers, title="preparing scans", progress=progress
     )
     with contextlib.closing(results):
-        for scan_id, kind, message, error in results:
-            if kind == "failed":
+        for scan_id, message, error in results:
+            if isinstance(error, OSError):
+                raise error
+            if error is not None:
+                raise RuntimeError(f"scan {scan_id}: {message}") from error
+            if message:
                 failures[scan_id] = message
                 tqdm.write(f"left out {scan_id}: {message}")
-            elif kind == "disk":
-                raise error
-            elif kind == "unexpected":
-                raise RuntimeError(f"scan {scan_id}: {message}") from error
     return failures
 
 
 def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
-    """Makes one shard; returns (scan_id, kind, message, exception) and never raises an error."""
+    """Makes one shard and raises nothing; returns (scan_id, problem or "", what ends it or None).
+
+    What ends everything is an `OSError` of a full disk, or the cause of an unexpected failure.
+    """
+    kind = LAYOUTS[layout]
     try:
-        samples, shape, affine = _samples(paths, _steps(config, layout), layout)
+        samples, shape, affine = kind.samples(paths, steps_from_config(config, kind.steps))
         if not np.isfinite(samples).all():
             raise UserError("the steps gave values that are not finite; expected finite numbers")
         peak = float(np.abs(samples).max())
@@ -395,30 +399,14 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
             )
         _write_shard(folder, scan_id, samples.astype(dtype), shape, affine)
     except UserError as error:
-        return scan_id, "failed", str(error), None
+        return scan_id, str(error), None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return scan_id, "disk", "", OSError(error.errno, error.strerror)
+            return scan_id, "", OSError(error.errno, error.strerror)
         # The exception itself may not travel between processes; its traceback as text does.
         cause = RuntimeError(traceback.format_exc())
-        return scan_id, "unexpected", f"{type(error).__name__}: {error}", cause
-    return scan_id, "done", "", None
-
-
-def _steps(config, layout):
-    bundles = {GroupStreamlines.__name__: GroupStreamlines}
-    return steps_from_config(config, bundles if layout == "bundles" else None)
-
-
-def _samples(paths, steps, layout):
-    """Returns the samples of a scan, the shape of what was cut into them, and its affine."""
-    if layout == "bundles":
-        (step,) = steps
-        groups, count = step(paths)
-        return groups, (count, *groups.shape[2:]), np.eye(4)
-    image, affine = apply_steps(steps, *load_scan(paths))
-    samples = image.transpose(2, 1, 0)[..., None] if layout == "slices" else image[None, ..., None]
-    return samples, image.shape, affine
+        return scan_id, f"{type(error).__name__}: {error}", cause
+    return scan_id, "", None
 
 
 def _write_shard(folder, scan_id, samples, shape, affine):
@@ -443,7 +431,7 @@ def _write_shard(folder, scan_id, samples, shape, affine):
     )
 
 
-def _finished_shard(folder, scan_id, dtype, layout):
+def _finished_shard(folder, scan_id, dtype):
     """Returns the description of a shard that is whole, or None."""
     file = folder / f"{scan_id}.npy"
     try:
@@ -455,9 +443,9 @@ def _finished_shard(folder, scan_id, dtype, layout):
             read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
                 version, np.lib.format.read_array_header_2_0
             )
-            found_shape, fortran, found_dtype = read(handle)
+            shape, fortran, stored_dtype = read(handle)
         expected = (shard["n_samples"], *shard["sample_shape"])
-        if found_shape != expected or fortran or found_dtype != np.dtype(dtype):
+        if shape != expected or fortran or stored_dtype != np.dtype(dtype):
             return None
         return shard
     except (OSError, ValueError, KeyError, TypeError):
@@ -534,18 +522,5 @@ def _sample_table(scans, counts, layout, sample_shape):
     columns = [c for c in _SAMPLE_COLUMNS if c in scans.columns]
     table = scans[columns].iloc[repeats].reset_index(drop=True)
     table["index"] = np.arange(len(repeats)) - np.repeat(np.cumsum(counts) - counts, counts)
-    positions = np.full(len(repeats), np.nan)
-    if layout == "slices":
-        offset, step = np.empty(len(scans)), np.empty(len(scans))
-        for i, (affine, shape) in enumerate(zip(scans["affine"], scans["shape"], strict=True)):
-            axis = int(nib.orientations.io_orientation(affine)[2, 0])
-            middle = [(shape[0] - 1) / 2, (shape[1] - 1) / 2]
-            offset[i] = affine[axis, :2] @ middle + affine[axis, 3]
-            step[i] = affine[axis, 2]
-        positions = offset[repeats] + step[repeats] * table["index"].to_numpy()
-    table["position_mm"] = positions
-    if layout == "bundles":
-        # All groups of a bundle are full but its last.
-        streamlines = np.array([shape[0] for shape in scans["shape"]])[repeats]
-        table["count"] = np.minimum(streamlines - table["index"] * sample_shape[0], sample_shape[0])
-    return table
+    index = table["index"].to_numpy()
+    return table.assign(**LAYOUTS[layout].columns(scans, repeats, index, sample_shape))

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import requests
 
-from brainvq.data.bundles import BUNDLES, PUBLISHED_SPLITS
 from brainvq.data.download import RemoteDataset, check_space, download_file, require_terms
+from brainvq.data.readers.bundles import PUBLISHED_SPLITS
 from brainvq.errors import UserError
+from brainvq.names import BUNDLES
 
 TRACTOINFERNO = RemoteDataset(
     title="TractoInferno (tractography of 284 people; Poulin et al. 2022, OpenNeuro ds003900)",

@@ -13,12 +13,10 @@ from brainvq.data.bundles import (
     BUNDLES,
     balanced_rows,
     prepare_bundles,
-    read_groups,
-    read_tractoinferno,
-    read_tracts,
     scale_of,
     split_groups,
 )
+from brainvq.data.readers.bundles import read_groups, read_tractoinferno, read_tracts
 from brainvq.data.simulation_bundles import (
     simulate_bundle,
     simulated_bundles,
@@ -30,12 +28,10 @@ from brainvq.data.streamlines import (
     GroupStreamlines,
     align_directions,
     load_bundle,
-    load_tractogram,
-    new_tractogram,
     resample,
-    save_tractogram,
     ungroup,
 )
+from brainvq.data.tractograms import load_tractogram, new_tractogram, save_tractogram
 from brainvq.errors import UserError
 
 QUICK = {"workers": 1, "progress": False}

@@ -15,6 +15,7 @@ from brainvq.data import (
     save_nifti,
     steps_from_config,
     steps_to_config,
+    to_original_grid,
 )
 from brainvq.data.steps import (
     Canonical,
@@ -84,7 +85,8 @@ def test_voxels_of_a_millimetre_go_back_exactly(tmp_path, axcodes, oblique):
     assert written.shape == original.shape
     # Every voxel of another array comes along: its numbers, put back, are where they were.
     numbers = np.arange(1, image.size + 1, dtype="int32").reshape(image.shape)
-    moved = scan.from_scan(numbers)
+    grids = (scan.original_affine, scan.size, scan.affine)
+    moved = to_original_grid(numbers, *grids, order=0)
     assert moved.dtype == np.int32
     np.testing.assert_array_equal(scan.to_scan(moved, order=0), numbers)
 
@@ -173,14 +175,15 @@ def test_code_map_of_padded_images_and_many_codes(tmp_path):
     scan = PreparedVolume.read(str(tmp_path / "a.nii"), steps(shape=(17, 18, 14)))
     # 17 becomes 20 for a stride of 4: one voxel is added before, two after.
     codes = np.broadcast_to(np.arange(40_000, 40_005)[:, None, None], (5, 5, 4))
-    spread = scan.from_scan(scan.code_map(codes, (4, 4, 4)))
-    assert spread.dtype == np.int32
-    found = [np.unique(plane[plane > 0]) for plane in spread]
+    grids = (scan.original_affine, scan.size, scan.affine)
+    labels = to_original_grid(scan.code_map(codes, (4, 4, 4)), *grids, order=0)
+    assert labels.dtype == np.int32
+    values_of_planes = [np.unique(plane[plane > 0]) for plane in labels]
     expected = (np.arange(17) + 1) // 4 + 40_001
-    inside = [i for i, values in enumerate(found) if len(values)]
+    inside = [i for i, values in enumerate(values_of_planes) if len(values)]
     assert len(inside) > 6
     for i in inside:
-        assert found[i].tolist() == [expected[i]]
+        assert values_of_planes[i].tolist() == [expected[i]]
 
 
 def test_above_background_shifts_and_never_goes_below_zero():
@@ -188,18 +191,16 @@ def test_above_background_shifts_and_never_goes_below_zero():
     volume[0, 0, 0] = 9  # a spot at the border is no background
     volume[2:4, 2:4, 2:4] = 0.5
     volume[4, 4, 4] = -3
-    found = above_background(volume)
-    assert found.dtype == np.float32
-    assert set(np.unique(found)) == {0, 2, 10.5}
-    assert found[4, 4, 4] == 0
+    shown = above_background(volume)
+    assert shown.dtype == np.float32
+    assert set(np.unique(shown)) == {0, 2, 10.5}
+    assert shown[4, 4, 4] == 0
 
 
 def test_mistakes_are_named(tmp_path):
     write(tmp_path / "a.nii")
     path = str(tmp_path / "a.nii")
     scan = PreparedVolume.read(path, steps())
-    with pytest.raises(UserError, match="volume: found shape"):
-        scan.from_scan(np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match="must have the size"):
         scan.to_scan(np.zeros((2, 2, 2)))
     with pytest.raises(UserError, match="found SelectSlices"):

@@ -11,14 +11,8 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from brainvq.data import registration
-from brainvq.data.prepared_volume import PreparedVolume
-from brainvq.data.registration import (
-    is_stripped,
-    load_template,
-    register,
-    template_grid,
-    template_volumes,
-)
+from brainvq.data.prepared import PreparedVolume
+from brainvq.data.registration import is_stripped, register, template_volumes
 from brainvq.data.scans import ScanError, save_nifti, to_original_grid
 from brainvq.data.simulation import simulate
 from brainvq.data.steps import (
@@ -34,6 +28,7 @@ from brainvq.data.steps import (
     steps_from_config,
     steps_to_config,
 )
+from brainvq.data.template import load_template, template_grid
 from brainvq.errors import UserError
 
 CODES = [

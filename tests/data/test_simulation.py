@@ -9,7 +9,13 @@ import pytest
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from brainvq.data import simulation
+from brainvq.data import (
+    simulation,
+    simulation_anatomy,
+    simulation_fields,
+    simulation_lesions,
+    simulation_parameters,
+)
 from brainvq.data.registration import template_volumes
 from brainvq.data.scans import load_scan
 from brainvq.data.simulation import GROUPS, LABELS, SITES, simulate, simulated_cohort
@@ -169,9 +175,9 @@ def test_lesion_contrast_is_that_of_patients(modality, low, high, group):
 
 
 def test_leukoencephalopathy_is_symmetric_and_starts_at_the_ventricles():
-    template = simulation._template()
+    template = simulation_anatomy.brain_maps()
     rng = np.random.default_rng(0)
-    lesions = simulation._confluent(template, rng, "leuko2") > 0.5
+    lesions = simulation_lesions._confluent(template, rng, "leuko2") > 0.5
     center = (template.center - template.affine[:3, 3])[0]
     mirrored = np.round(2 * center - np.arange(lesions.shape[0])).astype(int)
     inside = (mirrored >= 0) & (mirrored < lesions.shape[0])
@@ -185,10 +191,10 @@ def test_leukoencephalopathy_is_symmetric_and_starts_at_the_ventricles():
 
 def test_plaques_point_away_from_the_ventricles():
     distance = np.broadcast_to(np.arange(21.0)[:, None, None], (21, 21, 21)).astype(np.float32)
-    direction = simulation._outwards(distance, np.array([10, 10, 10]))
+    direction = simulation_lesions._outwards(distance, np.array([10, 10, 10]))
     np.testing.assert_allclose(direction, [1, 0, 0], atol=1e-4)
     total = np.zeros((41, 41, 41), np.float32)
-    simulation._add_ellipsoid(total, np.array([20, 20, 20]), direction, 4.1, 9.1)
+    simulation_lesions._add_ellipsoid(total, np.array([20, 20, 20]), direction, 4.1, 9.1)
     extent = [np.ptp(np.flatnonzero((total > 0.5).any(axis=o))) for o in ((1, 2), (0, 2), (0, 1))]
     assert extent == [18, 8, 8]
     assert (total > 0.5).sum() == pytest.approx(4 / 3 * np.pi * 4.1 * 4.1 * 9.1, rel=0.05)
@@ -196,11 +202,11 @@ def test_plaques_point_away_from_the_ventricles():
 
 @pytest.mark.parametrize("number", range(4))
 def test_the_deformation_folds_nowhere(number):
-    template = simulation._template()
-    params = simulation._checked({"number": number, "age": 30.0 * number})
-    deformation = simulation._Deformation(template, params, np.random.default_rng(number))
+    template = simulation_anatomy.brain_maps()
+    params = simulation_parameters.checked({"number": number, "age": 30.0 * number})
+    deformation = simulation_anatomy.Deformation(template, params, np.random.default_rng(number))
     gradients = np.stack(
-        [np.stack(np.gradient(d, simulation._COARSE_MM)) for d in deformation.displacement]
+        [np.stack(np.gradient(d, simulation_anatomy.COARSE_MM)) for d in deformation.displacement]
     )  # (component, axis, x, y, z)
     jacobian = np.linalg.det(np.moveaxis(gradients, (0, 1), (-2, -1)) + np.eye(3))
     assert jacobian.min() > 0.05
@@ -213,11 +219,13 @@ def test_the_deformation_folds_nowhere(number):
 def test_the_exponential_of_opposite_fields_is_the_inverse():
     rng = np.random.default_rng(0)
     world = [4.0 * np.arange(24)] * 3
-    velocity = np.stack([simulation._field(rng, world, 26.0, 2.0) for _ in range(3)])
-    forward = simulation._exponential(velocity, 4.0)
-    backward = simulation._exponential(-velocity, 4.0)
+    velocity = np.stack([simulation_fields.random_field(rng, world, 26.0, 2.0) for _ in range(3)])
+    forward = simulation_fields.exponential(velocity, 4.0)
+    backward = simulation_fields.exponential(-velocity, 4.0)
     grid = np.stack(np.indices(velocity.shape[1:])).astype(np.float32)
-    composed = forward + np.stack([simulation._sample(d, grid + forward / 4) for d in backward])
+    composed = forward + np.stack(
+        [simulation_fields.sample(d, grid + forward / 4) for d in backward]
+    )
     inner = (slice(None), *[slice(4, -4)] * 3)
     assert np.abs(forward[inner]).max() > 3
     assert np.abs(composed[inner]).max() < 0.15
@@ -226,7 +234,7 @@ def test_the_exponential_of_opposite_fields_is_the_inverse():
 def test_random_fields_have_their_deviation():
     rng = np.random.default_rng(0)
     world = [2.0 * np.arange(90)] * 3
-    field = simulation._field(rng, world, 8.0, 0.7)
+    field = simulation_fields.random_field(rng, world, 8.0, 0.7)
     assert field.std() == pytest.approx(0.7, rel=0.06)
     neighbours = np.corrcoef(field[1:].ravel(), field[:-1].ravel())[0, 1]
     assert neighbours > 0.9

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 
 from brainvq.data import steps as steps_module
+from brainvq.data.foreground import foreground_mask
 from brainvq.data.scans import ScanError
 from brainvq.data.steps import (
     STEPS,
@@ -23,7 +24,6 @@ from brainvq.data.steps import (
     SelectSlices,
     ZScore,
     apply_steps,
-    foreground_mask,
     steps_from_config,
     steps_to_config,
 )

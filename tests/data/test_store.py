@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from brainvq.data import layouts
 from brainvq.data import store as store_module
 from brainvq.data.cohort import Cohort
 from brainvq.data.steps import Canonical, CropOrPad, Resample, ScaleIntensity, SelectSlices
@@ -285,7 +286,7 @@ def test_an_unexpected_failure_names_the_scan(cohort, tmp_path, monkeypatch):
     def broken(paths):
         raise KeyError("surprise")
 
-    monkeypatch.setattr(store_module, "load_scan", broken)
+    monkeypatch.setattr(layouts, "load_scan", broken)
     with pytest.raises(RuntimeError, match="scan sub-00: KeyError: 'surprise'"):
         prepare(cohort, STEPS, tmp_path, workers=1, progress=False)
 

@@ -11,20 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.streamlines import ArraySequence
 
-from brainvq.data import streamlines as module
+from brainvq.data import tractograms as module
 from brainvq.data.streamlines import (
     BundleScale,
     GroupStreamlines,
-    Tractogram,
     align_directions,
     group,
     load_bundle,
-    load_tractogram,
-    new_tractogram,
     resample,
     restore_directions,
-    save_tractogram,
     ungroup,
+)
+from brainvq.data.tractograms import (
+    Tractogram,
+    load_tractogram,
+    new_tractogram,
+    save_tractogram,
 )
 from brainvq.errors import UserError
 
@@ -426,7 +428,9 @@ def test_groups_that_are_no_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_bundle(tmp_path / "MCP.npy")
     (tmp_path / "MCP.npy").write_bytes(b"\x93NUMPY\x01")
-    with pytest.raises(UserError, match=r"cannot be read as \.npy"):
+    with pytest.raises(
+        UserError, match=r"cannot be read \(.*\); expected groups of streamlines \(\.npy\)"
+    ):
         load_bundle(tmp_path / "MCP.npy")
 
 

@@ -16,9 +16,9 @@ SOURCES = {
     "png": "brainvq.data.readers.png:read_png_slices",
     "ixi": "brainvq.data.readers.ixi:read_ixi",
     "images": "brainvq.data.readers.images:read_images",
-    "tractoinferno": "brainvq.data.bundles:read_tractoinferno",
-    "tracts": "brainvq.data.bundles:read_tracts",
-    "groups": "brainvq.data.bundles:read_groups",
+    "tractoinferno": "brainvq.data.readers.bundles:read_tractoinferno",
+    "tracts": "brainvq.data.readers.bundles:read_tracts",
+    "groups": "brainvq.data.readers.bundles:read_groups",
     "simulated-bundles": "brainvq.data.simulation_bundles:simulated_bundles",
 }
 

@@ -1,0 +1,65 @@
+"""Reading arrays that a user names."""
+
+import numpy as np
+import pytest
+
+from brainvq.errors import UserError
+from brainvq.files import read_array, write_array
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.float32(2), np.zeros((0, 4))])
+def test_an_array_comes_back(tmp_path, array):
+    write_array(tmp_path / "a.npy", array)
+    back = read_array(tmp_path / "a.npy", expected="codes")
+    np.testing.assert_array_equal(back, array)
+    assert back.dtype == np.asarray(array).dtype
+
+
+def damaged(path, kind):
+    """Writes a file that is no array of numbers."""
+    whole = path.with_name("whole.npy")
+    np.save(whole, np.arange(100))
+    if kind == "objects":
+        np.save(path, np.array([{}, None]), allow_pickle=True)
+    elif kind == "archive":
+        with open(path, "wb") as file:
+            np.savez(file, a=np.zeros(2))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "text": b"1 2 3",
+                "cut": whole.read_bytes()[:300],
+                "cut header": whole.read_bytes()[:20],
+                "zip": b"PK\x03\x04 and no more",
+                "header": whole.read_bytes().replace(b"(100,)", b"(10 0,"),
+            }[kind]
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", r"cannot be read \(.+\)"),
+        ("text", r"cannot be read \(.+\)"),
+        ("cut", r"cannot be read \(.+\)"),
+        ("cut header", r"cannot be read \(.+\)"),
+        ("zip", r"cannot be read \(.+\)"),
+        ("header", r"cannot be read \(.+\)"),
+        ("folder", r"cannot be read \(.+\)"),
+        ("objects", r"cannot be read \(.+\)"),
+        ("archive", "found several arrays"),
+    ],
+)
+def test_what_is_no_array_is_said_in_one_line(tmp_path, kind, message):
+    path = tmp_path / "a.npy"
+    damaged(path, kind)
+    with pytest.raises(UserError, match=rf"^.*a\.npy: {message}; expected codes \(\.npy\)$"):
+        read_array(path, expected="codes")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"^.*b\.npy: no such file; expected codes \(\.npy\)$"):
+        read_array(tmp_path / "b.npy", expected="codes")
