@@ -8,16 +8,80 @@
     model = keras.saving.load_model("runs/.../model.keras")
     codes = model.encode(images)                # (n, 128, 128, 1) -> int32 (n, 16, 16)
 
-Importing the package registers its layers and models with Keras, which is what `load_model` needs.
-A process that prepares data alone needs no Keras: it sets the environment variable
-`BRAINVQ_NO_KERAS` and gets `brainvq.data`, `brainvq.evaluation` and `brainvq.files` quickly.
+Importing the package imports nothing else. Its layers and models are registered with Keras, which
+is what `load_model` needs, as soon as Keras is imported, before or after.
 """
 
 import contextlib
+import importlib
+import importlib.abc
+import importlib.util
 import os
+import sys
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+# Public names and the modules that have them: what is here is imported when it is asked for.
+_PUBLIC = {
+    "brainvq.tasks.trained": ("load", "shipped"),
+    "brainvq.layers": (
+        "AddVolume",
+        "Bottleneck",
+        "BottleneckChain",
+        "CausalConv",
+        "DepthToSpace",
+        "EMAVectorQuantizer",
+        "FiniteScalarQuantizer",
+        "GaussianSampling",
+        "GroupNorm",
+        "GumbelQuantizer",
+        "Identity",
+        "LatentNoise",
+        "MaskedConv1D",
+        "MaskedConv2D",
+        "MaskedConv3D",
+        "ProbabilisticSOM",
+        "RemoveVolume",
+        "ResidualQuantizer",
+        "SOMGrid",
+        "SOMQuantizer",
+        "SoftClip",
+        "SpaceToDepth",
+        "TorusQuantizer",
+        "VectorQuantizer",
+    ),
+    "brainvq.models": (
+        "Autoencoder",
+        "CodeClassifier",
+        "CodeUsage",
+        "FrozenEncoder",
+        "ImageClassifier",
+        "IntroVAE",
+        "PixelCNN",
+        "PixelStem",
+        "ReconstructionLoss",
+        "SSIMLoss",
+        "VQVAETrainer",
+        "bundle_decoder",
+        "bundle_encoder",
+        "conv_decoder",
+        "conv_encoder",
+        "intro_decoder",
+        "intro_encoder",
+        "pass_through",
+        "pixel_classifier",
+        "residual_decoder",
+        "residual_encoder",
+        "set_components",
+        "set_mean",
+        "streamline_decoder",
+        "streamline_encoder",
+        "strided_decoder",
+        "strided_encoder",
+        "structural_similarity",
+    ),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = ["__version__", "layers", "models", *_MODULES]
 
 
 @contextlib.contextmanager
@@ -29,7 +93,7 @@ def _no_start_up_lines():
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        kept = os.dup(2)
+        standard_error = os.dup(2)
         silence = os.open(os.devnull, os.O_WRONLY)
     except OSError:  # no standard error at all, as under some service managers
         yield
@@ -38,16 +102,56 @@ def _no_start_up_lines():
         os.dup2(silence, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
         os.close(silence)
 
 
-if not os.environ.get("BRAINVQ_NO_KERAS"):
-    with _no_start_up_lines():
-        from brainvq import layers, models
-    from brainvq.layers import *  # noqa: F403
-    from brainvq.models import *  # noqa: F403
-    from brainvq.training.pretrained import load, shipped
+class _Registration(importlib.abc.MetaPathFinder):
+    """Imports our models, which registers them, once Keras or our layers have been imported.
 
-    __all__ += ["layers", "load", "models", "shipped", *layers.__all__, *models.__all__]
+    Until then `import brainvq` costs nothing, and a program that only reads its options or prepares
+    data never waits for Keras.
+    """
+
+    names = ("keras", "brainvq.layers")
+
+    def find_spec(self, name, path=None, target=None):
+        """The spec of a module whose import is followed by ours; None for all others."""
+        if name not in self.names:
+            return None
+        self.names = tuple(other for other in self.names if other != name)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module):
+            with _no_start_up_lines() if name == "keras" else contextlib.nullcontext():
+                execute(module)
+            # Layers that import Keras are not whole yet: they are followed by their own turn.
+            if name != "keras" or "brainvq.layers" not in sys.modules:
+                importlib.import_module("brainvq.models")
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
+if "keras" in sys.modules:
+    importlib.import_module("brainvq.models")
+else:
+    sys.meta_path.insert(0, _Registration())
+
+
+def __getattr__(name):
+    if name in ("layers", "models"):
+        return importlib.import_module(f"brainvq.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

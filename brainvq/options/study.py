@@ -68,6 +68,26 @@ class Study:
         """Classes that a prior is conditioned on; None for none."""
         return None
 
+    @property
+    def window(self):
+        """Side of the windows that are trained on, in pixels; None for whole samples."""
+        return None
+
+    @property
+    def divides_by_variance(self):
+        """Whether the squared error is divided by the variance of the training samples."""
+        return False
+
+    @property
+    def starts_from_clusters(self):
+        """Whether the codebook starts at clusters of encodings."""
+        return False
+
+    @property
+    def fixes_codebook(self):
+        """Whether encoder and codebook stay where they started."""
+        return False
+
     def check(self, study):
         """Refuses a network or a bottleneck of another kind of sample."""
         network = self.model.network
@@ -137,6 +157,21 @@ def _small_prior(prior):
 class AutoencoderStudy(Study):
     """A study whose samples become a grid of vectors or codes."""
 
+    @property
+    def divides_by_variance(self):
+        """Whether the squared error is divided by the variance of the training samples."""
+        return self.model.loss.data_variance
+
+    @property
+    def starts_from_clusters(self):
+        """Whether the codebook starts at clusters of encodings."""
+        return self.model.codebook.codebook_start == "kmeans"
+
+    @property
+    def fixes_codebook(self):
+        """Whether encoder and codebook stay where they started."""
+        return self.model.codebook.codebook_fixed
+
     def smoke(self):
         """The seconds-long form: same parts, small numbers; its results mean nothing."""
         network = replace(self.model.network, filters=_small_filters(self.model.network.filters))
@@ -167,6 +202,11 @@ class SliceStudy(AutoencoderStudy):
 
     kind: ClassVar[str] = "slices"
     networks: ClassVar[tuple[type, ...]] = (Conv, Residual)
+
+    @property
+    def window(self):
+        """Side of the windows that are trained on, in pixels; None for whole slices."""
+        return self.train.window
 
     def check(self, study):
         """Refuses several codes in a cell."""
@@ -387,7 +427,8 @@ def from_dict(content):
     study = replace(base, **values)
     if base.prior is None or not study.model.decodes_codes:
         return replace(study, prior=None)
-    prior = content.get("prior") or {"epochs": 0}
+    prior = content.get("prior", {})
+    prior = {"epochs": 0} if prior is None else prior
     return replace(study, prior=_read(type(base.prior), prior))
 
 

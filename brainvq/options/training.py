@@ -217,7 +217,7 @@ class Sampling:
     @property
     def arguments(self):
         """What `PixelCNN.sample` takes: dict of temperature, top_k and top_p."""
-        return {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Sample(Results):
     """New samples from the prior over codes."""
 
     samples: Count = 64
-    """How many."""
+    """How many to draw."""
     temperature: float = option(0.8, minimum=0)
     """Divides the logits: below 1 samples are more typical and less varied."""
     top_k: int | None = None
@@ -180,7 +180,7 @@ class VectorSample(Results):
     batch_size: int = option(16, minimum=1)
     """Volumes that the network takes at a time."""
     samples: Count = 8
-    """How many."""
+    """How many to draw."""
     temperature: float = option(1.0, minimum=0)
     """Standard deviation of the draws: below 1 samples are more typical and less varied."""
     seed: int | None = option(None, minimum=0)

@@ -29,7 +29,7 @@ class Task:
         watched: validation samples that are looked at while training: enough for measures to three
             digits, but what takes seconds each is few.
         watched_every: after so many epochs each.
-        verbs: dict of the name of a verb of `predict` to its options, a dataclass.
+        samples: `brainvq.tasks.samples.Samples`, what `predict` does with samples of the kind.
         report, card: functions that make report and model card from measures, see
             `brainvq.reports.slices`.
     """
@@ -41,7 +41,7 @@ class Task:
     batch_size = 64
     watched = 256
     watched_every = 1
-    verbs = {}
+    samples = None
     report = None
     card = None
 
@@ -162,6 +162,20 @@ def optimizer_of(options, steps, share=1.0):
 def spread(rows, count):
     """At most `count` of `rows`, evenly spread."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
+
+
+def prior_grid(shape):
+    """The grid that a prior sees of codes of this shape.
+
+    A streamline has one cell and its codes in a row, so a bundle's codes are a picture of a row per
+    streamline.
+    """
+    return tuple(size for size in shape if size > 1) if 1 in shape else tuple(shape)
+
+
+def prior_codes(codes):
+    """Code maps `(n, *grid)` as a prior takes them; see `prior_grid`."""
+    return codes.reshape(len(codes), *prior_grid(codes.shape[1:]))
 
 
 def plain(table):
