@@ -9,6 +9,7 @@ from brainvq.tasks.scans import ScanTask
 from brainvq.tasks.slices.comparison import compare_slices
 from brainvq.tasks.slices.figures import slice_figures
 from brainvq.tasks.slices.measures import measure_slices
+from brainvq.tasks.slices.samples import SliceSamples
 from brainvq.tasks.slices.steps import levels, slice_steps
 
 # Training slices among which the nearest to a sample is looked for.
@@ -23,6 +24,7 @@ class Slices(ScanTask):
     unit = "slice"
     flip_axis = 1
     baseline = 1024
+    samples = SliceSamples()
     report = staticmethod(slices_report)
     card = staticmethod(slices_card)
 

@@ -13,6 +13,7 @@ from brainvq.tasks.volumes.registration import (
     registered_steps,
     registration_quality,
 )
+from brainvq.tasks.volumes.samples import VolumeSamples
 
 
 class Volumes(ScanTask):
@@ -24,6 +25,7 @@ class Volumes(ScanTask):
     batch_size = 2
     watched = 2
     watched_every = 10
+    samples = VolumeSamples()
     report = staticmethod(volumes_report)
     card = staticmethod(volumes_card)
 

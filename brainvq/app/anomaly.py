@@ -1,0 +1,296 @@
+"""Maps of what is unlike a healthy brain; with lesion masks, how well they find the lesions."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pandas as pd
+
+from brainvq import data
+from brainvq.data.inputs import comes_from_simulation, readable_scans, scan_paths, subject_of
+from brainvq.errors import UserError
+from brainvq.evaluation import anomaly as scoring
+from brainvq.evaluation.lesion_scores import MEASURES, LesionScores
+from brainvq.files import read_json, write_csv
+from brainvq.reports.anomaly import (
+    anomaly_grid,
+    anomaly_planes,
+    anomaly_report,
+    roc_and_precision_recall,
+    score_bars,
+)
+from brainvq.reports.html import write_report
+from brainvq.tasks.slices.samples import levels_for
+from brainvq.training.anomaly import AnomalyDetector
+
+# Scores that are laid over the scan in three planes.
+SHOWN = ("intensity", "pixel", "restoration", "combined")
+# What is combined by default. On FLAIR lesions shine: plain intensity is good evidence there.
+COMBINED = {
+    "bright": ("intensity", "pixel", "restoration"),
+    "dark": scoring.COMBINED,
+    "both": scoring.COMBINED,
+}
+
+
+def anomaly(trained, options, log):
+    """Writes score maps of scans; with `options.masks`, measures and a report on them too.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained` of a study of slices.
+        options: `brainvq.options.verbs.Anomaly`.
+        log: `logging.Logger`.
+
+    Raises:
+        UserError: there are no scans, or masks or healthy scans do not go with them.
+    """
+    if not options.scans:
+        raise UserError("anomaly: found no scans; expected SCANS..., files or folders")
+    search = Search(trained, options)
+    masks = masks_by_scan(options)
+    thresholds = search.calibrate(log)
+    search.simulated = all(map(comes_from_simulation, scan_paths(options.scans)))
+    lesions, pictures = LesionScores(thresholds), []
+    for path, name, scan in readable_scans(options.scans, search.read, log):
+        started = time.perf_counter()
+        result = Result(search, path, name, scan)
+        result.save_maps()
+        if path in masks:
+            result.measure(masks[path], lesions)
+        pictures += result.pictures()
+        log.info("%s: %d slices (%.0f s)", path, len(scan.slices), time.perf_counter() - started)
+    report(search, lesions, pictures, thresholds, log)
+
+
+class Search:
+    """Looks for what is unlike a healthy brain in the slices of a scan.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained`.
+        options: `brainvq.options.verbs.Anomaly`.
+    """
+
+    def __init__(self, trained, options):
+        self.trained, self.options = trained, options
+        self.modality = trained.study.data.suffix
+        self.direction = options.direction
+        if self.direction == "auto":
+            self.direction = {"FLAIR": "bright", "T1w": "dark"}.get(self.modality, "both")
+        self.detector = None
+        self.simulated = False
+
+    def read(self, path):
+        """A scan as some of its axial slices: `brainvq.data.PreparedScan`."""
+        scan = data.PreparedScan.read(str(path), self.trained.steps)
+        return scan.every(self.options.step)
+
+    def calibrate(self, log):
+        """Makes the detector; its threshold is what healthy brains show.
+
+        Returns:
+            Thresholds for Dice that leave healthy scans alone, dict of score to number; None
+            without `--healthy`.
+        """
+        self.detector = self._make_detector(log)
+        options, trained = self.options, self.trained
+        if not options.healthy:
+            return None
+        files = scan_paths(options.healthy)
+        measured = {path.resolve() for path in scan_paths(options.scans)}
+        for path in files:
+            if path.resolve() in measured:
+                raise UserError(f"--healthy: {path} is also measured; expected other subjects")
+        scans = [self.read(path) for path in files]
+        if options.threshold_bits is None and trained.prior is not None:
+            slices = np.concatenate([scan.slices for scan in scans])
+            labels = [levels_for(trained, scan.slices) for scan in scans]
+            labels = None if labels[0] is None else np.concatenate(labels)
+            some = (slices > 0).any(axis=(1, 2, 3))
+            labels = None if labels is None else labels[some]
+            self.detector.calibrate(slices[some], labels, options.quantile)
+            log.info("codes of more than %.2f bits are drawn anew", self.detector.threshold_bits)
+        rows = []
+        for scan in scans:
+            _, brain, scores = self.scores(scan)
+            rows.append(scoring.healthy_thresholds(scores, brain, options.specificity))
+        return pd.DataFrame(rows).mean().to_dict()
+
+    def _make_detector(self, log):
+        options, trained = self.options, self.trained
+        if trained.prior is None:
+            log.warning("no prior in %s: reconstruction errors alone", trained.path)
+        threshold = options.threshold_bits
+        if threshold is None and (trained.path / "metrics.json").exists():
+            noted = read_json(trained.path / "metrics.json").get("prior", {})
+            noted = noted.get("validation_quantiles", {})
+            if noted:  # bits of validation subjects, at the nearest quantile that was noted
+                threshold = noted[
+                    min(noted, key=lambda share: abs(float(share) - options.quantile))
+                ]
+        names = ("draws", "passes", "temperature", "top_p", "sharpness", "mirror", "seed")
+        return AnomalyDetector(
+            trained.model,
+            trained.prior,
+            threshold_bits=threshold,
+            batch_size=options.batch_size,
+            **{name: getattr(options, name) for name in names},
+        )
+
+    def scores(self, scan):
+        """What the model says about slices of a scan, the brain in them, and every score map."""
+        options, slices = self.options, scan.slices
+        evidence = self.detector.evidence(slices, levels_for(self.trained, slices))
+        brain = scoring.brain_area(slices)
+        names = ("smooth", "restoration_smooth", "median", "erode", "without_fluid")
+        scores = scoring.score_maps(
+            slices,
+            evidence,
+            brain,
+            direction=self.direction,
+            **{name: getattr(options, name) for name in names},
+            combined=options.combined or COMBINED[self.direction],
+        )
+        return evidence, brain, scores
+
+
+class Result:
+    """What a `Search` tells of a scan.
+
+    Args:
+        search: `Search`.
+        path: `pathlib.Path` of the scan.
+        name: str, what the names of its results begin with.
+        scan: `brainvq.data.PreparedScan`.
+    """
+
+    def __init__(self, search, path, name, scan):
+        self.search, self.path, self.name, self.scan = search, path, name, scan
+        self.evidence, self.brain, self.scores = search.scores(scan)
+        self.volumes = {key: scan.to_volume(score) for key, score in self.scores.items()}
+        self.mask = self.lesions = None
+
+    def save_maps(self):
+        """Writes reconstruction, restoration and scores on the scan's grid, as NIfTI."""
+        scan = self.scan
+        images = {
+            key: scan.to_intensities(scan.to_volume(self.evidence[key]))
+            for key in ("reconstruction", "restored")
+            if key in self.evidence
+        } | {f"{key}_score": volume for key, volume in self.volumes.items()}
+        for key, image in images.items():
+            file = self.search.options.out / f"{self.name}_desc-{key}.nii.gz"
+            data.save_nifti(file, image, scan.original_affine, like=self.path)
+
+    def measure(self, path, lesions):
+        """Adds how well the scores find the lesions of a mask to a `LesionScores`."""
+        self.mask = mask_on(self.scan, path)
+        self.lesions = self.scan.from_volume(self.mask) > 0.5
+        voxel_ml = abs(np.linalg.det(self.scan.affine[:3, :3])) / 1000
+        lesions.add(self.name, self.scores, self.lesions, self.brain, voxel_ml)
+
+    def pictures(self):
+        """Draws the scan slice by slice, and in three planes: list of (path, caption)."""
+        scan, name, out = self.scan, self.name, self.search.options.out
+        simulated = self.search.simulated
+        grid = anomaly_grid(
+            scan.slices,
+            self.evidence,
+            self.scores,
+            path=out / f"{name}_slices.png",
+            title=f"{name}: what is unlike a healthy brain",
+            spacing=tuple(np.linalg.norm(scan.affine[:3, :2], axis=0)[::-1]),
+            mask=self.lesions,
+            simulated=simulated,
+        )
+        planes = anomaly_planes(
+            scan.image,
+            {key: self.volumes[key] for key in SHOWN if key in self.volumes},
+            scan.original_affine,
+            path=out / f"{name}_planes.png",
+            title=f"{name}: scores over the scan",
+            mask=self.mask,
+            simulated=simulated,
+        )
+        return [(grid, f"{name}, slice by slice."), (planes, f"{name} in three planes.")]
+
+
+def report(search, lesions, pictures, thresholds, log):
+    """Writes tables and figures of what was measured, and `report.html`.
+
+    Args:
+        search: `Search`.
+        lesions: `brainvq.evaluation.LesionScores` of the scans with masks.
+        pictures: list of (path, caption).
+        thresholds: what `Search.calibrate` returned.
+        log: `logging.Logger`.
+    """
+    trained, options = search.trained, search.options
+    measured = bool(lesions.methods) and lesions.table()["average_precision"].notna().any()
+    drawn = {"scans": pictures}
+    if measured:
+        drawn |= _measures(lesions, options.out, search.simulated, log)
+    page = anomaly_report(
+        lesions if measured else None,
+        drawn,
+        about=f"{trained.description}; one axial slice in {options.step}",
+        settings=dataclasses.asdict(options)
+        | {"direction": search.direction, "threshold bits": search.detector.threshold_bits},
+        modality=search.modality,
+        direction=search.direction,
+        calibrated=bool(thresholds),
+        simulated=search.simulated,
+        simulated_training=trained.simulated,
+        footer=f"brainvq {trained.about['brainvq']}",
+    )
+    write_report(options.out / "report.html", page)
+    log.info("maps, pictures, tables and report.html in %s", options.out)
+
+
+def _measures(lesions, out, simulated, log):
+    """Writes `subjects.csv`, `summary.csv` and two figures: dict of the figures."""
+    table, summary = lesions.table(), lesions.summary()
+    write_csv(out / "subjects.csv", table)
+    write_csv(out / "summary.csv", summary)
+    curves = {name: lesions.curves(name) for name in lesions.methods}
+    drawn = {
+        "curves": roc_and_precision_recall(
+            curves, lesions.pooled(), path=out / "curves.png", simulated=simulated
+        ),
+        "bars": score_bars(table, path=out / "subjects.png", simulated=simulated),
+    }
+    shown = summary[["method", "n", *MEASURES, "pooled_average_precision"]]
+    log.info("%s", shown.round(4).to_string(index=False))
+    return drawn
+
+
+def masks_by_scan(options):
+    """The lesion mask of each scan that has one: dict of path to path."""
+    if not options.masks:
+        return {}
+    scans, masks = scan_paths(options.scans), scan_paths(options.masks)
+    if len(scans) == len(masks) == 1:
+        return dict(zip(scans, masks, strict=True))
+    of_subject = {}
+    for path in masks:
+        if subject_of(path) in of_subject:
+            raise UserError(
+                f"--masks: found {of_subject[subject_of(path)]} and {path}; expected one mask for "
+                "a subject"
+            )
+        of_subject[subject_of(path)] = path
+    pairs = {path: of_subject[subject_of(path)] for path in scans if subject_of(path) in of_subject}
+    if not pairs:
+        raise UserError(
+            f"--masks: none of {len(masks)} files ({next(iter(masks)).name}) is of the subject of "
+            f"a scan ({next(iter(scans)).name}); expected names that begin alike, as sub-01_"
+        )
+    return pairs
+
+
+def mask_on(scan, path):
+    """A lesion mask on the grid of a scan, bool; it may lie in another orientation or grid."""
+    mask, affine = data.load_scan((str(path),))
+    moved = data.to_original_grid(mask, affine, scan.shape, scan.original_affine, order=0) > 0.5
+    if (mask > 0.5).any() and not moved.any():
+        raise UserError(f"--masks: {path} lies outside of its scan; expected one in its space")
+    return moved

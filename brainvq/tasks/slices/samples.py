@@ -1,0 +1,151 @@
+"""Scans as slices, in one plane or all three, and the way back; what `predict` does with them."""
+
+import dataclasses
+
+import numpy as np
+
+from brainvq import data
+from brainvq.evaluation import ssim
+from brainvq.evaluation.similarity import foreground
+from brainvq.reports import figures
+from brainvq.tasks.scan_samples import ScanSample, ScanSamples
+from brainvq.tasks.slices.steps import levels_of_slices
+
+# New or decoded slices that a picture has room for.
+SHOWN = 64
+
+
+class SliceSample(ScanSample):
+    """A scan as slices of one or three planes.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained`.
+        path: `pathlib.Path` of the scan, or of its codes.
+        name: str, what the names of its results begin with.
+        scans: `PreparedScan`s, one for each plane; empty where only codes are known.
+    """
+
+    unit = "slice"
+
+    def __init__(self, trained, path, name, scans):
+        super().__init__(trained, path, name, scans[0] if scans else None)
+        self.scans = scans
+
+    def reconstruct(self, batch_size):
+        """Slices of each plane: list of float32 `(n, rows, columns, 1)` in [0, 1]."""
+        return [
+            np.clip(self.model.reconstruct(scan.slices, batch_size=batch_size), 0, 1)
+            for scan in self.scans
+        ]
+
+    def restore(self, restored):
+        """Slices on the scan's grid, the mean over planes: float32 `(x, y, z)` in [0, 1]."""
+        volume = 0
+        for scan, slices in zip(self.scans, restored, strict=True):
+            volume = volume + scan.to_volume(slices) / np.float32(len(self.scans))
+        return volume
+
+    def measures(self, restored, whole):
+        """A row for each plane, and one for the mean of three."""
+        rows = [
+            self._row(scan.plane, scan, slices)
+            for scan, slices in zip(self.scans, restored, strict=True)
+        ]
+        if len(rows) > 1:
+            rows.append(self._row("mean of three", self.scan, self.scan.from_volume(whole)))
+        return rows
+
+    def _row(self, plane, scan, restored):
+        restored = restored.reshape(scan.slices.shape)
+        inside = ssim(scan.slices, restored, mask=foreground(scan.slices))
+        return {
+            "file": str(self.path),
+            "plane": plane,
+            "slices": len(restored),
+            "rows": scan.size[0],
+            "columns": scan.size[1],
+            "ssim": float(ssim(scan.slices, restored).mean()),
+            "ssim_foreground": float(np.nanmean(inside)) if np.isfinite(inside).any() else np.nan,
+        }
+
+    def encode(self, batch_size):
+        """Codes `(n, rows, columns)` of all slices."""
+        return self.model.codes(self.scan.slices, batch_size=batch_size)
+
+    def grid(self, codes):
+        """Plane, slices, and codes along each axis of one."""
+        return {
+            "plane": self.scan.plane,
+            "slices": len(codes),
+            "code_rows": codes.shape[1],
+            "code_columns": codes.shape[2],
+        }
+
+    def on_scan(self, images):
+        """Slices on the scan's grid: float32 `(x, y, z)` in [0, 1]."""
+        return self.scan.to_volume(np.clip(images, 0, 1))
+
+    def picture_decoded(self, decoded, whole, stem):
+        """Slices side by side, evenly spread over the scan."""
+        del whole
+        plane = self.scan.plane if self.scan else "plane not known"
+        figures.image_grid(
+            decoded[np.linspace(0, len(decoded) - 1, min(SHOWN, len(decoded))).astype(int)],
+            path=f"{stem}.png",
+            title=f"decoded from {self.path.name}, {plane}",
+            simulated=self.trained.simulated,
+        )
+
+    def middles(self, codes):
+        """All slices, their codes and their plane."""
+        return self.scan.slices, codes, self.scan.plane
+
+
+class SliceSamples(ScanSamples):
+    """What samples of slices have in common."""
+
+    prepared = data.PreparedScan
+    code_shape = "(n, rows, columns)"
+
+    def sample(self, trained, path, name, scan):
+        """The `SliceSample` of scans as `read_scan` gives them, or of one, or of None."""
+        scans = scan if isinstance(scan, list) else [scan] if scan else []
+        return SliceSample(trained, path, name, scans)
+
+    def similarity(self, trained):
+        """How the measures of `similarity.csv` are made, in words."""
+        return "SSIM: 2D, 7x7 window, data range 1"
+
+    def read_scan(self, trained, path, options):
+        """A `PreparedScan` for each plane that the options ask for; the first has the image."""
+        matrix = options.matrix_for(trained.study)
+        scans = [
+            data.PreparedScan.read(
+                str(path), trained.steps, plane=plane, matrix=matrix, spacing=options.spacing
+            )
+            for plane in options.planes
+        ]
+        return scans[:1] + [dataclasses.replace(scan, image=None) for scan in scans[1:]]
+
+    def show_drawn(self, trained, images, folder):
+        """New slices side by side."""
+        figures.image_grid(
+            images[:SHOWN],
+            path=folder / "samples.png",
+            title=f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior, axial",
+            simulated=trained.simulated,
+        )
+
+
+def levels_for(trained, slices):
+    """How high in the brain all slices of a scan lie, where the prior is told; else None.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained`.
+        slices: float `(n, rows, columns, 1)`, lowest first.
+
+    Returns:
+        int array `(n,)`, or None.
+    """
+    count = trained.prior.num_classes if trained.prior is not None else None
+    return None if count is None else levels_of_slices(slices, count)

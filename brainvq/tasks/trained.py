@@ -1,0 +1,200 @@
+"""A trained model, its prior and its preprocessing, from a run or from the weights that we ship."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from brainvq.errors import UserError
+from brainvq.files import read_json, write_json, write_text
+from brainvq.options import from_dict
+from brainvq.options.verbs import options_of_verb
+from brainvq.tasks import base
+from brainvq.training.pretrained import load_model, pack, unpack
+from brainvq.training.shipped import open_run, shipped
+
+__all__ = ["Trained", "export", "load", "shipped"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `load` returns.
+
+    Attributes:
+        model: the `Autoencoder`: `reconstruct`; where `decodes_codes`, also `encode` to codes and
+            `decode` from them. Of a study of vectors an `IntroVAE`: `encode` gives vectors
+            `(n, latent_size)`, and `decode` takes them.
+        prior: the `PixelCNN` over its codes, or None.
+        steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
+        about: dict, the content of `study.json`.
+        path: folder it came from.
+        study: `brainvq.options.Study` that it was trained by.
+        task: `brainvq.tasks.Task` of its kind of sample.
+    """
+
+    model: keras.Model
+    prior: keras.Model | None
+    steps: list
+    about: dict
+    path: Path
+
+    @functools.cached_property
+    def study(self):
+        """The study that it was trained by."""
+        return from_dict(self.about.get("study") or {})
+
+    @property
+    def task(self):
+        """The task of its kind of sample."""
+        return base.of(self.study)
+
+    @property
+    def description(self):
+        """One line about it."""
+        simulated = self.study.data.source == "simulated"
+        source = "simulated brains" if simulated else "scans"
+        return f"study {self.study.name}, variant {self.study.variant}, trained on {source}"
+
+    @property
+    def simulated(self):
+        """Whether the model was trained on simulated brains alone."""
+        if self.study.data.source == "simulated":
+            return True
+        metrics = self.path / "metrics.json"
+        return metrics.exists() and bool(read_json(metrics).get("simulated"))
+
+    @property
+    def unit_range(self):
+        """Whether samples lie in [0, 1]; z-scored images and bundles do not."""
+        zscored = any(step["name"] == "ZScore" for step in self.steps)
+        return self.task.samples.unit_range and not zscored
+
+    @property
+    def in_template_space(self):
+        """Whether the volumes of a study lie on a grid around the ICBM152 template."""
+        return self.task.samples.in_template_space(self.study)
+
+    def sample(self, n, level=None, bundle=None, batch_size=32, **options):
+        """Draws `n` new images, or groups of streamlines.
+
+        Where a volume becomes a vector, the vectors are drawn from N(0, I):
+        `brainvq.load(run).sample(4, temperature=1.0, seed=0)` returns volumes and vectors.
+
+        Args:
+            n: int, how many.
+            level: for a prior that knows levels, how high in the brain the slices lie: a number
+                from 0 (the lowest slice) to 1 (the highest); by default spread over the brain,
+                from the lowest on.
+            bundle: for a study of bundles, which one: a name of `study.data.bundles`, or `n` of
+                them; by default each in turn.
+            batch_size: int, images decoded at a time.
+            **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed. Of vectors:
+                temperature, the standard deviation of the draws, 1.0 by default; and seed.
+
+        Returns:
+            (images, codes): float32 `(n, *image_shape)`, in [0, 1] where the study's images are
+            (`unit_range`), and int32 `(n, *grid)`. Bundles are `(n, streamlines, points, 3)` in
+            units of the run's scale. In the place of codes vectors are float32
+            `(n, latent_size)`.
+
+        Raises:
+            UserError: there is no prior, the model does not decode codes, `level` or `bundle` is
+                out of range or not known to the prior, or an option is none for vectors.
+        """
+        latents = self.task.samples.draw(self, n, level=level, bundle=bundle, **options)
+        samples = self.model.decode(latents, batch_size=batch_size)
+        return np.clip(samples, 0.0, 1.0, out=samples) if self.unit_range else samples, latents
+
+    def require_prior(self):
+        """Raises `UserError` where there is no prior over codes."""
+        if self.prior is None:
+            raise UserError(
+                f"{self.path}: has no prior.keras; expected a run whose prior is trained"
+            )
+
+    def require_decoding(self):
+        """Raises `UserError` where `decodes_codes` does not hold."""
+        if not self.model.decodes_codes:
+            what = "the encoder's finer levels" if self.model.has_skips else "vectors, not codes"
+            raise UserError(
+                f"{self.path}: its decoder reads {what}; expected a run that decodes codes alone, "
+                "such as one with a VectorQuantizer or a SOMQuantizer"
+            )
+
+
+def load(name):
+    """Loads a trained study.
+
+    ```
+    import brainvq
+    brains, codes = brainvq.load("oasis2d").sample(4)
+    ```
+
+    Args:
+        name: name of weights that come with brainvq (`shipped()` lists them), or the folder of a
+            run.
+
+    Returns:
+        A `Trained`.
+
+    Raises:
+        UserError: there is no such name or run, or it was made by another version.
+    """
+    run = open_run(name)
+    about = run.study
+    if run.has("model.zip"):
+        model = unpack(run.file("model.zip"))
+        prior = unpack(run.file("prior.zip")) if run.has("prior.zip") else None
+    else:
+        model = load_model(
+            run.require("model.keras", "the run has not trained its autoencoder yet")
+        )
+        prior = load_model(run.file("prior.keras")) if run.has("prior.keras") else None
+    return Trained(model, prior, about["steps"], about, run.path)
+
+
+def export(trained, folder):
+    """Writes a trained study as a small folder to hand on: half-precision weights, card, measures.
+
+    Paths of the machine that it was trained on are left out. `load` takes the folder.
+
+    Args:
+        trained: a `Trained` that `load` gave.
+        folder: the folder to write.
+
+    Raises:
+        UserError: there is no prior where codes need one, the study is one of bundles, whose scale
+            this form does not hold, or `folder` holds something already.
+    """
+    folder = Path(folder)
+    options_of_verb("export", trained.study, trained.path)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; expected a new folder")
+    if trained.task.samples.needs_prior:
+        trained.require_prior()
+    study = trained.about["study"]
+    data = study["data"]
+    named = [study["runs"], *(data[key] for key in ("root", "cache", "assignments", "mirror"))]
+
+    def without_places(text):
+        for place in named:
+            if place and "/" in place:
+                text = text.replace(place, "DIR")
+        return text
+
+    places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
+    about = {
+        **trained.about,
+        "command": without_places(trained.about["command"]),
+        "study": {**study, "runs": "runs", "data": {**data, **places}},
+    }
+    write_json(folder / "study.json", about)
+    for name in ("MODEL_CARD.md", "metrics.json"):
+        if (trained.path / name).exists():
+            text = (trained.path / name).read_text(encoding="utf-8")
+            write_text(folder / name, without_places(text))
+    pack(trained.model, folder / "model.zip")
+    if trained.prior is not None:
+        pack(trained.prior, folder / "prior.zip")

@@ -1,0 +1,143 @@
+"""Scans as volumes, and the way back; what `predict` does with them."""
+
+import numpy as np
+
+from brainvq import data, evaluation
+from brainvq.errors import UserError
+from brainvq.files import write_json
+from brainvq.reports.planes import three_planes
+from brainvq.tasks.samples import sizes
+from brainvq.tasks.scan_samples import ScanSample, ScanSamples
+from brainvq.tasks.volumes.registration import grid_affine
+
+# New or decoded volumes that a picture has room for.
+SHOWN = 6
+MEASURES = ("ssim", "ssim_foreground", "psnr", "psnr_foreground")
+
+
+class VolumeSample(ScanSample):
+    """A scan as a volume; see `ScanSample`."""
+
+    unit = "volume"
+
+    def reconstruct(self, batch_size):
+        """The volume through the model, float32 `(1, x, y, z, 1)` in the scale of the study."""
+        return self.model.reconstruct(self.scan.volume[None], batch_size=batch_size)
+
+    def restore(self, restored):
+        """The volume on the scan's grid."""
+        return self.on_scan(restored)
+
+    def measures(self, restored, whole):
+        """A row, measured in the voxels of the study."""
+        del whole
+        pair = evaluation.to_unit(self.scan.volume[None], restored)
+        return [measures_row(self.path, self.scan, *pair)]
+
+    def encode(self, batch_size):
+        """Codes `(x, y, z)`."""
+        del batch_size
+        return self.model.codes(self.scan.volume[None], batch_size=1)[0]
+
+    def grid(self, codes):
+        """Codes along each axis."""
+        return {"grid": sizes(codes.shape)}
+
+    def on_scan(self, images):
+        """A volume of the model on the scan's grid, no darker or brighter than the scan."""
+        return self.scan.to_scan(self.scan.clip(images[0]))
+
+    def picture_decoded(self, decoded, whole, stem):
+        """Three planes; volumes that belong to no scan are written as NIfTI too."""
+        title, path = f"decoded from {self.path.name}", f"{stem}.png"
+        if self.scan:
+            affine = self.scan.original_affine
+            simulated = self.trained.simulated
+            three_planes(whole, affine, path=path, title=title, simulated=simulated)
+            return
+        names = [f"{self.name}-{number:03d}_decoded" for number in range(1, len(decoded) + 1)]
+        save_volumes(self.trained, stem.parent, names, decoded)
+        picture_volumes(self.trained, names, decoded, path, title)
+
+    def middles(self, codes):
+        """The slice in the middle of each layer of codes, with the codes, as axial pictures."""
+        step = self.model.stride[2]
+        middles = np.arange(codes.shape[2]) * step + step // 2
+        images = self.scan.volume[:, :, middles.clip(0, self.scan.size[2] - 1), 0].T
+        return images, codes.T, "axial"
+
+
+class VolumeSamples(ScanSamples):
+    """What samples of volumes have in common."""
+
+    sample = VolumeSample
+    prepared = data.PreparedVolume
+    code_shape = "(x, y, z) or (n, x, y, z)"
+
+    def similarity(self, trained):
+        """How the measures of `similarity.csv` are made, in words."""
+        return "SSIM: 3D, 7x7x7 window, data range 1"
+
+    def in_template_space(self, study):
+        """Whether volumes are registered to the template."""
+        return study.data.registration != "no"
+
+    def read_scan(self, trained, path, options):
+        """A `PreparedVolume`."""
+        del options
+        return data.PreparedVolume.read(str(path), trained.steps)
+
+    def check_place(self, codes, path, place):
+        """Refuses several volumes for one scan."""
+        if len(codes) > 1:
+            raise UserError(f"{path}: found {len(codes)} volumes; expected one, that of {place}")
+
+    def show_drawn(self, trained, images, folder):
+        """New volumes as NIfTI, and in three planes."""
+        names = [f"sample-{number:03d}" for number in range(1, len(images) + 1)]
+        save_volumes(trained, folder, names, images)
+        title = f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior"
+        picture_volumes(trained, names, images, folder / "samples.png", title)
+
+
+def measures_row(path, scan, images, restored):
+    """How alike a volume and its reconstruction are, a row of `similarity.csv`.
+
+    Args:
+        path: `pathlib.Path` of the scan.
+        scan: its `PreparedVolume`.
+        images: float `(1, x, y, z, 1)` in [0, 1].
+        restored: array of the same shape.
+    """
+    measured = evaluation.per_subject(images, restored, [str(path)], ndim=3).to_dict("records")[0]
+    row = {"file": str(path), "voxels": sizes(scan.size)}
+    return row | {name: measured[name] for name in MEASURES}
+
+
+def save_volumes(trained, folder, names, images):
+    """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities."""
+    units = (
+        "shares of the scan's range, from 0 to 1"
+        if trained.unit_range
+        else "standard deviations of the scan above its background; what is darker is 0"
+    )
+    about = {"Description": "decoded from codes", "Units": units, "Run": trained.path.name}
+    affine = grid_affine(trained.study.data)
+    for name, image in zip(names, images, strict=True):
+        image = image[..., 0] if trained.unit_range else data.above_background(image[..., 0])
+        file = folder / f"{name}.nii.gz"
+        data.save_nifti(file, image, affine, mni=trained.in_template_space)
+        write_json(folder / f"{name}.json", about)
+
+
+def picture_volumes(trained, names, images, path, title):
+    """A picture of volumes that belong to no scan, in three planes through the middle."""
+    volumes = dict(zip(names[:SHOWN], images, strict=False))
+    three_planes(
+        {name: data.above_background(image[..., 0]) for name, image in volumes.items()},
+        grid_affine(trained.study.data),
+        path=path,
+        position=(0, 0, 0),
+        title=title,
+        simulated=trained.simulated,
+    )
