@@ -115,7 +115,7 @@ def grid_of(quantizer):
 
 
 def directions(quantizer, vectors):
-    """Vectors `(..., dim)` as a quantiser compares them: of length 1 where only directions count."""
+    """Vectors `(..., dim)` as a quantiser compares them: of length 1 where directions count."""
     if quantizer.distance != "cosine":
         return vectors
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
