@@ -80,39 +80,18 @@ def extract(archive, folder, *, keep=None, keep_name="all", progress=True):
         raise UserError(f"{archive}: no such file; an archive is expected")
     wanted = {"archive": archive.name, "bytes": archive.stat().st_size, "keep": keep_name}
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        found = extracted(folder)
-        if found is not None and {key: found.get(key) for key in wanted} == wanted:
+        marker = extracted(folder)
+        if marker is not None and {key: marker.get(key) for key in wanted} == wanted:
             return folder
-        what = "another extraction" if found else "a folder of yours"
+        what = "another extraction" if marker else "a folder of yours"
         raise UserError(f"{folder}: exists and is {what}; move it away to unpack {archive.name}")
 
     temporary = folder.with_name(f".{folder.name}.extracting")
     try:
-        with _opened(archive) as (members, read):
-            members = _judged(archive, members)
-            kept = [m for m in members if keep is None or keep(m.name)]
-            files = _resolved(archive, members, kept)
-            if not files:
-                raise UserError(
-                    f"{archive}: none of its {len(members)} members is wanted ({keep_name}); "
-                    "is it the right archive?"
-                )
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _check_space(archive, folder.parent, sum(m.size for m in files.values()))
-            shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-            temporary.mkdir()
-            for member in kept:
-                if member.kind == "folder":
-                    (temporary / member.name).mkdir(parents=True, exist_ok=True)
-            total = sum(member.size for member in files.values())
-            bar = tqdm(
-                total=total, unit="B", unit_scale=True, desc=f"unpack {folder.name}",
-                disable=not progress,
-            )  # fmt: skip
-            with bar:
-                for name, member in files.items():
-                    _write(read, member, temporary / name, bar)
-        write_json(temporary / MARKER, {**wanted, "files": len(files)})
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+        count = _unpack(archive, temporary, keep, keep_name, f"unpack {folder.name}", progress)
+        write_json(temporary / MARKER, {**wanted, "files": count})
         os.replace(temporary, folder)
     except _DAMAGED as error:
         if isinstance(error, UserError):
@@ -253,16 +232,16 @@ def _judged(archive, members):
     return [member for member in members if member.name and member.name != MARKER]
 
 
-def _resolved(archive, members, kept):
+def _resolved(archive, members, chosen):
     """Name to write → the file member whose bytes go there, links followed; in archive order."""
     by_name = {member.name: member for member in members}
     files = {}
-    for member in kept:
-        source, steps = member, 0
-        while source is not None and source.kind == "link" and steps < 40:
-            source, steps = by_name.get(source.target), steps + 1
-        if source is not None and source.kind == "file":
-            files[member.name] = source
+    for member in chosen:
+        target, steps = member, 0
+        while target is not None and target.kind == "link" and steps < 40:
+            target, steps = by_name.get(target.target), steps + 1
+        if target is not None and target.kind == "file":
+            files[member.name] = target
         elif member.kind == "link":
             raise UserError(
                 f"{archive}: link {member.name!r} points to {member.target!r}, which is no file of "
@@ -280,11 +259,34 @@ def _check_space(archive, folder, needed):
         )
 
 
+def _unpack(archive, folder, keep, keep_name, title, progress):
+    """Judges all members and writes the wanted ones to a new folder; returns how many files."""
+    with _opened(archive) as (members, read):
+        members = _judged(archive, members)
+        chosen = [m for m in members if keep is None or keep(m.name)]
+        files = _resolved(archive, members, chosen)
+        if not files:
+            raise UserError(
+                f"{archive}: none of its {len(members)} members is wanted ({keep_name}); "
+                "is it the right archive?"
+            )
+        total = sum(member.size for member in files.values())
+        _check_space(archive, folder.parent, total)
+        folder.mkdir()
+        for member in chosen:
+            if member.kind == "folder":
+                (folder / member.name).mkdir(parents=True, exist_ok=True)
+        with tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
+            for name, member in files.items():
+                _write(read, member, folder / name, bar)
+    return len(files)
+
+
 def _write(read, member, path, bar):
     path.parent.mkdir(parents=True, exist_ok=True)
     left = member.size
-    with read(member.handle) as source, open(path, "xb") as file:
-        while chunk := source.read(_CHUNK):
+    with read(member.handle) as packed, open(path, "xb") as file:
+        while chunk := packed.read(_CHUNK):
             left -= len(chunk)
             if left < 0:
                 raise EOFError(f"{member.name} is longer than the archive says")

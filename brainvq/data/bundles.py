@@ -1,4 +1,4 @@
-"""Bundles as prepared groups of streamlines: made, balanced, split and scaled."""
+"""Bundles as groups of streamlines in a store: preparing, balancing, splitting, scaling them."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def prepare_bundles(
         bundles: names of the bundles wanted; None for all of the cohort.
         per_bundle: groups to keep of each file at most, drawn at random; None for all.
         align: give the streamlines of a bundle one direction (see `align_directions`).
-        seed: which groups are kept.
+        seed: which groups are drawn.
         workers: see `prepare`.
         progress: see `prepare`.
 
@@ -84,14 +84,14 @@ def balanced_rows(table, rows=None, seed=0, per_bundle=None, repeat=False):
     if len(rows) == 0:
         raise UserError("balanced samples: found no samples to draw from; expected one at least")
     bundles = table["group"].to_numpy()[rows]
-    found = {name: rows[bundles == name] for name in sorted(set(bundles))}
-    counts = [len(members) for members in found.values()]
+    rows_of = {name: rows[bundles == name] for name in sorted(set(bundles))}
+    counts = [len(members) for members in rows_of.values()]
     if per_bundle is None:
         per_bundle = max(counts) if repeat else min(counts)
     if per_bundle < 1:
         raise UserError(f"per_bundle: found {per_bundle}; expected 1 or more samples of a bundle")
     drawn = []
-    for number, (name, members) in enumerate(found.items()):
+    for number, (name, members) in enumerate(rows_of.items()):
         if len(members) < per_bundle and not repeat:
             raise UserError(
                 f"per_bundle: bundle {name} has {len(members)} samples; expected {per_bundle} or "

@@ -29,13 +29,13 @@ def label_maps(labels, num_codes, som=None):
     if som is None:
         return {"codes": (labels, about)}
     where = {"MapShape": [som.height, som.width], "Topology": som.topology}
-    found = {"codes": (labels, about | where)}
+    maps = {"codes": (labels, about | where)}
     for axis, (name, count) in enumerate((("row", som.height), ("column", som.width))):
         positions = np.append(0, 1 + np.asarray(som.coordinates)[:, axis]).astype("int16")
         text = f"1 + the {name} of the voxel's code on the self-organising map, 1 to {count} "
         text += "(pictures and desc-codes_dseg.tsv count from 0). "
-        found[f"som{name}"] = (positions[labels], {"Description": text + _OUTSIDE} | where)
-    return found
+        maps[f"som{name}"] = (positions[labels], {"Description": text + _OUTSIDE} | where)
+    return maps
 
 
 def label_table(colours, som=None):

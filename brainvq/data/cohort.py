@@ -16,7 +16,7 @@ from brainvq.files import write_csv
 
 SPLITS = ("train", "validation", "test")
 
-# Every cohort has these columns, in this order; a source may add its own after them.
+# Every cohort has these columns, in this order; a reader may add its own after them.
 COLUMNS = (
     "scan_id",
     "subject",
@@ -34,7 +34,7 @@ COLUMNS = (
 _NUMBERS = ("age", "tr", "te", "pixel_bandwidth")
 _TEXTS = tuple(name for name in COLUMNS if name not in (*_NUMBERS, "paths"))
 
-# Columns that tell one scan of a visit from another, where a source has them.
+# Columns that tell one scan of a visit from another, where a reader has them.
 _REPEATS = ("run", "variant", "modality")
 
 _FILE_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -115,9 +115,9 @@ class Cohort:
             fractions: shares of the subjects in train, validation and test, summing to 1. A share
                 of 0 leaves that split empty; any other share gets one subject at least.
             seed: int; which subjects go where.
-            stratify: column whose values are spread over the splits in the same proportions, or
-                None. A subject whose scans differ in it counts with the commonest value (the first
-                in the alphabet among equals).
+            stratify: column whose values have the same proportions in every split, or None. A
+                subject whose scans differ in it counts with the commonest value (the first in the
+                alphabet among equals).
             assignments: instead of drawing: a mapping subject → split, or the path of a `.csv` file
                 with the columns `subject` and `split` or of a `.json` file with such a mapping.
                 `fractions`, `seed` and `stratify` are then not used. Subjects that the cohort does
@@ -298,6 +298,7 @@ def normal_sex(value):
 
 
 def _checked(name, table):
+    """The table with every column of `COLUMNS`, of the right types, or UserError."""
     table = pd.DataFrame(table).reset_index(drop=True)
     for column in ("scan_id", "subject", "paths"):
         if column not in table:
@@ -318,7 +319,14 @@ def _checked(name, table):
         for paths in table["paths"]
     ]
     table = table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
+    _check_rows(name, table)
+    if "split" in table:
+        _check_splits(name, table)
+    return table
 
+
+def _check_rows(name, table):
+    """UserError where scans or visits cannot be told apart, or a cell says nothing usable."""
     for column in ("scan_id", "subject"):
         if (table[column] == "").any():
             raise UserError(f"cohort {name}: column {column!r} is blank in some rows")
@@ -347,18 +355,19 @@ def _checked(name, table):
     wrong = sorted(set(table["sex"]) - {"M", "F", ""})
     if wrong:
         raise UserError(f"cohort {name}: sex must be 'M', 'F' or '', found {_some(wrong)}")
-    if "split" in table:
-        wrong = sorted({str(split) for split in table["split"]} - set(SPLITS))
-        if wrong:
-            raise UserError(f"cohort {name}: split must be one of {SPLITS}, found {_some(wrong)}")
-        splits = table.groupby("subject")["split"].nunique()
-        leaking = splits.index[splits > 1]
-        if len(leaking):
-            raise UserError(
-                f"cohort {name}: {_some(leaking)} in more than one split; "
-                "all scans of a subject belong to one"
-            )
-    return table
+
+
+def _check_splits(name, table):
+    wrong = sorted({str(split) for split in table["split"]} - set(SPLITS))
+    if wrong:
+        raise UserError(f"cohort {name}: split must be one of {SPLITS}, found {_some(wrong)}")
+    splits = table.groupby("subject")["split"].nunique()
+    leaking = splits.index[splits > 1]
+    if len(leaking):
+        raise UserError(
+            f"cohort {name}: {_some(leaking)} in more than one split; "
+            "all scans of a subject belong to one"
+        )
 
 
 def _split_sizes(fractions, subjects, name):

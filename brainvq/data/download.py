@@ -17,6 +17,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from brainvq.data.archives import extract, extracted
+from brainvq.data.jobs import DISK_FULL
 from brainvq.errors import UserError
 from brainvq.files import write_json
 
@@ -24,9 +25,9 @@ _CHUNK = 1 << 18
 _RETRIED = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 # Answers that may be different a moment later.
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CHANGED = object()  # the file on the server is another one by now
 _OF_THE_DISK = (
-    *_DISK_FULL,
+    *DISK_FULL,
     errno.EACCES,
     errno.EEXIST,
     errno.EFBIG,
@@ -183,22 +184,13 @@ def download(
         with _disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
     base_url = (base_url or known.base_url).rstrip("/")
+    options = {"progress": progress, "retries": retries, "backoff": backoff, "timeout": timeout}
     with requests.Session() as session:
         _check_total(session, base_url, root, missing, timeout)
-        paths = [
-            download_file(
-                f"{base_url}/{name}",
-                root / name,
-                md5=checksums.get(name),
-                progress=progress,
-                retries=retries,
-                backoff=backoff,
-                timeout=timeout,
-                session=session,
-            )
-            for name in (*tables, *names)
-        ]
-    return paths[len(tables) :]
+        for name in (*tables, *names):
+            url, md5 = f"{base_url}/{name}", checksums.get(name)
+            download_file(url, root / name, md5=md5, session=session, **options)
+    return [root / name for name in names]
 
 
 def fetch(dataset, root, *, accept_terms=False, parts=None, keep_archives=True, **options):
@@ -295,10 +287,10 @@ def download_file(
         with _disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = _fetch_part(session, url, path, progress, retries, backoff, timeout)
-            if md5 is not None and (found := _md5(part, progress)) != md5.lower():
+            if md5 is not None and (actual := _md5(part, progress)) != md5.lower():
                 _discard(path)
                 raise UserError(
-                    f"{url}: md5 of the download is {found}, expected {md5}; the file was damaged "
+                    f"{url}: md5 of the download is {actual}, expected {md5}; the file was damaged "
                     "or tampered with on the way and was removed"
                 )
             os.replace(part, path)
@@ -348,13 +340,9 @@ def _attempt(session, url, path, timeout, bar):
     with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code in _BUSY:
             raise requests.ConnectionError(f"the server answered {response.status_code}")
-        total = known.get("total") if resumable else None
         if response.status_code == 206 and resumable:
-            place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", _header(response, "Content-Range"))
-            size = int(place[2]) if place and place[2] != "*" else total
-            total = size if total is None else total
-            same = _validator(response) in (known["validator"], None)
-            if not place or int(place[1]) != start or size != total or not same:
+            total = _resumed_total(response, known, start)
+            if total is _CHANGED:
                 _discard(path)
                 return False
             if total is not None:
@@ -362,8 +350,7 @@ def _attempt(session, url, path, timeout, bar):
         elif response.status_code == 416 and resumable:
             # Nothing is left to send: complete if the length and the file are still the same.
             place = re.fullmatch(r"bytes \*/(\d+)", _header(response, "Content-Range"))
-            same = _validator(response) in (known["validator"], None)
-            if place and int(place[1]) == start == total and same:
+            if place and int(place[1]) == start == known.get("total") and _same(response, known):
                 return True
             _discard(path)
             return False
@@ -380,24 +367,45 @@ def _attempt(session, url, path, timeout, bar):
                 f"{url}: the server answered {response.status_code} {response.reason}, expected "
                 "the file; is the address right?"
             )
-        bar.total = total
-        bar.n = bar.last_print_n = start
-        bar.initial = start  # the rate and the time left count this attempt only
-        bar.start_t = bar.last_print_t = time.time()
-        bar.refresh()
-        ended = True
-        with open(_part(path), "ab") as file:
-            try:
-                for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                    _write(file, chunk)
-                    bar.update(len(chunk))
-            except urllib3.exceptions.HTTPError:
-                ended = False  # what came before the drop is in the part
+        ended = _append(response, _part(path), start, total, bar)
     size = _part_size(path)
     if total is not None and size > total:
         _discard(path)
         return False
     return ended if total is None else size == total
+
+
+def _same(response, known):
+    """Whether the server's file is still the one that the sidecar speaks of."""
+    return _validator(response) in (known["validator"], None)
+
+
+def _resumed_total(response, known, start):
+    """Length of the whole file as a resumed answer has it, None if unknown; or `_CHANGED`."""
+    total = known.get("total")
+    place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", _header(response, "Content-Range"))
+    size = int(place[2]) if place and place[2] != "*" else total
+    total = size if total is None else total
+    if not place or int(place[1]) != start or size != total or not _same(response, known):
+        return _CHANGED
+    return total
+
+
+def _append(response, part, start, total, bar):
+    """Writes the bytes of an answer behind the part; False where the connection ended early."""
+    bar.total = total
+    bar.n = bar.last_print_n = start
+    bar.initial = start  # the rate and the time left count this attempt only
+    bar.start_t = bar.last_print_t = time.time()
+    bar.refresh()
+    with open(part, "ab") as file:
+        try:
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                _write(file, chunk)
+                bar.update(len(chunk))
+        except urllib3.exceptions.HTTPError:
+            return False  # what came before the drop is in the part
+    return True
 
 
 def _write(file, chunk):
@@ -536,7 +544,7 @@ def _disk_errors(folder):
     except OSError as error:
         if not _is_disk_error(error):
             raise
-        full = error.errno in _DISK_FULL
+        full = error.errno in DISK_FULL
         raise UserError(
             f"{folder}: the disk is full; make room, the same command goes on where it stopped"
             if full

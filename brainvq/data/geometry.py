@@ -203,8 +203,8 @@ class SelectSlices:
         margin: (bottom, top) in mm that are left out at the two ends of the foreground's extent,
             bottom being its inferior (axial), posterior (coronal) or left (sagittal) end.
             Default (0, 0).
-        count: number of slices spread evenly over the whole of what the margins leave, in place of
-            `spacing`; None (default) goes by `spacing`.
+        count: number of slices at even distances over the whole of what the margins leave, in place
+            of `spacing`; None (default) goes by `spacing`.
 
     Returns:
         Stack (x, y, n slices), and the affine that takes (column, row, slice) indices to mm.

@@ -46,9 +46,8 @@ def with_masks(cohort, pattern):
         UserError: the pattern has another field, no scan has a mask, or a scan has several.
     """
     _check(pattern)
-    found, table = 0, cohort.table.copy()
-    paths = []
-    for row in table.to_dict("records"):
+    present, paths = 0, []
+    for row in cohort.table.to_dict("records"):
         wanted = _wanted(pattern, row)
         files = sorted(glob.glob(_wanted(pattern, row, glob.escape)))
         if pattern == "bids":
@@ -58,14 +57,14 @@ def with_masks(cohort, pattern):
                 f"mask of scan {row['scan_id']}: {wanted} matches {len(files)} files "
                 f"({', '.join(Path(file).name for file in files[:3])}); expected one"
             )
-        found += len(files)
+        present += len(files)
         paths.append((*row["paths"], MASK + (files[0] if files else wanted)))
-    if not found:
+    if not present:
         raise UserError(
-            f"masks {pattern!r}: none for any of {len(table)} scans, e.g. no "
+            f"masks {pattern!r}: none for any of {len(paths)} scans, e.g. no "
             f"{paths[0][-1].removeprefix(MASK)}; expected one for each scan"
         )
-    return _with_paths(cohort, paths, f"brain masks {pattern}", len(table) - found)
+    return _with_paths(cohort, paths, f"brain masks {pattern}", len(paths) - present)
 
 
 def with_mask_tool(cohort, command, folder, workers=None, progress=True):
@@ -94,7 +93,7 @@ def with_mask_tool(cohort, command, folder, workers=None, progress=True):
             several files or is simulated, no mask could be made, or the folder cannot be written.
     """
     words = _command(command)
-    folder, table = Path(os.path.abspath(folder)), cohort.table.copy()
+    folder, table = Path(os.path.abspath(folder)), cohort.table
     inputs = [_single_file(row) for row in table.to_dict("records")]
     masks = [
         folder / _mask_name(scan, file, words)
@@ -106,31 +105,31 @@ def with_mask_tool(cohort, command, folder, workers=None, progress=True):
         for scan, file, mask in zip(table["scan_id"], inputs, masks, strict=True)
         if file.exists() and not mask.exists()
     ]
-    message = "the scans are not there"
-    with disk_errors(folder, "the brain masks"):
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(folder)
-        results = run_jobs(
-            _make_mask,
-            jobs,
-            workers=workers,
-            title="masking scans",
-            progress=progress,
-            threads=True,
-        )
-        with contextlib.closing(results):
-            for scan, problem in results:
-                if problem is not None:
-                    message = problem
-                    tqdm.write(f"no brain mask of {scan}: {problem}")
+    problem = _make_masks(jobs, folder, workers, progress) or "the scans are not there"
     missing = sum(not mask.exists() for mask in masks)
     if missing == len(masks):
         raise UserError(
-            f"mask tool {words[0]}: made no mask for any of {len(masks)} scans, e.g. {message}; "
+            f"mask tool {words[0]}: made no mask for any of {len(masks)} scans, e.g. {problem}; "
             "expected one for each scan"
         )
     paths = [(*own, MASK + str(mask)) for own, mask in zip(table["paths"], masks, strict=True)]
     return _with_paths(cohort, paths, f"brain masks by {Path(words[0]).name}", missing)
+
+
+def _make_masks(jobs, folder, workers, progress):
+    """Calls `_make_mask` for each of `jobs`; returns the last problem, None without one."""
+    last = None
+    with disk_errors(folder, "the brain masks"):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        options = {"workers": workers, "title": "masking scans", "progress": progress}
+        results = run_jobs(_make_mask, jobs, threads=True, **options)
+        with contextlib.closing(results):
+            for scan, problem in results:
+                if problem is not None:
+                    last = problem
+                    tqdm.write(f"no brain mask of {scan}: {problem}")
+    return last
 
 
 def _with_paths(cohort, paths, note, missing):
@@ -157,9 +156,9 @@ def _command(command):
             f"mask tool {command!r}: {error}; expected a command with {{input}} and {{mask}}"
         ) from None
     if fields != _TOOL_FIELDS:
-        found = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "no field"
+        names = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "no field"
         raise UserError(
-            f"mask tool {command!r}: found {found}; expected {{input}}, the scan, and {{mask}}, "
+            f"mask tool {command!r}: found {names}; expected {{input}}, the scan, and {{mask}}, "
             "the file to write"
         )
     if shutil.which(words[0]) is None:
@@ -199,14 +198,15 @@ def _make_mask(scan, words, file, mask):
     """Runs the tool for a scan; returns (scan id, None or what went wrong)."""
     try:
         with atomic_path(mask) as temporary:
-            made = [word.format(input=file, mask=temporary) for word in words]
-            done = subprocess.run(made, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            command = [word.format(input=file, mask=temporary) for word in words]
+            quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "check": False}
+            done = subprocess.run(command, **quiet)
             lines = done.stderr.decode(errors="replace").strip().splitlines()
-            said = f" ({lines[-1].strip()})" if lines else ""
+            last_line = f" ({lines[-1].strip()})" if lines else ""
             if done.returncode:
-                raise ScanError(f"{words[0]} ended with status {done.returncode}{said}")
+                raise ScanError(f"{words[0]} ended with status {done.returncode}{last_line}")
             if not temporary.exists():
-                raise ScanError(f"{words[0]} wrote no file{said}")
+                raise ScanError(f"{words[0]} wrote no file{last_line}")
             load_scan(temporary)  # a mask that cannot be read is none
     except ScanError as error:
         return scan, str(error).replace(str(temporary), f"what {words[0]} wrote")

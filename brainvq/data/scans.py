@@ -412,5 +412,5 @@ def _sizes(shape):
 
 
 def _line(error):
-    """One line of an error message, which readers tend to spread over several."""
+    """One line of an error message, which readers tend to break into several."""
     return " ".join(str(error).split()) or type(error).__name__

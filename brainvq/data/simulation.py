@@ -94,28 +94,11 @@ def simulated_cohort(
     names = np.repeat(list(groups), _whole_parts(shares, int(n_subjects)))
     np.random.default_rng([seed, 0]).shuffle(names)
     visits = _visits(names, scans, seed)
-
     rows = []
     for number, group in enumerate(map(str, names)):
-        rng = np.random.default_rng([seed, number, 0])
-        sex = "F" if rng.random() < _FEMALE.get(group, 0.5) else "M"
-        age = round(float(truncated(rng, *_AGES[group])), 1)
-        params = {
-            "seed": int(seed),
-            "number": number,
-            "modality": modality,
-            "spacing": float(spacing),
-            "group": group,
-            "age": age,
-            "sex": sex,
-            "site": _draw_site(rng, group, confound == "site"),
-        }
-        if space != "scanner":
-            params["space"] = space
-        # One protocol for all visits of a subject.
-        chance = np.random.default_rng([seed, number, 1]).random()
-        long_echo = confound == "echo" and (chance < _CONFOUND) == (group == "MS")
-        rows += _rows(params, rng, visits[number], bool(scans), long_echo)
+        params = {"seed": int(seed), "number": number, "modality": modality}
+        params |= {"spacing": float(spacing), "group": group}
+        rows += _rows(params, space, visits[number], bool(scans), confound)
     note = "simulated brains on the ICBM152 template"
     if confound:
         what = "scanner" if confound == "site" else "echo time"
@@ -145,26 +128,33 @@ def _check_cohort(n_subjects, groups, confound, scans):
         )
 
 
-def _rows(person, rng, visits, with_sessions, long_echo):
+def _rows(params, space, visits, with_sessions, confound):
     """The rows of a subject, one for each visit.
 
     Args:
-        person: dict of parameters of the first scan.
-        rng: the subject's `numpy.random.Generator`.
+        params: dict, the first parameters of its scans: seed, number, modality, spacing and group.
+        space: "scanner" or "mni".
         visits: int, number of scans.
         with_sessions: whether the cohort has sessions.
-        long_echo: whether the subject is scanned with the longer echo time.
+        confound: "site", "echo" or False.
     """
-    modality, scanner = person["modality"], SITES[person["site"]]
-    subject, age = f"sim{person['number'] + 1:04d}", person["age"]
+    seed, number, modality, group = (params[k] for k in ("seed", "number", "modality", "group"))
+    rng = np.random.default_rng([seed, number, 0])
+    person = params | _draw_person(rng, group, confound == "site")
+    if space != "scanner":
+        person["space"] = space
+    # One protocol for all visits of a subject.
+    chance = np.random.default_rng([seed, number, 1]).random()
+    long_echo = confound == "echo" and (chance < _CONFOUND) == (group == "MS")
     echo = _LONG_ECHO if long_echo else 1.0
+    subject, age, scanner = f"sim{number + 1:04d}", person["age"], SITES[person["site"]]
     rows = []
     for visit in range(visits):
-        params = person | {"age": age}
+        scan = person | {"age": age}
         if visit:
-            params["visit"] = visit
+            scan["visit"] = visit
         if long_echo:
-            params["echo"] = echo
+            scan["echo"] = echo
         # The values on the console are set per protocol; operators change them a little.
         tr = scanner.tr[modality] * rng.choice([1.0, 1.0, 1.0, 1.05])
         te = scanner.te[modality] * rng.choice([1.0, 1.0, 1.0, 0.97]) * echo
@@ -175,12 +165,12 @@ def _rows(person, rng, visits, with_sessions, long_echo):
                 "scan_id": f"{name}_{modality}",
                 "subject": subject,
                 "session": session,
-                "group": person["group"],
+                "group": group,
                 "age": age,
                 "sex": person["sex"],
                 "site": person["site"],
                 "modality": modality,
-                "paths": (SIMULATED + json.dumps(params),),
+                "paths": (SIMULATED + json.dumps(scan),),
                 "tr": round(tr, 5),
                 "te": round(te, 5),
                 "pixel_bandwidth": scanner.pixel_bandwidth[modality],
@@ -212,11 +202,14 @@ def _whole_parts(shares, total):
     return parts
 
 
-def _draw_site(rng, group, confound):
+def _draw_person(rng, group, confounded):
+    """Age, sex and site of a subject; the site depends on the group where it is confounded."""
+    sex = "F" if rng.random() < _FEMALE.get(group, 0.5) else "M"
+    age = round(float(truncated(rng, *_AGES[group])), 1)
     sites = list(SITES)
     chance, which = rng.random(), rng.random()
-    if not confound:
-        return sites[int(which * len(sites))]
-    patient = group != "healthy"
-    at_last = (chance < _CONFOUND) == patient
-    return sites[-1] if at_last else sites[int(which * (len(sites) - 1))]
+    site = sites[int(which * len(sites))]
+    if confounded:
+        at_last = (chance < _CONFOUND) == (group != "healthy")
+        site = sites[-1] if at_last else sites[int(which * (len(sites) - 1))]
+    return {"age": age, "sex": sex, "site": site}

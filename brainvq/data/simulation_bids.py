@@ -95,8 +95,8 @@ def tissue_labels(paths):
     """
     path = str(paths[0])
     if path.startswith(SIMULATED):
-        made = simulate(path.removeprefix(SIMULATED))
-        return made.labels, made.affine
+        scan = simulate(path.removeprefix(SIMULATED))
+        return scan.labels, scan.affine
     image = Path(path)
     name = image.name.rpartition("_")[0]  # without the modality
     root = image.parents[3 if "_ses-" in name else 2]
@@ -137,9 +137,9 @@ class _Scan:
     def complete(self):
         """Whether all files are there; UserError if the subject is there with other parameters."""
         for file in self.sidecar.parent.glob(f"{self.name}_*.json"):
-            found = read_json(file).get("SimulationParameters")
+            params = read_json(file).get("SimulationParameters")
             # A subject may have images of two modalities; the rest is one person on one grid.
-            if not isinstance(found, dict) or _person(found) != _person(self.params):
+            if not isinstance(params, dict) or _person(params) != _person(self.params):
                 raise UserError(
                     f"{file}: {self.name} was simulated with other parameters; expected the same "
                     "cohort, or a new folder"
@@ -155,11 +155,11 @@ def _person(params):
 def _write_scan(row, folder):
     """Makes and writes one scan; returns None, or the exception of a full disk."""
     scan = _Scan(folder, row)
-    made = simulate(scan.params)
+    image, affine, lesion_mask, labels = simulate(scan.params)
     try:
-        save_nifti(scan.image, made.image, made.affine)
-        save_nifti(scan.mask, made.lesion_mask.astype(np.uint8), made.affine)
-        save_nifti(scan.labels, made.labels, made.affine)
+        save_nifti(scan.image, image, affine)
+        save_nifti(scan.mask, lesion_mask.astype(np.uint8), affine)
+        save_nifti(scan.labels, labels, affine)
         content = {
             "Modality": "MR",
             "Manufacturer": row.get("manufacturer", ""),
@@ -188,8 +188,8 @@ def _check_folder(folder):
 
 def _write_descriptions(folder):
     """First of all, so that an unfinished folder is known for what it is."""
-    made_by = [{"Name": "brainvq", "Description": "simulation of brains on a template"}]
-    general = {"BIDSVersion": _BIDS, SIMULATED_KEY: True, "GeneratedBy": made_by}
+    programs = [{"Name": "brainvq", "Description": "simulation of brains on a template"}]
+    general = {"BIDSVersion": _BIDS, SIMULATED_KEY: True, "GeneratedBy": programs}
     write_json(
         folder / "dataset_description.json", {"Name": _TITLE, "DatasetType": "raw", **general}
     )

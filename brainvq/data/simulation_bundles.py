@@ -28,7 +28,7 @@ from brainvq.data.scans import SIMULATED
 from brainvq.data.simulation_parameters import read_parameters
 from brainvq.data.tractograms import new_tractogram, save_tractogram
 from brainvq.errors import UserError
-from brainvq.files import write_json, write_text
+from brainvq.files import read_json, write_json, write_text
 from brainvq.names import BUNDLES
 
 _NOTE = "simulated bundles in MNI space"
@@ -246,11 +246,11 @@ def _check_folder(out, description):
             f"{out}: holds other data ({entries(out)}); expected a new or empty folder, or "
             "simulated bundles to go on with"
         )
-    found = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
-    if found != description:
+    present = read_json(out / "dataset_description.json")
+    if present != description:
         raise UserError(
             f"{out}: holds what was simulated with other parameters "
-            f"({found.get('SimulationParameters')}); expected "
+            f"({present.get('SimulationParameters')}); expected "
             f"{description['SimulationParameters']}, or a new folder"
         )
 

@@ -76,11 +76,7 @@ def download_tractoinferno(
     options = {"retries": retries, "backoff": backoff, "timeout": timeout}
     with requests.Session() as session:
         options["session"] = session
-        published = {}  # (subject, bundle) → (place below root, address, bytes)
-        for key, size in _listed(base_url, TRACTOINFERNO.parts[split], options):
-            if (match := _BUNDLE.fullmatch(key)) and match["split"] == split:
-                address = f"{base_url}/{quote(key)}"
-                published[match["subject"], match["bundle"]] = (match["place"], address, size)
+        published = _published(base_url, split, options)
         wanted = _chosen(published, subjects, bundles, f"{base_url} ({split})")
         missing = [entry for entry in wanted if not (root / entry[0]).exists()]
         if missing:
@@ -88,12 +84,26 @@ def download_tractoinferno(
             check_space(root, sum(size for *_, size in missing), f"{len(missing)} bundles")
         for place, address, size in wanted:
             path = download_file(address, root / place, progress=progress, **options)
-            if path.stat().st_size != size:
-                raise UserError(
-                    f"{path}: found {path.stat().st_size} bytes; expected the {size} of "
-                    "the publisher's list (move it away and download it again)"
-                )
+            _check_size(path, size)
     return root
+
+
+def _check_size(path, size):
+    if path.stat().st_size != size:
+        raise UserError(
+            f"{path}: found {path.stat().st_size} bytes; expected the {size} of the publisher's "
+            "list (move it away and download it again)"
+        )
+
+
+def _published(base_url, split, options):
+    """(subject, bundle) → (place below the root, address, bytes) of a split."""
+    published = {}
+    for key, size in _listed(base_url, TRACTOINFERNO.parts[split], options):
+        if (match := _BUNDLE.fullmatch(key)) and match["split"] == split:
+            address = f"{base_url}/{quote(key)}"
+            published[match["subject"], match["bundle"]] = (match["place"], address, size)
+    return published
 
 
 def _listed(base_url, prefix, options):
@@ -111,16 +121,16 @@ def _listed(base_url, prefix, options):
                     if _name(entry) == "Contents":
                         fields = {_name(field): field.text for field in entry}
                         yield fields["Key"], int(fields["Size"])
-                found = {_name(entry): entry.text for entry in tree}
+                fields_of_page = {_name(entry): entry.text for entry in tree}
             except (ElementTree.ParseError, ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{url}: is no list of files ({error}); expected the answer of an S3 bucket"
                 ) from None
-            if found.get("IsTruncated") != "true":
+            if fields_of_page.get("IsTruncated") != "true":
                 return
-            if not found.get("NextContinuationToken"):
+            if not fields_of_page.get("NextContinuationToken"):
                 break
-            query["continuation-token"] = found["NextContinuationToken"]
+            query["continuation-token"] = fields_of_page["NextContinuationToken"]
     raise UserError(f"{url}: the list of files does not end; expected the answer of an S3 bucket")
 
 
@@ -156,9 +166,9 @@ def _chosen(published, subjects, bundles, where):
         )
     bundles = names if bundles is None else list(bundles)
     pairs = [(subject, bundle) for subject in dict.fromkeys(chosen) for bundle in bundles]
-    found = [published[pair] for pair in pairs if pair in published]
-    if not found:
+    files = [published[pair] for pair in pairs if pair in published]
+    if not files:
         raise UserError(f"{where}: none of the subjects has one of {', '.join(bundles)}")
-    if len(found) < len(pairs):
-        print(f"{len(pairs) - len(found)} of {len(pairs)} bundles are not published")
-    return found
+    if len(files) < len(pairs):
+        print(f"{len(pairs) - len(files)} of {len(pairs)} bundles are not published")
+    return files

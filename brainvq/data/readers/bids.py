@@ -49,58 +49,61 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
         entities = _entities(entities) or entities
     if entities is not None and not isinstance(entities, Mapping):
         raise UserError(f"entities: found {entities!r}, expected them as in acq-mprage_run-1")
-    people = _participants(root)
-    sidecars = {}
-    rows, without_row = [], set()
+    people, sidecars = _participants(root), {}
+    rows = []
     for path in _images(root, suffix):
         parts = _entities(path.name)
-        if not _wanted(parts, entities or {}):
-            continue
-        subject, session = parts["sub"], parts.get("ses", "")
-        person = dict(people.get(subject, {}))
-        if not person:
-            without_row.add(subject)
-        person |= _visit(root, subject, session)
-        meta = _inherited(root, path, suffix, sidecars)
-        variant = "_".join(
-            f"{key}-{value}" for key, value in parts.items() if key not in ("sub", "ses", "run")
-        )
-        rows.append(
-            {
-                "scan_id": safe_id(path.name.removesuffix(".gz").removesuffix(".nii")),
-                "subject": subject,
-                "session": session,
-                "group": person.get(group_column.lower(), ""),
-                "age": number(person.get("age", "")),
-                "sex": normal_sex(person.get("sex") or person.get("gender", "")),
-                "site": person.get("site") or str(meta.get("InstitutionName", "")),
-                "modality": suffix,
-                "paths": (str(path),),
-                **{name: number(meta.get(key, "")) for name, key in _SIDECAR.items()},
-                "run": parts.get("run", ""),
-                "variant": variant,
-                "manufacturer": str(meta.get("Manufacturer", "")),
-                "field_strength": number(meta.get("MagneticFieldStrength", "")),
-            }
-        )
+        if _wanted(parts, entities or {}):
+            person = people.get(parts["sub"], {}) | _visit(root, parts["sub"], parts.get("ses", ""))
+            meta = _inherited(root, path, suffix, sidecars)
+            rows.append(_row(path, parts, suffix, person, meta, group_column))
     if not rows:
         asked = "".join(f" with {key}-{value}" for key, value in (entities or {}).items())
         raise UserError(
             f"{root}: no *_{suffix}.nii[.gz]{asked} found; expected the BIDS layout "
             f"sub-01/[ses-1/]anat/sub-01_[ses-1_]{suffix}.nii.gz, found {entries(root)}"
         )
-    notes = []
-    read = {row["subject"] for row in rows}
-    without_scan = [subject for subject in people if subject not in read]
-    if people and without_row:
-        notes.append(f"{len(without_row)} subjects are not in participants.tsv")
-    if without_scan:
-        notes.append(f"{len(without_scan)} participants have no {suffix} image here")
+    notes = _remarks(people, {row["subject"] for row in rows}, suffix)
     simulated = is_simulated(root)
     if simulated:
         notes.insert(0, "simulated brains on the ICBM152 template")
     table = pd.DataFrame(rows)
     return Cohort(root.name, table, simulated=simulated, note="; ".join(notes))
+
+
+def _row(path, parts, suffix, person, meta, group_column):
+    """The row of an image: by its entities, its person or visit, and its merged sidecars."""
+    variant = "_".join(
+        f"{key}-{value}" for key, value in parts.items() if key not in ("sub", "ses", "run")
+    )
+    return {
+        "scan_id": safe_id(path.name.removesuffix(".gz").removesuffix(".nii")),
+        "subject": parts["sub"],
+        "session": parts.get("ses", ""),
+        "group": person.get(group_column.lower(), ""),
+        "age": number(person.get("age", "")),
+        "sex": normal_sex(person.get("sex") or person.get("gender", "")),
+        "site": person.get("site") or str(meta.get("InstitutionName", "")),
+        "modality": suffix,
+        "paths": (str(path),),
+        **{name: number(meta.get(key, "")) for name, key in _SIDECAR.items()},
+        "run": parts.get("run", ""),
+        "variant": variant,
+        "manufacturer": str(meta.get("Manufacturer", "")),
+        "field_strength": number(meta.get("MagneticFieldStrength", "")),
+    }
+
+
+def _remarks(people, subjects, suffix):
+    """What the note says of the participants and the subjects that have images."""
+    remarks = []
+    without_row = {subject for subject in subjects if not people.get(subject)}
+    without_scan = [subject for subject in people if subject not in subjects]
+    if people and without_row:
+        remarks.append(f"{len(without_row)} subjects are not in participants.tsv")
+    if without_scan:
+        remarks.append(f"{len(without_scan)} participants have no {suffix} image here")
+    return remarks
 
 
 def is_simulated(root):
@@ -114,11 +117,11 @@ def is_simulated(root):
 
 
 def _images(root, suffix):
-    found = []
+    paths = []
     for extension in _EXTENSIONS:
         for pattern in ("sub-*/*/", "sub-*/ses-*/*/"):
-            found += root.glob(f"{pattern}sub-*_{suffix}{extension}")
-    return sorted({path for path in found if not path.name.startswith(".")})
+            paths += root.glob(f"{pattern}sub-*_{suffix}{extension}")
+    return sorted({path for path in paths if not path.name.startswith(".")})
 
 
 def _entities(name):

@@ -102,7 +102,7 @@ def read_groups(root, bundles=BUNDLES):
     """Reads groups of streamlines as TractoInferno's derived data set has them: `<bundle>.npy`.
 
     Each file is float `(n, 64, 3, 64)`: groups of 64 streamlines of 64 points in [-1, 1]. The scale
-    is not told, so that no mm are known.
+    is not in the files, so that no mm are known.
 
     Args:
         root: folder with such files of one person, or with one sub-folder of them per person.
@@ -167,7 +167,7 @@ def _files(root, suffixes):
 def _placed(path):
     """(subject, bundle) of a file by its path below the root; two times None if it tells none."""
     match = _NAMED.fullmatch(path.stem)
-    folders = [found for part in path.parts[:-1] if (found := _SUBJECT.fullmatch(part))]
+    folders = [named for part in path.parts[:-1] if (named := _SUBJECT.fullmatch(part))]
     if match:
         subject, bundle = match["subject"].removeprefix("sub-"), match["bundle"]
     elif folders:
@@ -181,13 +181,13 @@ def _placed(path):
 
 
 def _published_split(path):
-    found = [PUBLISHED_SPLITS[part] for part in path.parts if part in PUBLISHED_SPLITS]
-    if not found:
+    splits = [PUBLISHED_SPLITS[part] for part in path.parts if part in PUBLISHED_SPLITS]
+    if not splits:
         raise UserError(
             f"{path}: lies in none of {', '.join(PUBLISHED_SPLITS)}; expected one of them in its "
             "path where the published splits are asked for"
         )
-    return found[-1]
+    return splits[-1]
 
 
 def _left_out(paths, what):

@@ -66,39 +66,18 @@ def read_ixi(root, modality="T1"):
             f"IXI modality: found {modality!r}, expected one of {', '.join(MODALITIES)}"
         )
     root, images = _unpacked(root, modality)
-    found, strays = _sorted_out(images, modality)
-    if not found:
+    scans, strays = _sorted_out(images, modality)
+    if not scans:
         raise UserError(
             f"{root}: no IXI image found; expected [IXI-{modality}/]IXI002-Guys-0828-{modality}"
             f".nii.gz or IXI-{modality}.tar, found {entries(root)}"
         )
     # The images' own folder may be what the user names: then the table lies above it.
-    places = (root, found[0][0].parent, root.parent)
+    places = (root, scans[0][0].parent, root.parent)
     tables = [place / name for place in places for name in _TABLES]
     table = next((path for path in tables if path.is_file()), None)
     people, conflicts = ({}, {}) if table is None else _people(table)
-    rows = []
-    for path, match in found:
-        subject, identity, site, scan, _ = match.groups()
-        scanner = SITES.get(site, {})
-        if modality != "T1":
-            scanner = {key: value for key, value in scanner.items() if key not in ("tr", "te")}
-        rows.append(
-            {
-                "scan_id": path.name.removesuffix(".gz").removesuffix(".nii"),
-                "subject": subject,
-                "session": "",
-                "group": "healthy",
-                "site": site,
-                "modality": MODALITIES[modality],
-                "paths": (str(path),),
-                "ixi_id": int(identity),
-                "scan_number": int(scan),
-                "manufacturer": scanner.get("manufacturer", ""),
-                **scanner,
-                **people.get(int(identity), {}),
-            }
-        )
+    rows = [_row(path, match, people) for path, match in scans]
     notes = []
     if strays:
         notes.append(f"{len(strays)} other files were left out, e.g. {strays[0]}")
@@ -107,6 +86,28 @@ def read_ixi(root, modality="T1"):
     else:
         notes += _remarks(table, [row["ixi_id"] for row in rows], people, conflicts)
     return Cohort("ixi", pd.DataFrame(rows), note="; ".join(notes))
+
+
+def _row(path, match, people):
+    """The row of an image, by the match of its file name."""
+    subject, identity, site, scan, modality = match.groups()
+    scanner = SITES.get(site, {})
+    if modality != "T1":
+        scanner = {key: value for key, value in scanner.items() if key not in ("tr", "te")}
+    return {
+        "scan_id": path.name.removesuffix(".gz").removesuffix(".nii"),
+        "subject": subject,
+        "session": "",
+        "group": "healthy",
+        "site": site,
+        "modality": MODALITIES[modality],
+        "paths": (str(path),),
+        "ixi_id": int(identity),
+        "scan_number": int(scan),
+        "manufacturer": scanner.get("manufacturer", ""),
+        **scanner,
+        **people.get(int(identity), {}),
+    }
 
 
 def _unpacked(root, modality):
@@ -129,7 +130,7 @@ def _unpacked(root, modality):
 
 def _sorted_out(root, modality):
     """Returns the images of the modality, as (path, match), and the names of strays."""
-    found, strays = [], []
+    scans, strays = [], []
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         here, odd = [], []
         for path in sorted(folder.iterdir()):
@@ -140,9 +141,9 @@ def _sorted_out(root, modality):
                 odd += [path.name] if path.suffix.lower() not in _OTHERS else []
             elif match[5] == modality:
                 here.append((path, match))
-        found += here
+        scans += here
         strays += odd if here or folder == root else []  # other folders are none of our business
-    return found, strays
+    return scans, strays
 
 
 def _people(path):
@@ -159,14 +160,14 @@ def _people(path):
         if math.isnan(identity):
             continue  # a blank row
         person = listed.setdefault(int(identity), {})
-        said = {
+        cells = {
             "sex": _sex(row[sex]) if sex else "",
             "age": _positive(row[age]) if age else math.nan,
         }
         for name, (label, zero_is_blank) in _NUMBERS.items():
             if (label := column(table, label)) is not None:
-                said[name] = _positive(row[label]) if zero_is_blank else number(row[label])
-        for name, value in said.items():
+                cells[name] = _positive(row[label]) if zero_is_blank else number(row[label])
+        for name, value in cells.items():
             known = person.setdefault(name, [])
             if value == value and value != "":
                 known.append(value)

@@ -140,9 +140,9 @@ def note_missing(sessions):
 
 
 def _find(folder, image):
-    found = sorted(folder.glob(IMAGES[image][0].format(visit=folder.name)))
+    images = sorted(folder.glob(IMAGES[image][0].format(visit=folder.name)))
     # Case of several averages: the one of most acquisitions has the least noise.
-    return max(found, key=lambda path: _acquisitions(path.name)) if found else None
+    return max(images, key=lambda path: _acquisitions(path.name)) if images else None
 
 
 def _acquisitions(name):

@@ -46,11 +46,11 @@ def read_oasis2(root, repeats="first", axcodes="ASL"):
     rows, missing = [], []
     for folder in session_folders(root, "OAS2"):
         matches = [(_RAW.fullmatch(path.name), path) for path in folder.glob("RAW/*.hdr")]
-        found = sorted((int(match[1]), path) for match, path in matches if match)
-        if not found:
+        numbered = sorted((int(match[1]), path) for match, path in matches if match)
+        if not numbered:
             missing.append(folder.name)
             continue
-        paths = [path for _, path in found]
+        paths = [path for _, path in numbered]
         subject, _, session = folder.name.rpartition("_")
         person = people.get(folder.name, {})
         rows.append(

@@ -38,6 +38,33 @@ def read_png_slices(root, split="auto"):
     root = existing_folder(root)
     if split not in ("auto", "folders", "none"):
         raise UserError(f"PNG split: found {split!r}, expected 'auto', 'folders' or 'none'")
+    rows, other = _cases(root)
+    if not rows:
+        raise UserError(
+            f"{root}: no slices found; expected keras_png_slices_train/case_441_slice_0.nii.png "
+            f"(and …_validate, …_test), found {entries(root)}"
+        )
+    table = pd.DataFrame(rows)
+    notes = [f"{other} other files were left out"] if other else []
+    leaking = sorted(table["subject"][table["subject"].duplicated()].unique())
+    if leaking:
+        twice = table["subject"].isin(leaking)
+        names = [FOLDERS[folder] for folder in table["folder"]]
+        table["session"] = table["session"].mask(twice, pd.Series(names))
+        table["scan_id"] = table["scan_id"].mask(twice, table["scan_id"] + "_" + pd.Series(names))
+        message = f"{len(leaking)} subjects lie in more than one folder, e.g. {leaking[0]}"
+        if split == "folders":
+            raise UserError(
+                f"{root}: {message}; this split leaks between training and test, choose another"
+            )
+        notes.append(f"{message}: the split of the folders leaks and is not used")
+    elif split != "none":
+        table["split"] = [FOLDERS[folder] for folder in table["folder"]]
+    return Cohort("png", table, note="; ".join(notes))
+
+
+def _cases(root):
+    """A row for each case of each folder, and the number of files that are no slices."""
     rows, other = [], 0
     for folder in FOLDERS:
         cases = {}
@@ -65,25 +92,4 @@ def read_png_slices(root, split="auto"):
                     "slices": len(slices),
                 }
             )
-    if not rows:
-        raise UserError(
-            f"{root}: no slices found; expected keras_png_slices_train/case_441_slice_0.nii.png "
-            f"(and …_validate, …_test), found {entries(root)}"
-        )
-    table = pd.DataFrame(rows)
-    notes = [f"{other} other files were left out"] if other else []
-    leaking = sorted(table["subject"][table["subject"].duplicated()].unique())
-    if leaking:
-        twice = table["subject"].isin(leaking)
-        names = [FOLDERS[folder] for folder in table["folder"]]
-        table["session"] = table["session"].mask(twice, pd.Series(names))
-        table["scan_id"] = table["scan_id"].mask(twice, table["scan_id"] + "_" + pd.Series(names))
-        message = f"{len(leaking)} subjects lie in more than one folder, e.g. {leaking[0]}"
-        if split == "folders":
-            raise UserError(
-                f"{root}: {message}; this split leaks between training and test, choose another"
-            )
-        notes.append(f"{message}: the split of the folders leaks and is not used")
-    elif split != "none":
-        table["split"] = [FOLDERS[folder] for folder in table["folder"]]
-    return Cohort("png", table, note="; ".join(notes))
+    return rows, other
