@@ -46,8 +46,16 @@ def published(titles):
     }
 
 
-def draw(run, metrics):
-    """Draws all figures of a run: dict of name to path."""
+def streamline_figures(run, metrics):
+    """All figures of a run.
+
+    Args:
+        run: a `LoadedRun`.
+        metrics: dict, its `metrics.json`.
+
+    Returns:
+        Dict of name to path.
+    """
     whole = whole_bundles(run.store, run.rows["test"])
     originals = {name: cut(*pair) for name, pair in whole.items()}
     drawn = _measures(run, metrics) | _bundles(run, metrics, whole, originals)

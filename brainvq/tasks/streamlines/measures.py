@@ -18,14 +18,14 @@ BITS = 36
 SHOWN = 240
 
 
-def watch(originals, reconstructions):
+def watch_streamlines(originals, reconstructions):
     """Squared error and BUAN of validation groups, while training."""
     scores = [evaluation.buan(*pair) for pair in zip(originals, reconstructions, strict=True)]
     error = np.mean(np.square(originals - reconstructions))
     return {"val_mse": float(error), "val_buan": float(np.mean(scores))}
 
 
-def measure(run):
+def measure_streamlines(run):
     """The measures of a run on test samples; writes `samples.csv` and `subjects.csv`.
 
     Args:
@@ -117,7 +117,7 @@ def classification(run):
         return pd.DataFrame()  # too few samples of a bundle to cross-validate
 
 
-def draw(run):
+def draw_streamlines(run):
     """Draws new bundles into `samples/`, equally many of each, and compares their shapes.
 
     Args:

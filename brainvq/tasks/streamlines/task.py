@@ -7,8 +7,15 @@ from brainvq.errors import UserError
 from brainvq.files import write_json
 from brainvq.reports.bundle_pages import bundles_card, bundles_report
 from brainvq.tasks.base import Task
-from brainvq.tasks.streamlines import compare, figures, measures
+from brainvq.tasks.streamlines.comparison import compare_streamlines
+from brainvq.tasks.streamlines.figures import streamline_figures
 from brainvq.tasks.streamlines.groups import BATCH, scale_of
+from brainvq.tasks.streamlines.samples import BundleSamples
+from brainvq.tasks.streamlines.measures import (
+    draw_streamlines,
+    measure_streamlines,
+    watch_streamlines,
+)
 from brainvq.training.augment import BundleAugment
 
 SOURCE_NAMES = {
@@ -29,6 +36,7 @@ class Streamlines(Task):
     dtype = "float32"  # halves would round coordinates of 100 mm to 0.06 mm
     batch_size = BATCH
     watched_every = 10
+    samples = BundleSamples()
     report = staticmethod(bundles_report)
     card = staticmethod(bundles_card)
 
@@ -134,7 +142,7 @@ class Streamlines(Task):
 
     def watch(self, samples, restored):
         """Squared error and BUAN of validation groups while training."""
-        return measures.watch(samples, restored)
+        return watch_streamlines(samples, restored)
 
     def labels(self, run, codes, split):
         """The bundle of each code map of a split, as a number in the order of the study."""
@@ -145,18 +153,18 @@ class Streamlines(Task):
     # --- after training -------------------------------------------------------------------------
 
     def measure(self, run):
-        """Measures of test samples; see `measures.measure`."""
-        return measures.measure(run)
+        """Measures of test samples; see `measure_streamlines`."""
+        return measure_streamlines(run)
 
     def draw(self, run):
-        """New bundles from the prior; see `measures.draw`."""
-        return measures.draw(run)
+        """Draws new bundles into `samples/`; see `draw_streamlines`."""
+        return draw_streamlines(run)
 
     def figures(self, run, metrics):
-        """All figures of a run; see `figures.draw`."""
-        return figures.draw(run, metrics)
+        """All figures of a run: dict of name to path."""
+        return streamline_figures(run, metrics)
 
     def compare(self, runs, again, log):
-        """Tables and figures of several finished runs; see `compare.compare`."""
-        del again  # it takes a whole training's measures, which are never taken anew
-        compare.compare(runs, log)
+        """Tables and figures of runs, which must be measured already."""
+        del again
+        compare_streamlines(runs, log)
