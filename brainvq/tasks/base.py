@@ -5,6 +5,7 @@ nothing else depends on whether samples are slices, volumes, vectors or streamli
 """
 
 import functools
+import importlib
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,13 @@ from brainvq.reports import figures
 from brainvq.training.fit import optimizer
 
 SPLITS = ("train", "validation", "test")
+# Kinds of sample, `Study.kind`, and the class of each; a new one is listed here.
+TASKS = {
+    "slices": "Slices",
+    "volumes": "Volumes",
+    "vectors": "Vectors",
+    "streamlines": "Streamlines",
+}
 
 
 class Task:
@@ -208,16 +216,11 @@ def prior_figure(run, metrics):
 
 
 @functools.cache
-def tasks():
-    """All tasks by kind. A new kind is listed here."""
-    from brainvq.tasks.slices import Slices
-    from brainvq.tasks.streamlines import Streamlines
-    from brainvq.tasks.vectors import Vectors
-    from brainvq.tasks.volumes import Volumes
-
-    return {task.kind: task for task in (Slices(), Volumes(), Vectors(), Streamlines())}
+def task(kind):
+    """The `Task` of a kind of sample: that of the package `brainvq.tasks.KIND`."""
+    return getattr(importlib.import_module(f"brainvq.tasks.{kind}"), TASKS[kind])()
 
 
 def of(study):
     """The `Task` of a study."""
-    return tasks()[study.kind]
+    return task(study.kind)
