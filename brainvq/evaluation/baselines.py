@@ -62,7 +62,7 @@ class PatchKMeans:
         return self
 
     def encode(self, images):
-        """Codes of images `(n, *spatial, 1)`: int32 `(n, *grid)`, of several stages with a last axis.
+        """Codes of images `(n, *spatial, 1)`: int32 `(n, *grid)`, `(n, *grid, stages)` of several.
 
         The sizes of the grid are the spatial ones divided by `patch`.
 

@@ -231,8 +231,8 @@ def fidelity(
     `frechet` (`frechet_distance`) and `kernel` (`kernel_distance`), in the space of the principal
     components of training volumes (`PCASpace`), which is about shape and brightness, and in one of
     fixed features (`WaveletSpace`), which is about texture. Two figures say what a distance is
-    worth: `reference`, that of training volumes, as many as samples where there are so many, which
-    no generator can be expected to beat; and `mean_volume`, that of the mean training volume alone.
+    worth: `reference`, that of as many training volumes as there are samples (or of all), which no
+    generator can be expected to beat; and `mean_volume`, that of the mean training volume alone.
 
     Args:
         samples: `(n, *grid)` or `(n, *grid, 1)`, n at least 2.

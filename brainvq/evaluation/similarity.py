@@ -449,7 +449,7 @@ def compare(tables):
 
 
 def to_unit(images, restored):
-    """Brings images of any range, such as z-scored volumes, to [0, 1], with what restores them.
+    """Scales images of any range, such as z-scored volumes, and their reconstructions to [0, 1].
 
     Each image goes from its own minimum to its own maximum, its reconstruction by the same two
     numbers, and what then leaves [0, 1] is clipped. Images from 0 to 1 stay as they are.

@@ -107,7 +107,7 @@ def mean_ssim(x, y, mask, window, structure=False):
         y: `(n, *grid)`.
         mask: bool `(n, *grid)` or None.
         window: `SSIMWindow`.
-        structure: True for the contrast and structure terms alone.
+        structure: True for the contrast and structure terms alone. Default False.
 
     Returns:
         Two float64 arrays `(n,)`; the second is None without a mask.

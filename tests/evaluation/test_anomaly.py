@@ -28,10 +28,10 @@ def case(seed, n=600, levels=None, share=0.1):
 
 
 def counted(cases, **options):
-    found = lesion_scores.LesionScores(**options)
+    lesions = lesion_scores.LesionScores(**options)
     for i, (truth, score) in enumerate(cases):
-        found.add(f"s{i}", {"m": score}, truth, np.ones_like(truth), voxel_ml=0.01)
-    return found
+        lesions.add(f"s{i}", {"m": score}, truth, np.ones_like(truth), voxel_ml=0.01)
+    return lesions
 
 
 class TestMeasures:
@@ -54,18 +54,18 @@ class TestMeasures:
 
     def test_by_hand(self):
         # Scores 4 3 2 1, lesions at 4 and 2.
-        found = lesion_scores.curve_measures(np.array([1, 0, 1, 0]), np.array([0, 1, 0, 1]))
-        assert found["auroc"] == pytest.approx(3 / 4)
-        assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
-        assert found["best_dice"] == pytest.approx(4 / 5)
+        measures = lesion_scores.curve_measures(np.array([1, 0, 1, 0]), np.array([0, 1, 0, 1]))
+        assert measures["auroc"] == pytest.approx(3 / 4)
+        assert measures["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+        assert measures["best_dice"] == pytest.approx(4 / 5)
 
     def test_no_lesion_and_only_lesion(self):
         assert all(
             np.isnan(v) for v in lesion_scores.curve_measures(np.zeros(2), np.ones(2)).values()
         )
-        found = lesion_scores.curve_measures(np.ones(2), np.zeros(2))
-        assert np.isnan(found["auroc"])
-        assert found["average_precision"] == found["best_dice"] == 1
+        measures = lesion_scores.curve_measures(np.ones(2), np.zeros(2))
+        assert np.isnan(measures["auroc"])
+        assert measures["average_precision"] == measures["best_dice"] == 1
 
 
 class TestPooled:
@@ -129,14 +129,14 @@ class TestCommonThreshold:
 
     def test_the_best_pooled_threshold_is_used_otherwise(self):
         cases = [case(seed, 20_000) for seed in range(2)]
-        found = counted(cases)
-        threshold = found.common_thresholds()["m"]
+        lesions = counted(cases)
+        threshold = lesions.common_thresholds()["m"]
         truth, score = map(np.concatenate, zip(*cases, strict=True))
         flagged = score >= threshold
         dice = 2 * (flagged & truth).sum() / (flagged.sum() + truth.sum())
         assert dice == pytest.approx(brute_dice(truth[:400], score[:400]), abs=0.2)
-        assert dice == pytest.approx(found.pooled()["best_dice"].iloc[0], abs=1e-3)
-        for (truth, score), row in zip(cases, found.table().itertuples(), strict=True):
+        assert dice == pytest.approx(lesions.pooled()["best_dice"].iloc[0], abs=1e-3)
+        for (truth, score), row in zip(cases, lesions.table().itertuples(), strict=True):
             flagged = score >= threshold
             expected = 2 * (flagged & truth).sum() / (flagged.sum() + truth.sum())
             assert row.dice == pytest.approx(expected, rel=0.02)
@@ -144,31 +144,31 @@ class TestCommonThreshold:
 
     def test_healthy_thresholds(self):
         score = np.arange(101.0).reshape(1, 1, 101)
-        found = anomaly.healthy_thresholds({"m": score}, np.ones(score.shape, bool), 0.9)
-        assert found == {"m": pytest.approx(90)}
+        thresholds = anomaly.healthy_thresholds({"m": score}, np.ones(score.shape, bool), 0.9)
+        assert thresholds == {"m": pytest.approx(90)}
         with pytest.raises(UserError, match="specificity"):
             anomaly.healthy_thresholds({"m": score}, np.ones(score.shape, bool), 1)
 
 
 class TestTables:
     def test_summary_and_difference_to_the_baseline(self):
-        found = lesion_scores.LesionScores()
+        lesions = lesion_scores.LesionScores()
         for seed in range(5):
             truth, score = case(seed)
             guess = np.random.default_rng(seed + 50).random(len(truth))
-            found.add(f"s{seed}", {"intensity": guess, "m": score}, truth, np.ones_like(truth))
-        table, summary = found.table(), found.summary(bootstrap=500)
+            lesions.add(f"s{seed}", {"intensity": guess, "m": score}, truth, np.ones_like(truth))
+        table, summary = lesions.table(), lesions.summary(bootstrap=500)
         own = table[table["method"] == "m"]["average_precision"]
         row = summary.set_index("method").loc["m"]
         assert row["average_precision"] == pytest.approx(own.mean())
         assert row["average_precision_sd"] == pytest.approx(own.std())
         assert row["average_precision_low"] < own.mean() < row["average_precision_high"]
-        gain = found.against("intensity", bootstrap=500).iloc[0]
+        gain = lesions.against("intensity", bootstrap=500).iloc[0]
         base = table[table["method"] == "intensity"]["average_precision"]
         assert gain["average_precision"] == pytest.approx(own.mean() - base.mean())
         assert gain["better"] == (own.to_numpy() > base.to_numpy()).sum() >= 4
         with pytest.raises(UserError, match="baseline"):
-            found.against("pixel")
+            lesions.against("pixel")
 
     def test_curves_end_where_they_must(self):
         truth, score = case(1, 5000)
@@ -186,24 +186,26 @@ class TestTables:
     def test_what_does_not_fit_is_refused(self):
         truth, score = case(0)
         area = np.ones_like(truth)
-        found = counted([(truth, score)])
+        lesions = counted([(truth, score)])
         with pytest.raises(UserError, match="added twice"):
-            found.add("s0", {"m": score}, truth, area)
+            lesions.add("s0", {"m": score}, truth, area)
         with pytest.raises(UserError, match="lesion mask of"):
-            found.add("s1", {"m": score}, truth[1:], area[1:])
+            lesions.add("s1", {"m": score}, truth[1:], area[1:])
         with pytest.raises(UserError, match="not finite or below 0"):
-            found.add("s1", {"m": score - 100}, truth, area)
+            lesions.add("s1", {"m": score - 100}, truth, area)
         with pytest.raises(UserError, match="empty"):
-            found.add("s1", {"m": score}, ~area, ~area)
+            lesions.add("s1", {"m": score}, ~area, ~area)
         with pytest.raises(ValueError, match="Received"):
-            found.add("s1", {"other": score}, truth, area)
-        assert len(found.table()) == 1
+            lesions.add("s1", {"other": score}, truth, area)
+        assert len(lesions.table()) == 1
 
     def test_lesions_outside_the_brain_area_count_as_missed(self):
         truth = np.array([True, True, False, False])
         area = np.array([True, False, True, False])
-        found = lesion_scores.LesionScores().add("s", {"m": np.array([3.0, 0, 1, 9])}, truth, area)
-        row = found.table().iloc[0]
+        lesions = lesion_scores.LesionScores().add(
+            "s", {"m": np.array([3.0, 0, 1, 9])}, truth, area
+        )
+        row = lesions.table().iloc[0]
         assert row["prevalence"] == pytest.approx(2 / 3)
         assert row["auroc"] == pytest.approx(0.5)
 
@@ -232,9 +234,9 @@ class TestScores:
         x = np.random.default_rng(0).random((1, 24, 24))
         changed = x.copy()
         changed[0, 18:, 18:] = 1 - changed[0, 18:, 18:]
-        found = anomaly.ssim_error(x, changed)
-        assert np.abs(found[0, :12, :12]).max() < 1e-6
-        assert found[0, 20:, 20:].min() > 0.5
+        errors = anomaly.ssim_error(x, changed)
+        assert np.abs(errors[0, :12, :12]).max() < 1e-6
+        assert errors[0, 20:, 20:].min() > 0.5
 
     def test_ranks_are_those_of_scipy(self):
         x = np.round(np.random.default_rng(0).random((3, 8, 8)), 2)
@@ -257,9 +259,9 @@ class TestScores:
         score[3, 4, 4] = 1  # a single voxel
         score[1:6, 8:14, 8:14] = 2  # a lesion
         area = np.ones(score.shape, bool)
-        found = anomaly.post_process(score, area, median=3)
-        assert found[3, 4, 4] == 0
-        assert (found[2:5, 9:13, 9:13] == 2).all()
+        cleaned = anomaly.post_process(score, area, median=3)
+        assert cleaned[3, 4, 4] == 0
+        assert (cleaned[2:5, 9:13, 9:13] == 2).all()
         eroded = anomaly.post_process(score + 1, area, erode=2)
         assert not eroded[:, :2].any()
         assert eroded[:, 2:-2, 2:-2].min() == 1
@@ -314,11 +316,11 @@ class TestMaps:
 
     def test_all_maps_with_a_prior(self, scan):
         x, evidence, area = scan
-        found = anomaly.score_maps(x[..., None], evidence, area, direction="dark", median=0)
-        assert list(found) == [
+        scores = anomaly.score_maps(x[..., None], evidence, area, direction="dark", median=0)
+        assert list(scores) == [
             "intensity", "pixel", "ssim", "surprise", "restoration", "combined",
         ]  # fmt: skip
-        for name, score in found.items():
+        for name, score in scores.items():
             assert score.dtype == np.float32
             assert score.shape == x.shape
             assert not score[~area].any()
@@ -334,7 +336,7 @@ class TestMaps:
 
     def test_without_a_prior(self, scan):
         x, evidence, area = scan
-        found = anomaly.score_maps(x, {"reconstruction": evidence["reconstruction"]}, area)
-        assert list(found) == ["intensity", "pixel", "ssim"]
+        scores = anomaly.score_maps(x, {"reconstruction": evidence["reconstruction"]}, area)
+        assert list(scores) == ["intensity", "pixel", "ssim"]
         with pytest.raises(UserError, match="combined"):
             anomaly.score_maps(x, evidence, area, combined=("pixels",))

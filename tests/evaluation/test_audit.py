@@ -39,48 +39,48 @@ def cohort(n=60, seed=0, follow=0.0, repeats=1):
     return table.iloc[rows].reset_index(drop=True), labels[rows], subjects
 
 
-def names(found):
-    return {finding.name for finding in found.findings}
+def names(result):
+    return {finding.name for finding in result.findings}
 
 
 class TestAlarm:
     def test_a_planted_confound_is_found_and_named(self):
         table, labels, _ = cohort(follow=0.8)
-        found = bias_audit(table, labels)
-        assert found.alarm
-        assert names(found) == {"site differs", "tr differs", "te differs", "metadata tell class"}
-        first = {finding.name: finding for finding in found.findings}["te differs"]
+        audit = bias_audit(table, labels)
+        assert audit.alarm
+        assert names(audit) == {"site differs", "tr differs", "te differs", "metadata tell class"}
+        first = {finding.name: finding for finding in audit.findings}["te differs"]
         assert first.alarm
         assert first.measure == "V"
         assert first.effect > 0.4
         assert first.p < 0.05
         assert "te differs: median 0.14" in first.words
         assert "MS" in first.words
-        row = found.tests.set_index("test").loc["weight differs"]
+        row = audit.tests.set_index("test").loc["weight differs"]
         assert not row["found"]
-        assert found.subjects == 60
+        assert audit.subjects == 60
 
     def test_a_te_between_those_of_the_others_is_found(self):
         # Neither means nor ranks differ here: a test of location would see nothing.
         labels = np.repeat(["a", "b"], 30)
         te = np.r_[np.tile([0.1, 0.3], 15), np.full(30, 0.2)]
-        found = bias_audit({"te": te}, labels)
-        assert names(found) == {"te differs", "metadata tell class"}
+        audit = bias_audit({"te": te}, labels)
+        assert names(audit) == {"te differs", "metadata tell class"}
 
     def test_metadata_missing_in_one_class_is_an_alarm(self):
         table, labels, _ = cohort()
         table["te"] = table["te"].where(labels == "MS")
-        found = bias_audit(table, labels)
-        assert "te missing" in names(found)
-        words = next(f.words for f in found.findings if f.name == "te missing")
+        audit = bias_audit(table, labels)
+        assert "te missing" in names(audit)
+        words = next(f.words for f in audit.findings if f.name == "te missing")
         assert "te is unknown in 0 % of MS, 100 % of healthy" in words
 
     def test_what_no_column_tells_alone_is_told_by_all(self):
         rng = np.random.default_rng(0)
         x = rng.normal(size=(300, 6))
         labels = (x.sum(axis=1) + rng.normal(size=300) > 0).astype(int)
-        found = bias_audit({f"c{i}": c for i, c in enumerate(x.T)}, labels)
-        area = found.tests.set_index("test").loc["metadata tell class"]
+        audit = bias_audit({f"c{i}": c for i, c in enumerate(x.T)}, labels)
+        area = audit.tests.set_index("test").loc["metadata tell class"]
         assert area["found"]
         assert area["effect"] > 0.8
 
@@ -132,11 +132,11 @@ class TestLatents:
 
     def test_latents_that_know_the_site_are_a_finding_without_alarm(self):
         table, labels, _ = cohort(90, 1)
-        found = bias_audit(table, labels, latents=self.latents(table, 4))
-        assert {"latents tell site", "latents tell te"} <= names(found)
-        assert not found.alarm
-        assert set(found.predictions["features"]) == {"metadata", "latents"}
-        assert set(found.predictions["target"]) == {"class", *table.columns}
+        audit = bias_audit(table, labels, latents=self.latents(table, 4))
+        assert {"latents tell site", "latents tell te"} <= names(audit)
+        assert not audit.alarm
+        assert set(audit.predictions["features"]) == {"metadata", "latents"}
+        assert set(audit.predictions["target"]) == {"class", *table.columns}
 
     def test_latents_that_know_nothing_are_silent(self):
         table, labels, _ = cohort(90, 1)
@@ -170,8 +170,8 @@ class TestLatents:
         z[:, 3] += 3 * (labels == "MS")
         train, test = np.arange(200) < 120, np.arange(200) >= 120
         rest = remove_metadata(z[train], table[train], z[test], table[test])
-        found = discriminate(rest[0], labels[train], rest[1], labels[test], draws=50)
-        assert found.summary.set_index("measure")["value"]["auroc"] > 0.95
+        result = discriminate(rest[0], labels[train], rest[1], labels[test], draws=50)
+        assert result.summary.set_index("measure")["value"]["auroc"] > 0.95
 
     def test_regression_is_fitted_on_training_scans_alone(self):
         table, _, _ = cohort(80)
@@ -208,7 +208,7 @@ class TestPredict:
         rng = np.random.default_rng(1)
         labels = rng.permutation(np.arange(40) % 3)
         x = rng.normal(size=(40, 5)) + labels[:, None] * [1, 0, 0, -1, 0]
-        found = predict_classes(x, labels, folds=4, permutations=1, seed=7)
+        measured = predict_classes(x, labels, folds=4, permutations=1, seed=7)
         fold = module.subject_folds(np.arange(40), labels, 4, 7).fold
         scores, given = np.zeros((40, 3)), np.zeros(40, int)
         for number in range(4):
@@ -222,15 +222,15 @@ class TestPredict:
             given[test] = ((scores[test][:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
         recalls = [np.mean(given[labels == c] == c) for c in range(3)]
         areas = [roc_auc_score(labels == c, scores[:, c]) for c in range(3)]
-        np.testing.assert_allclose(found["value"], [np.mean(recalls), np.mean(areas)])
+        np.testing.assert_allclose(measured["value"], [np.mean(recalls), np.mean(areas)])
 
     def test_more_features_than_subjects(self):
         rng = np.random.default_rng(0)
         labels = np.arange(30) % 2
         x = rng.normal(size=(30, 400))
         x[:, :100] += labels[:, None]
-        found = predict_classes(x, labels, permutations=100)
-        assert (found["value"] > 0.9).all()
+        scores = predict_classes(x, labels, permutations=100)
+        assert (scores["value"] > 0.9).all()
 
     def test_subjects_are_reduced_to_one_row(self):
         rng = np.random.default_rng(0)
@@ -254,9 +254,9 @@ class TestPredict:
         with pytest.raises(ValueError, match="permutations"):
             predict_classes(x, list("aaabbb"), permutations=0)
         # Nothing to learn from: chance, not a crash.
-        found = predict_classes(x, list("aaabbb"), permutations=20).set_index("measure")
-        assert found["value"]["auroc"] == 0.5
-        assert found["p"]["auroc"] == 1
+        scores = predict_classes(x, list("aaabbb"), permutations=20).set_index("measure")
+        assert scores["value"]["auroc"] == 0.5
+        assert scores["p"]["auroc"] == 1
 
 
 class TestAssociation:
@@ -315,22 +315,22 @@ class TestTables:
         np.testing.assert_allclose(totals, 1)
 
     def test_histograms_hold_every_known_scan(self):
-        found = metadata_histograms(self.TABLE, self.LABELS, bins=4)
-        assert found["te"].values is None
-        assert found["te"].edges.shape == (5,)
-        for histogram in found.values():
+        histograms = metadata_histograms(self.TABLE, self.LABELS, bins=4)
+        assert histograms["te"].values is None
+        assert histograms["te"].edges.shape == (5,)
+        for histogram in histograms.values():
             for name in ("MS", "healthy"):
                 assert histogram.counts[name].sum() + histogram.unknown[name] == 2
-        assert found["site"].values == ("A", "B")
-        assert found["site"].counts["MS"].tolist() == [1, 0]
-        assert found["site"].unknown == {"MS": 1, "healthy": 0}
+        assert histograms["site"].values == ("A", "B")
+        assert histograms["site"].counts["MS"].tolist() == [1, 0]
+        assert histograms["site"].unknown == {"MS": 1, "healthy": 0}
 
     def test_rare_categories_are_one(self):
         many = pd.DataFrame({"station": [f"s{i % 25}" for i in range(45)]})
-        found = metadata_histograms(many, ["a"] * 45)["station"]
-        assert len(found.values) == 21
-        assert "other" in found.values
-        assert found.counts["a"].sum() == 45
+        stations = metadata_histograms(many, ["a"] * 45)["station"]
+        assert len(stations.values) == 21
+        assert "other" in stations.values
+        assert stations.counts["a"].sum() == 45
         design = MetadataDesign().fit(many)
         assert design.transform(many).shape == (45, 21)
         assert (design.transform(many).sum(axis=1) == 1).all()
@@ -357,9 +357,9 @@ class TestBadCohorts:
         table, labels, _ = cohort(30)
         table = table.assign(modality="FLAIR", coil="", session=None)
         labels[0] = "lonely"
-        found = bias_audit(table, labels, permutations=20)
-        assert found.subjects == 29
-        assert set(found.notes) == {
+        audit = bias_audit(table, labels, permutations=20)
+        assert audit.subjects == 29
+        assert set(audit.notes) == {
             "classes of one subject: lonely",
             "modality: the same for all subjects",
             "coil: unknown for all subjects",
@@ -369,21 +369,21 @@ class TestBadCohorts:
     def test_a_subject_of_two_classes_counts_with_the_more_frequent(self):
         table, labels, subjects = cohort(20, repeats=3)
         labels[0] = "MS" if labels[0] == "healthy" else "healthy"
-        found = bias_audit(table, labels, subjects, permutations=20)
-        assert found.notes == ["1 scans of another class than most of their subject's"]
-        assert found.subjects == 20
+        audit = bias_audit(table, labels, subjects, permutations=20)
+        assert audit.notes == ["1 scans of another class than most of their subject's"]
+        assert audit.subjects == 20
 
     def test_nothing_that_varies(self):
-        found = bias_audit({"te": np.full(10, 0.1)}, np.arange(10) % 2, latents=np.zeros((10, 2)))
-        assert found.findings == []
-        assert not found.alarm
-        assert len(found.tests) == len(found.predictions) == 0
+        audit = bias_audit({"te": np.full(10, 0.1)}, np.arange(10) % 2, latents=np.zeros((10, 2)))
+        assert audit.findings == []
+        assert not audit.alarm
+        assert len(audit.tests) == len(audit.predictions) == 0
 
     def test_a_site_of_one_subject(self):
         table, labels, _ = cohort(30)
         table.loc[0, "site"] = "D"
-        found = bias_audit(table, labels, latents=np.random.default_rng(0).normal(size=(30, 3)))
-        assert "latents tell site" in set(found.tests["test"])
+        audit = bias_audit(table, labels, latents=np.random.default_rng(0).normal(size=(30, 3)))
+        assert "latents tell site" in set(audit.tests["test"])
 
     def test_errors(self):
         table, labels, _ = cohort(10)

@@ -57,9 +57,9 @@ class TestEveryCodec:
         assert codes.dtype == "int32"
         assert len(codes) == 80
         assert codes.min() >= 0
-        made = codec.decode(codes)
-        assert made.shape == TEST.shape
-        assert made.dtype == "float32"
+        decoded = codec.decode(codes)
+        assert decoded.shape == TEST.shape
+        assert decoded.dtype == "float32"
         assert codec.encode(TEST[:0]).shape[0] == 0
         assert len({row.tobytes() for row in codes}) > 10
 

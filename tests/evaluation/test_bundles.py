@@ -43,10 +43,10 @@ def curves(n, points=32, seed=0, step=0.02):
 
 def lines(offsets, points=11):
     """Straight streamlines of length 1 along x, each moved along y by an offset."""
-    found = np.zeros((len(offsets), points, 3))
-    found[..., 0] = np.linspace(0, 1, points)
-    found[..., 1] = np.asarray(offsets)[:, None]
-    return found
+    streamlines = np.zeros((len(offsets), points, 3))
+    streamlines[..., 0] = np.linspace(0, 1, points)
+    streamlines[..., 1] = np.asarray(offsets)[:, None]
+    return streamlines
 
 
 def by_dipy(a, b, threshold, clust_thr=(0,)):
@@ -118,14 +118,14 @@ class TestBuan:
         rng = np.random.default_rng(seed)
         a = curves(9, seed=seed)
         b = a + noise * rng.normal(size=(9, 1, 3))
-        found = buan(a, b)
-        assert 0 <= found <= 1
+        similarity = buan(a, b)
+        assert 0 <= similarity <= 1
         assert buan(a, a) == 1
-        assert buan(b, a) == found
-        assert buan(a[::-1], b[rng.permutation(9)]) == found
+        assert buan(b, a) == similarity
+        assert buan(a[::-1], b[rng.permutation(9)]) == similarity
         flip = rng.random(9) < 0.5
-        assert buan(np.where(flip[:, None, None], a[:, ::-1], a), b) == found
-        assert buan(a, b, 0.1) >= found
+        assert buan(np.where(flip[:, None, None], a[:, ::-1], a), b) == similarity
+        assert buan(a, b, 0.1) >= similarity
 
 
 class TestDistances:
@@ -176,29 +176,29 @@ class TestTables:
     NAMES = ("PYT_L", "MCP", "PYT_L", "MCP")
 
     def test_only_real_streamlines_count(self):
-        made = self.REAL.copy()
-        made[:, 3] += 7.0
-        table = bundle_table(self.REAL, made, self.NAMES, [3, 3, 3, 3], scale_mm=100)
+        generated = self.REAL.copy()
+        generated[:, 3] += 7.0
+        table = bundle_table(self.REAL, generated, self.NAMES, [3, 3, 3, 3], scale_mm=100)
         assert table["bundle"].tolist() == ["PYT_L", "MCP"]
         assert table["samples"].tolist() == [2, 2]
         assert table["streamlines"].tolist() == [6, 6]
         assert (table[["buan", "buan_mm"]] == 1).all(axis=None)
         assert (table[["mse", "distance", "closest_mm", "buan_sd"]] == 0).all(axis=None)
-        assert bundle_table(self.REAL, made, self.NAMES)["buan"].max() < 1
+        assert bundle_table(self.REAL, generated, self.NAMES)["buan"].max() < 1
 
     def test_values(self):
-        made = self.REAL.copy()
-        made[0] += [0, 0, 0.03]
-        made[2, 0] += [0, 0, 0.1]
-        samples = sample_table(self.REAL, made, self.NAMES, scale_mm=100)
+        generated = self.REAL.copy()
+        generated[0] += [0, 0, 0.03]
+        generated[2, 0] += [0, 0, 0.1]
+        samples = sample_table(self.REAL, generated, self.NAMES, scale_mm=100)
         np.testing.assert_allclose(samples["distance"], [0.03, 0, 0.025, 0], atol=1e-12)
         np.testing.assert_allclose(samples["distance_mm"], 100 * samples["distance"])
-        table = bundle_table(self.REAL, made, self.NAMES, scale_mm=100)
+        table = bundle_table(self.REAL, generated, self.NAMES, scale_mm=100)
         np.testing.assert_allclose(table["distance"], [0.0275, 0], atol=1e-12)
         np.testing.assert_allclose(table["distance_sd"], [0.005 / np.sqrt(2), 0], atol=1e-12)
         assert mean_over_bundles(table)["distance"] == pytest.approx(0.01375)
-        assert "buan_mm" not in bundle_table(self.REAL, made, self.NAMES)
-        assert np.isnan(bundle_table(self.REAL[:1], made[:1], ["MCP"])["buan_sd"][0])
+        assert "buan_mm" not in bundle_table(self.REAL, generated, self.NAMES)
+        assert np.isnan(bundle_table(self.REAL[:1], generated[:1], ["MCP"])["buan_sd"][0])
 
     def test_refused(self):
         for counts in ([0, 1, 1, 1], [5, 1, 1, 1], [1]):
@@ -261,16 +261,16 @@ class TestShapes:
     def test_circle_and_line(self):
         angle = np.linspace(0, np.pi, 200)
         half = 30 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
-        found = shape_statistics(half[None])
-        assert found["length"][0] == pytest.approx(30 * np.pi, rel=1e-4)
-        assert found["curvature"][0] == pytest.approx(1 / 30, rel=1e-4)
-        assert found["straightness"][0] == pytest.approx(2 / np.pi, rel=1e-4)
-        assert np.isnan(found["spread"][0])
-        found = shape_statistics(lines([0.0, 0.1, 0.4]), scale_mm=100)
-        np.testing.assert_allclose(found["length"], 100)
-        np.testing.assert_allclose(found["curvature"], 0, atol=1e-12)
-        np.testing.assert_allclose(found["straightness"], 1)
-        np.testing.assert_allclose(found["spread"], [25, 20, 35])
+        shapes = shape_statistics(half[None])
+        assert shapes["length"][0] == pytest.approx(30 * np.pi, rel=1e-4)
+        assert shapes["curvature"][0] == pytest.approx(1 / 30, rel=1e-4)
+        assert shapes["straightness"][0] == pytest.approx(2 / np.pi, rel=1e-4)
+        assert np.isnan(shapes["spread"][0])
+        shapes = shape_statistics(lines([0.0, 0.1, 0.4]), scale_mm=100)
+        np.testing.assert_allclose(shapes["length"], 100)
+        np.testing.assert_allclose(shapes["curvature"], 0, atol=1e-12)
+        np.testing.assert_allclose(shapes["straightness"], 1)
+        np.testing.assert_allclose(shapes["spread"], [25, 20, 35])
 
     @settings(deadline=None, max_examples=10)
     @given(st.integers(0, 10**6))
@@ -282,9 +282,9 @@ class TestShapes:
         )
 
     def test_points_that_coincide(self):
-        found = shape_statistics(np.zeros((2, 5, 3)))
-        assert found["length"].eq(0).all()
-        assert found[["curvature", "straightness"]].isna().all(axis=None)
+        shapes = shape_statistics(np.zeros((2, 5, 3)))
+        assert shapes["length"].eq(0).all()
+        assert shapes[["curvature", "straightness"]].isna().all(axis=None)
 
     def test_table(self):
         real = curves(24).reshape(4, 6, 32, 3)
@@ -312,10 +312,10 @@ class TestCodes:
 
     def test_usage_of_depths(self):
         codes = np.array([[0, 0], [1, 0], [2, 0], [3, 0]])
-        found = depth_usage(codes, 4)
-        assert found["depth"].tolist() == [1, 2]
-        assert found["used"].tolist() == [4, 1]
-        assert found["entropy_bits"].tolist() == [2, 0]
+        usage = depth_usage(codes, 4)
+        assert usage["depth"].tolist() == [1, 2]
+        assert usage["used"].tolist() == [4, 1]
+        assert usage["entropy_bits"].tolist() == [2, 0]
 
 
 class TestClassification:
@@ -324,18 +324,18 @@ class TestClassification:
 
     def test_told_apart_or_not(self):
         rng = np.random.default_rng(0)
-        told = rng.normal(size=(24, 4, 5)) + 8.0 * np.arange(24)[:, None, None] % 3
-        told[..., 0] += 9 * (self.LABELS == "MCP")[:, None]
-        told[..., 1] += 9 * (self.LABELS == "PYT_L")[:, None]
+        separable = rng.normal(size=(24, 4, 5)) + 8.0 * np.arange(24)[:, None, None] % 3
+        separable[..., 0] += 9 * (self.LABELS == "MCP")[:, None]
+        separable[..., 1] += 9 * (self.LABELS == "PYT_L")[:, None]
         table = classify_bundles(
-            {"told": told, "noise": rng.normal(size=(24, 6)), "same": np.ones((24, 3))},
+            {"separable": separable, "noise": rng.normal(size=(24, 6)), "same": np.ones((24, 3))},
             self.LABELS,
             self.GROUPS,
         ).set_index("features")
-        assert table.loc["told", "accuracy"] == 1
+        assert table.loc["separable", "accuracy"] == 1
         assert table.loc["noise", "accuracy"] < 0.7
         assert table.loc["chance", "balanced_accuracy"] == pytest.approx(1 / 3)
-        assert table.loc["told", "numbers"] == 20
+        assert table.loc["separable", "numbers"] == 20
         assert table["folds"].eq(5).all()
         assert table["groups"].eq(8).all()
 

@@ -47,10 +47,10 @@ class TestFolds:
         ]
         random.shuffle(samples)
         subjects, labels = map(np.array, zip(*samples, strict=True))
-        found = subject_folds(subjects, labels, folds, seed)
-        assert found.count == min(folds, *sizes)
-        assert bool(found.note) == (found.count < folds)
-        per_fold = [set(subjects[found.fold == fold]) for fold in range(found.count)]
+        dealt = subject_folds(subjects, labels, folds, seed)
+        assert dealt.count == min(folds, *sizes)
+        assert bool(dealt.note) == (dealt.count < folds)
+        per_fold = [set(subjects[dealt.fold == fold]) for fold in range(dealt.count)]
         assert sum(map(len, per_fold)) == len(set.union(*per_fold)) == sum(sizes)
         counts = np.array(list(map(len, per_fold)))
         assert counts.max() - counts.min() <= 1
@@ -60,7 +60,7 @@ class TestFolds:
             assert 1 <= min(held) <= max(held) < sizes[value]
         order = np.array(random.sample(range(len(samples)), len(samples)))
         again = subject_folds(subjects[order], labels[order], folds, seed)
-        np.testing.assert_array_equal(again.fold, found.fold[order])
+        np.testing.assert_array_equal(again.fold, dealt.fold[order])
 
     def test_the_seed_matters(self):
         subjects, labels = np.arange(40), np.arange(40) % 2
@@ -68,8 +68,8 @@ class TestFolds:
         assert np.any(first != second)
 
     def test_the_note_names_the_class(self):
-        found = subject_folds(range(7), ["a"] * 4 + ["b"] * 3, 5)
-        assert found.note == "3 folds in place of 5, because class b has 3 subjects"
+        dealt = subject_folds(range(7), ["a"] * 4 + ["b"] * 3, 5)
+        assert dealt.note == "3 folds in place of 5, because class b has 3 subjects"
 
     @pytest.mark.parametrize(
         ("subjects", "labels", "folds", "message"),
@@ -97,7 +97,7 @@ def test_measures_are_those_of_scikit_learn(classes):
     labels, p = draw(classes=classes)
     p = np.round(p, 1) + 0.01  # ties
     p /= p.sum(axis=1, keepdims=True)
-    found = classification_measures(labels, p)
+    measures = classification_measures(labels, p)
     guess = p.argmax(axis=1)
     area = (
         metrics.roc_auc_score(labels, p[:, 1])
@@ -110,7 +110,7 @@ def test_measures_are_those_of_scikit_learn(classes):
         "auroc": area,
         "log_loss": metrics.log_loss(labels, p),
     }
-    assert found == pytest.approx(expected)
+    assert measures == pytest.approx(expected)
     np.testing.assert_array_equal(
         confusion_matrix(labels, p), metrics.confusion_matrix(labels, guess)
     )
@@ -159,9 +159,9 @@ def test_a_class_never_given_has_no_precision():
 
 def test_chance_level_is_that_of_the_baseline():
     labels = np.array([0] * 6 + [1] * 3 + [2])
-    found = chance_level(labels)
+    chance = chance_level(labels)
     shares = np.tile([0.6, 0.3, 0.1], (10, 1))
-    assert found == pytest.approx(classification_measures(labels, shares))
+    assert chance == pytest.approx(classification_measures(labels, shares))
 
 
 class TestIntervals:

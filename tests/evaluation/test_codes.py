@@ -32,13 +32,13 @@ def row_entropy(transition):
 
 class TestUsage:
     def test_by_hand(self):
-        found = code_usage(np.array([[0, 0], [1, 3]]), 4)
-        assert found["counts"].tolist() == [2, 1, 0, 1]
-        assert found["used"] == 3
-        assert found["fraction"] == 0.75
-        assert found["entropy_bits"] == pytest.approx(1.5)
-        assert found["perplexity"] == pytest.approx(2**1.5)
-        assert found["total"] == 4
+        usage = code_usage(np.array([[0, 0], [1, 3]]), 4)
+        assert usage["counts"].tolist() == [2, 1, 0, 1]
+        assert usage["used"] == 3
+        assert usage["fraction"] == 0.75
+        assert usage["entropy_bits"] == pytest.approx(1.5)
+        assert usage["perplexity"] == pytest.approx(2**1.5)
+        assert usage["total"] == 4
 
     def test_uniform_and_single(self):
         assert code_usage(np.arange(16), 16)["perplexity"] == pytest.approx(16)
@@ -54,9 +54,9 @@ class TestUsage:
         assert counter.usage()["perplexity"] == whole["perplexity"]
 
     def test_nothing_counted(self):
-        found = CodeCounter(4).usage()
-        assert (found["used"], found["total"]) == (0, 0)
-        assert np.isnan(found["perplexity"])
+        usage = CodeCounter(4).usage()
+        assert (usage["used"], usage["total"]) == (0, 0)
+        assert np.isnan(usage["perplexity"])
 
     @pytest.mark.parametrize("codes", [[4], [-1], [0.5]])
     def test_bad_codes(self, codes):
@@ -67,23 +67,23 @@ class TestUsage:
 class TestPlaces:
     def test_locations_by_hand(self):
         codes = np.array([[[0, 1], [2, 2]], [[0, 0], [2, 1]], [[0, 1], [2, 0]]], "int16")
-        found = code_locations(codes, 4)
+        locations = code_locations(codes, 4)
         expected = [
             [[3, 1], [0, 1]],
             [[0, 2], [0, 1]],
             [[0, 0], [3, 1]],
             [[0, 0], [0, 0]],
         ]
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(locations, expected)
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 2**31), st.sampled_from([(5,), (3, 4), (2, 3, 4)]))
     def test_locations_are_counts_by_code_and_by_place(self, seed, grid):
         codes = np.random.default_rng(seed).integers(0, 6, (7, *grid))
-        found = code_locations(codes, 8)
-        np.testing.assert_array_equal(found.sum(axis=0), np.full(grid, 7))
+        locations = code_locations(codes, 8)
+        np.testing.assert_array_equal(locations.sum(axis=0), np.full(grid, 7))
         counts = code_usage(codes, 8)["counts"]
-        np.testing.assert_array_equal(found.reshape(8, -1).sum(axis=1), counts)
+        np.testing.assert_array_equal(locations.reshape(8, -1).sum(axis=1), counts)
 
     def test_codes_per_map(self):
         codes = np.array([[[0, 1], [1, 1]], [[3, 3], [3, 3]], [[4, 3], [2, 0]]])
@@ -97,8 +97,8 @@ class TestPlaces:
 class TestMarginal:
     def test_by_hand(self):
         # Counts 2 and 0 with one added to each: p = 3/4, 1/4.
-        found = marginal_bits(np.array([0, 0]), np.array([0, 1]), 2)
-        assert found == pytest.approx((np.log2(4 / 3) + 2) / 2)
+        bits = marginal_bits(np.array([0, 0]), np.array([0, 1]), 2)
+        assert bits == pytest.approx((np.log2(4 / 3) + 2) / 2)
 
     def test_approaches_the_entropy(self):
         p = np.array([0.5, 0.25, 0.125, 0.125])

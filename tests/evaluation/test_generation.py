@@ -37,23 +37,23 @@ def brains(n, seed=0, grid=GRID):
     """Balls of different size, brightness and texture on black, values in [0, 1]."""
     rng = np.random.default_rng(seed)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in grid), indexing="ij")
-    found = np.zeros((n, *grid), "float32")
-    for volume in found:
+    volumes = np.zeros((n, *grid), "float32")
+    for volume in volumes:
         radii = 0.85 + 0.1 * rng.random(len(grid))
         inside = sum((a / r) ** 2 for a, r in zip(axes, radii, strict=True)) < 1
         texture = gaussian_filter(rng.normal(size=grid), 1.0)
         values = 0.5 + 0.1 * rng.normal() + 0.25 * texture / texture.std()
         volume[inside] = np.clip(values, 0.15, 1)[inside]
-    return found
+    return volumes
 
 
 class TestSharpness:
     def test_a_ramp_and_a_parabola_are_known_by_hand(self):
         i, j, k = np.indices((9, 8, 7)).astype("float64")
         ramp = 2 * i - 3 * j + 6 * k
-        found = sharpness(ramp[None])
-        assert found["gradient"][0] == pytest.approx(7.0)
-        assert found["laplacian"][0] == pytest.approx(0.0, abs=1e-18)
+        measures = sharpness(ramp[None])
+        assert measures["gradient"][0] == pytest.approx(7.0)
+        assert measures["laplacian"][0] == pytest.approx(0.0, abs=1e-18)
         bowl = sharpness((i**2 + 2 * j**2)[None])
         assert bowl["laplacian"][0] == pytest.approx(36.0)
         inner = np.sqrt((2 * i) ** 2 + (4 * j) ** 2)[1:-1, 1:-1, 1:-1]
@@ -66,10 +66,10 @@ class TestSharpness:
     def test_the_outline_does_not_count_as_foreground(self):
         # A flat ball: all of its gradient is at its outline.
         x = np.where(brains(1) > 0, 0.7, 0.0)
-        found = sharpness(x).iloc[0]
-        assert found["gradient"] > 0.01
-        assert found["gradient_foreground"] == pytest.approx(0, abs=1e-12)
-        assert found["laplacian_foreground"] == pytest.approx(0, abs=1e-12)
+        measures = sharpness(x).iloc[0]
+        assert measures["gradient"] > 0.01
+        assert measures["gradient_foreground"] == pytest.approx(0, abs=1e-12)
+        assert measures["laplacian_foreground"] == pytest.approx(0, abs=1e-12)
         empty = sharpness(np.zeros((1, *GRID))).iloc[0]
         assert empty["gradient"] == 0
         assert np.isnan(empty["gradient_foreground"])
@@ -107,9 +107,9 @@ class TestSharpness:
         assert list(soft["n_samples"]) == [8] * 4
 
     def test_without_foreground_there_is_no_ratio(self):
-        found = compare_sharpness(brains(2), np.zeros((2, *GRID)), draws=10).set_index("measure")
-        assert found["ratio"].isna().all()
-        assert found["n_real"]["gradient_foreground"] == 0
+        table = compare_sharpness(brains(2), np.zeros((2, *GRID)), draws=10).set_index("measure")
+        assert table["ratio"].isna().all()
+        assert table["n_real"]["gradient_foreground"] == 0
 
     def test_bad_shapes(self):
         with pytest.raises(ValueError, match="3 axes of 3 or more"):
@@ -123,26 +123,26 @@ class TestSharpness:
 class TestDiversity:
     def test_equals_a_loop_over_all_pairs(self):
         x, y = brains(4), brains(5, 1)
-        found = diversity(x, y, pairs=100, window=3).set_index("of")
+        table = diversity(x, y, pairs=100, window=3).set_index("of")
         for name, volumes in (("samples", x), ("real", y)):
             pairs = [
                 ms_ssim(volumes[i : i + 1], volumes[j : j + 1], ndim=3, window=3)[0]
                 for i in range(len(volumes))
                 for j in range(i)
             ]
-            assert found["ms_ssim"][name] == pytest.approx(np.mean(pairs))
-            assert found["pairs"][name] == len(pairs)
-            assert found["volumes"][name] == len(volumes)
-        difference = found["ms_ssim"]["samples"] - found["ms_ssim"]["real"]
-        assert found["ms_ssim"]["samples minus real"] == pytest.approx(difference)
-        assert (found["scales"] == 3).all()
+            assert table["ms_ssim"][name] == pytest.approx(np.mean(pairs))
+            assert table["pairs"][name] == len(pairs)
+            assert table["volumes"][name] == len(volumes)
+        difference = table["ms_ssim"]["samples"] - table["ms_ssim"]["real"]
+        assert table["ms_ssim"]["samples minus real"] == pytest.approx(difference)
+        assert (table["scales"] == 3).all()
 
     def test_the_same_volume_again_and_again(self):
         real, one = brains(10), brains(1, 5)
         same = np.repeat(one, 6, axis=0) + 0.005 * np.random.default_rng(0).normal(size=(6, *GRID))
-        found = diversity(same, real, window=3).set_index("of")
-        assert found["ms_ssim"]["samples"] > 0.98
-        assert found["low"]["samples minus real"] > 0
+        table = diversity(same, real, window=3).set_index("of")
+        assert table["ms_ssim"]["samples"] > 0.98
+        assert table["low"]["samples minus real"] > 0
         other = diversity(brains(10, 1), real, window=3).set_index("of").loc["samples minus real"]
         assert other["low"] < 0 < other["high"]
 
@@ -163,8 +163,8 @@ class TestDiversity:
             diversity(once[:1], twice, window=3)
 
     def test_most_pairs(self):
-        found = diversity(brains(6), brains(6, 1), pairs=7, window=3).set_index("of")
-        assert found["pairs"]["samples"] == found["pairs"]["real"] == 7
+        table = diversity(brains(6), brains(6, 1), pairs=7, window=3).set_index("of")
+        assert table["pairs"]["samples"] == table["pairs"]["real"] == 7
 
 
 class TestDistances:
@@ -172,10 +172,10 @@ class TestDistances:
         # Where covariances commute: |m1 − m2|² + Σ (√a − √b)².
         a, b = np.array([4.0, 1.0, 9.0]), np.array([1.0, 1.0, 4.0])
         turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-        found = frechet_from_moments(
+        distance = frechet_from_moments(
             [1, 2, 3], turn @ np.diag(a) @ turn.T, [1, 0, 3], turn @ np.diag(b) @ turn.T
         )
-        assert found == pytest.approx(4 + 1 + 0 + 1)
+        assert distance == pytest.approx(4 + 1 + 0 + 1)
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 10_000), st.integers(1, 6))
@@ -212,9 +212,9 @@ class TestDistances:
 
     def test_kernel_has_mean_zero_for_one_distribution(self):
         rng = np.random.default_rng(0)
-        found = [kernel_distance(*rng.normal(size=(2, 6, 4))) for _ in range(2000)]
-        assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
-        assert min(found) < 0
+        distances = [kernel_distance(*rng.normal(size=(2, 6, 4))) for _ in range(2000)]
+        assert abs(np.mean(distances)) < 3 * np.std(distances) / np.sqrt(len(distances))
+        assert min(distances) < 0
 
     def test_a_resample_counts_no_volume_as_its_own_pair(self):
         rng = np.random.default_rng(1)
@@ -297,7 +297,7 @@ class TestSpaces:
 class TestFidelity:
     def test_faults_are_seen_where_they_should_be(self):
         train, real = brains(40), brains(30, 1)
-        found = {
+        tables = {
             name: fidelity(x, real, train, draws=40).set_index(["space", "measure"])
             for name, x in {
                 "good": brains(30, 2),
@@ -305,7 +305,7 @@ class TestFidelity:
                 "collapsed": train.mean(axis=0) + 0.02 * brains(30, 3),
             }.items()
         }
-        good, blurred, collapsed = found.values()
+        good, blurred, collapsed = tables.values()
         for space in ("pca", "wavelet"):
             row = good.loc[(space, "frechet")]
             assert row["low"] <= row["corrected"] <= row["high"]
@@ -322,9 +322,9 @@ class TestFidelity:
         assert (good["n_reference"] == 30).all()
 
     def test_two_volumes_of_each_are_enough(self):
-        found = fidelity(brains(2), brains(2, 1), brains(3, 2), draws=20)
-        assert (found["dim"][found["measure"] == "frechet"] == 1).all()
-        assert np.isfinite(found[["value", "corrected", "reference", "mean_volume"]]).all(axis=None)
+        table = fidelity(brains(2), brains(2, 1), brains(3, 2), draws=20)
+        assert (table["dim"][table["measure"] == "frechet"] == 1).all()
+        assert np.isfinite(table[["value", "corrected", "reference", "mean_volume"]]).all(axis=None)
         with pytest.raises(UserError, match="found 1 real volumes"):
             fidelity(brains(2), brains(1), brains(3))
 
@@ -343,12 +343,14 @@ class TestMemory:
     @given(st.integers(1, 7), st.integers(2, 9), st.integers(1, 6), st.integers(2, 12))
     def test_chunks_change_nothing(self, queries, references, chunk, neighbours):
         x, y = brains(queries, 1, (6, 5, 4)), brains(references, 2, (6, 5, 4))
-        found = nearest_training(x, y, chunk=chunk, neighbours=neighbours)
+        nearest = nearest_training(x, y, chunk=chunk, neighbours=neighbours)
         rmse = np.sqrt(((x[:, None].astype("float64") - y) ** 2).mean(axis=(2, 3, 4)))
-        kept = np.sort(rmse, axis=1)[:, :neighbours]
-        np.testing.assert_array_equal(found["nearest"], rmse.argmin(axis=1))
-        np.testing.assert_allclose(found["distance"], kept[:, 0], rtol=1e-6)
-        np.testing.assert_allclose(found["relative"], kept[:, 0] / kept.mean(axis=1), rtol=1e-6)
+        smallest = np.sort(rmse, axis=1)[:, :neighbours]
+        np.testing.assert_array_equal(nearest["nearest"], rmse.argmin(axis=1))
+        np.testing.assert_allclose(nearest["distance"], smallest[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(
+            nearest["relative"], smallest[:, 0] / smallest.mean(axis=1), rtol=1e-6
+        )
 
     def test_copies_are_told_from_blur(self):
         train, unseen = brains(24), nearest_training(brains(20, 1), brains(24))
@@ -366,9 +368,9 @@ class TestMemory:
 
     def test_equal_volumes_are_at_no_distance(self):
         train = np.repeat(brains(1), 4, axis=0)
-        found = nearest_training(train[:1], train)
-        assert found["distance"][0] < 1e-6
-        assert found["relative"][0] == 1
+        nearest = nearest_training(train[:1], train)
+        assert nearest["distance"][0] < 1e-6
+        assert nearest["relative"][0] == 1
         assert len(nearest_training(train[:0], train)) == 0
 
     def test_bad_input(self):

@@ -1,4 +1,4 @@
-"""Latents: classes and ages that are there are found, others are not; ways between latents."""
+"""Latents: classes and ages that are there are detected, others are not; ways between latents."""
 
 import numpy as np
 import pandas as pd
@@ -37,45 +37,45 @@ class TestDiscriminate:
     def test_separable_classes_are_told_apart(self):
         train, labels, _ = scans(90, apart=12)
         test, truth, _ = scans(30, seed=1, apart=12)
-        found = discriminate(train, labels, test, truth, draws=200)
-        assert found.classes == CLASSES
-        assert list(found.table["class"]) == list(CLASSES)
-        assert list(found.table["TP"]) == [10, 10, 10]
-        assert (found.table[["FP", "FN"]] == 0).all(axis=None)
-        assert (found.table[["precision", "recall", "recall_high"]] == 1).all(axis=None)
-        # All ten are found: no more than that is known.
-        np.testing.assert_allclose(found.table["recall_low"], 0.025**0.1)
-        assert (found.summary["value"] == 1).all()
-        assert found.components.shape == (30, 2)
-        assert found.train_components.shape == (90, 2)
-        assert found.explained.sum() == pytest.approx(1)
-        np.testing.assert_array_equal(np.array(CLASSES)[found.labels], truth)
+        result = discriminate(train, labels, test, truth, draws=200)
+        assert result.classes == CLASSES
+        assert list(result.table["class"]) == list(CLASSES)
+        assert list(result.table["TP"]) == [10, 10, 10]
+        assert (result.table[["FP", "FN"]] == 0).all(axis=None)
+        assert (result.table[["precision", "recall", "recall_high"]] == 1).all(axis=None)
+        # All ten are right: no more than that is known.
+        np.testing.assert_allclose(result.table["recall_low"], 0.025**0.1)
+        assert (result.summary["value"] == 1).all()
+        assert result.components.shape == (30, 2)
+        assert result.train_components.shape == (90, 2)
+        assert result.explained.sum() == pytest.approx(1)
+        np.testing.assert_array_equal(np.array(CLASSES)[result.labels], truth)
 
     def test_classes_that_are_not_there_are_at_chance(self):
         train, labels, _ = scans(150, dim=300, apart=0)
         test, truth, _ = scans(90, dim=300, seed=1, apart=0)
-        found = discriminate(train, labels, test, truth).summary.set_index("measure")
-        assert found["low"]["balanced_accuracy"] < 1 / 3 < found["high"]["balanced_accuracy"]
-        assert found["low"]["auroc"] < 0.5 < found["high"]["auroc"]
-        assert found["chance"]["balanced_accuracy"] == pytest.approx(1 / 3)
+        summary = discriminate(train, labels, test, truth).summary.set_index("measure")
+        assert summary["low"]["balanced_accuracy"] < 1 / 3 < summary["high"]["balanced_accuracy"]
+        assert summary["low"]["auroc"] < 0.5 < summary["high"]["auroc"]
+        assert summary["chance"]["balanced_accuracy"] == pytest.approx(1 / 3)
 
     def test_probabilities_are_those_of_scikit_learn(self):
         (train, labels, _), (test, truth, _) = scans(60, apart=1), scans(24, seed=1, apart=1)
-        found = discriminate(train, labels, test, truth, draws=20)
+        result = discriminate(train, labels, test, truth, draws=20)
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         expected = model.fit(train, labels).predict_proba(test)
-        np.testing.assert_allclose(found.probabilities, expected, atol=1e-8)
+        np.testing.assert_allclose(result.probabilities, expected, atol=1e-8)
 
     def test_axes_are_those_of_fisher(self):
         (train, labels, _), (test, truth, _) = scans(60, apart=1), scans(24, seed=1, apart=1)
-        found = discriminate(train, labels, test, truth, draws=20)
+        result = discriminate(train, labels, test, truth, draws=20)
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(train, labels)
         means = model.means_ - train.mean(axis=0)
         values, vectors = eigh(means.T @ np.diag(model.priors_) @ means, model.covariance_)
         axes = vectors[:, ::-1][:, :2]
         expected = (test - train.mean(axis=0)) @ axes
-        np.testing.assert_allclose(np.abs(found.components), np.abs(expected), atol=1e-8)
-        np.testing.assert_allclose(found.explained, values[::-1][:2] / values[-2:].sum())
+        np.testing.assert_allclose(np.abs(result.components), np.abs(expected), atol=1e-8)
+        np.testing.assert_allclose(result.explained, values[::-1][:2] / values[-2:].sum())
 
     def test_only_training_scans_are_fitted(self):
         (train, labels, _), (test, truth, _) = scans(60), scans(24, seed=1)
@@ -89,8 +89,8 @@ class TestDiscriminate:
     def test_counts_add_up(self, seed, apart):
         train, labels, _ = scans(45, seed=seed, apart=apart)
         test, truth, subjects = scans(12, seed=seed + 1, apart=apart, repeats=2)
-        found = discriminate(train, labels, test, truth, subjects=subjects, draws=50)
-        table = found.table
+        result = discriminate(train, labels, test, truth, subjects=subjects, draws=50)
+        table = result.table
         assert (table[["TP", "FP", "FN", "TN"]].sum(axis=1) == 24).all()
         assert table["TP"].sum() + table["FN"].sum() == 24
         assert table["FP"].sum() == table["FN"].sum()
@@ -98,15 +98,15 @@ class TestDiscriminate:
         for name in ("precision", "recall"):
             assert (known[f"{name}_low"] <= known[name] + 1e-12).all()
             assert (known[f"{name}_high"] >= known[name] - 1e-12).all()
-        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+        np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
 
     def test_scans_of_a_subject_move_together(self):
         train, labels, _ = scans(60, apart=1.5)
         test, truth, subjects = scans(30, seed=1, apart=1.5, repeats=4)
         width = {}
         for name, given_subjects in (("scans", None), ("subjects", subjects)):
-            found = discriminate(train, labels, test, truth, subjects=given_subjects).summary
-            row = found.set_index("measure").loc["accuracy"]
+            result = discriminate(train, labels, test, truth, subjects=given_subjects).summary
+            row = result.set_index("measure").loc["accuracy"]
             width[name] = row["high"] - row["low"]
         # Four nearly equal scans of each say little more than one.
         assert width["subjects"] > 1.6 * width["scans"]
@@ -114,24 +114,24 @@ class TestDiscriminate:
     def test_pooled_by_subject(self):
         train, labels, _ = scans(60)
         test, truth, subjects = scans(12, seed=1, repeats=3)
-        found = discriminate(train, labels, test, truth, subjects=subjects, pool=True, draws=50)
-        assert found.table["subjects"].sum() == 12
-        assert found.probabilities.shape == (12, 3)
-        assert found.components.shape == (36, 2)
-        np.testing.assert_array_equal(np.array(CLASSES)[found.labels], truth[::3])
+        result = discriminate(train, labels, test, truth, subjects=subjects, pool=True, draws=50)
+        assert result.table["subjects"].sum() == 12
+        assert result.probabilities.shape == (12, 3)
+        assert result.components.shape == (36, 2)
+        np.testing.assert_array_equal(np.array(CLASSES)[result.labels], truth[::3])
         truth[0] = "MS" if truth[1] != "MS" else "leuko"
         with pytest.raises(UserError, match="subject 1000: found the classes"):
             discriminate(train, labels, test, truth, subjects=subjects, pool=True)
 
     def test_a_class_without_test_scans(self):
         (train, labels, _), (test, truth, _) = scans(60), scans(30, seed=1)
-        kept = truth != "leuko"
-        found = discriminate(train, labels, test[kept], truth[kept], draws=50)
-        row = found.table.set_index("class").loc["leuko"]
+        rest = truth != "leuko"
+        result = discriminate(train, labels, test[rest], truth[rest], draws=50)
+        row = result.table.set_index("class").loc["leuko"]
         assert row["scans"] == row["TP"] == 0
         assert np.isnan(row["recall"])
         assert np.isnan(row["recall_low"])
-        assert np.isfinite(found.summary[["value", "low", "high"]]).all(axis=None)
+        assert np.isfinite(result.summary[["value", "low", "high"]]).all(axis=None)
 
     def test_order_of_classes_and_priors(self):
         (train, labels, _), (test, truth, _) = scans(60, apart=1), scans(30, seed=1, apart=1)
@@ -145,7 +145,7 @@ class TestDiscriminate:
         )
         assert tuple(plain.table["class"]) == order
         recall = [
-            found.table.set_index("class").loc["leuko", "recall"] for found in (plain, balanced)
+            result.table.set_index("class").loc["leuko", "recall"] for result in (plain, balanced)
         ]
         assert recall[1] > recall[0]
 
@@ -182,16 +182,18 @@ class TestDiscriminate:
 class TestDimensions:
     def test_f_is_that_of_scikit_learn(self):
         latents, labels, _ = scans(60, apart=1)
-        found = class_dimensions(latents, labels).sort_values("dimension")
+        dimensions = class_dimensions(latents, labels).sort_values("dimension")
         f, p = f_classif(latents, labels)
-        np.testing.assert_allclose(found["f"], f)
-        np.testing.assert_allclose(found["p"], p)
+        np.testing.assert_allclose(dimensions["f"], f)
+        np.testing.assert_allclose(dimensions["p"], p)
         assert set(class_dimensions(latents, labels)["dimension"][:3]) == {0, 1, 2}
-        assert (found["q"] >= found["p"]).all()
+        assert (dimensions["q"] >= dimensions["p"]).all()
         for name in CLASSES:
-            np.testing.assert_allclose(found[f"mean_{name}"], latents[labels == name].mean(axis=0))
+            np.testing.assert_allclose(
+                dimensions[f"mean_{name}"], latents[labels == name].mean(axis=0)
+            )
         share = f * 2 / (f * 2 + 57)
-        np.testing.assert_allclose(found["eta2"], share)
+        np.testing.assert_allclose(dimensions["eta2"], share)
 
     def test_scans_of_a_subject_count_once(self):
         latents, labels, subjects = scans(30, apart=0, repeats=1)
@@ -225,8 +227,8 @@ class TestAge:
     def test_an_age_that_is_there_is_read(self):
         latents, ages = self.ages()
         ages[:5] = np.nan
-        found = predict_age(latents, ages, draws=300)
-        table = found.table.set_index("measure")
+        regression = predict_age(latents, ages, draws=300)
+        table = regression.table.set_index("measure")
         assert 1.2 < table["value"]["mae"] < 2.5
         assert table["value"]["r2"] > 0.9
         assert (table["low"] < table["value"]).all()
@@ -234,8 +236,10 @@ class TestAge:
         assert table["mean_age"]["mae"] > 6
         assert table["mean_age"]["r2"] < 0.01
         assert table["scans"].tolist() == [75, 75]
-        np.testing.assert_array_equal(found.rows, np.arange(5, 80))
-        assert np.abs(found.ages - found.predicted).mean() == pytest.approx(table["value"]["mae"])
+        np.testing.assert_array_equal(regression.rows, np.arange(5, 80))
+        assert np.abs(regression.ages - regression.predicted).mean() == pytest.approx(
+            table["value"]["mae"]
+        )
 
     def test_noise_predicts_no_better_than_the_mean(self):
         latents, ages = self.ages(dim=60)
@@ -287,8 +291,8 @@ class TestWays:
         np.testing.assert_allclose(np.diff(straight, 2, axis=0), 0, atol=1e-12)
         cosine = first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-300)
         if min(np.linalg.norm(first), np.linalg.norm(second)) > 1e-3 and cosine > -0.99:
-            found = interpolate(first, second, steps, spherical=True)
-            np.testing.assert_allclose(found[[0, -1]], [first, second], atol=1e-9)
+            path = interpolate(first, second, steps, spherical=True)
+            np.testing.assert_allclose(path[[0, -1]], [first, second], atol=1e-9)
 
     @settings(max_examples=60, deadline=None)
     @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(3, 9))
@@ -296,14 +300,14 @@ class TestWays:
         rng = np.random.default_rng(seed)
         first, second = rng.normal(size=(2, dim))
         second *= np.linalg.norm(first) / np.linalg.norm(second)
-        found = interpolate(first, second, steps, spherical=True)
-        np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(first))
-        pace = np.linalg.norm(np.diff(found, axis=0), axis=1)
+        path = interpolate(first, second, steps, spherical=True)
+        np.testing.assert_allclose(np.linalg.norm(path, axis=1), np.linalg.norm(first))
+        pace = np.linalg.norm(np.diff(path, axis=0), axis=1)
         np.testing.assert_allclose(pace, pace[0], rtol=1e-6)
 
     def test_a_right_angle_by_hand(self):
-        found = interpolate([2, 0], [0, 2], 3, spherical=True)
-        np.testing.assert_allclose(found[1], [np.sqrt(2), np.sqrt(2)])
+        path = interpolate([2, 0], [0, 2], 3, spherical=True)
+        np.testing.assert_allclose(path[1], [np.sqrt(2), np.sqrt(2)])
         same = interpolate([1, 1], [2, 2], 3, spherical=True)
         np.testing.assert_allclose(same[1], [1.5, 1.5])
 
@@ -319,11 +323,11 @@ class TestWays:
 
     def test_traversals_change_one_dimension(self):
         base = np.arange(5.0)
-        found = traverse(base, [3, 1], [-1, 0, 1])
-        assert found.shape == (2, 3, 5)
+        traversal = traverse(base, [3, 1], [-1, 0, 1])
+        assert traversal.shape == (2, 3, 5)
         for k, dimension in enumerate((3, 1)):
-            np.testing.assert_array_equal(found[k, :, dimension], [-1, 0, 1])
-            others = np.delete(found[k], dimension, axis=1)
+            np.testing.assert_array_equal(traversal[k, :, dimension], [-1, 0, 1])
+            others = np.delete(traversal[k], dimension, axis=1)
             np.testing.assert_array_equal(others, np.tile(np.delete(base, dimension), (3, 1)))
         np.testing.assert_array_equal(base, np.arange(5.0))
         assert traverse(base, 2).shape == (1, len(TRAVERSAL_VALUES), 5)

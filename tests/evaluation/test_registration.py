@@ -21,9 +21,9 @@ def quality():
 
 
 def scores(*volumes):
-    found = quality()
-    found.update(np.stack(volumes))
-    return found.table([str(i) for i in range(len(volumes))])
+    registered = quality()
+    registered.update(np.stack(volumes))
+    return registered.table([str(i) for i in range(len(volumes))])
 
 
 def test_any_contrast_of_the_tissues_fits():
@@ -48,8 +48,8 @@ def test_the_rim_counts_for_the_fit():
     volume = np.where(MASK, TEMPLATE, 0.8)  # as a skull that was left
     within = quality()
     around = RegistrationQuality(TEMPLATE, TISSUES, MASK, rim=2)
-    for found in (within, around):
-        found.update(volume[None])
+    for registered in (within, around):
+        registered.update(volume[None])
     assert within.table(["a"])["fit"][0] == pytest.approx(1)
     assert around.table(["a"])["fit"][0] < 0.9
     assert around.table(["a"])["correlation"][0] == pytest.approx(1)
@@ -65,8 +65,8 @@ def test_mutual_information_of_known_tables():
 
 def test_robust_z_by_hand():
     # median 0.5, deviations 0.2 0.1 0 0.1 0.4: median 0.1
-    found = robust_z([0.3, 0.4, 0.5, 0.6, 0.9])
-    np.testing.assert_allclose(found, np.array([-0.2, -0.1, 0, 0.1, 0.4]) * 0.6745 / 0.1)
+    z = robust_z([0.3, 0.4, 0.5, 0.6, 0.9])
+    np.testing.assert_allclose(z, np.array([-0.2, -0.1, 0, 0.1, 0.4]) * 0.6745 / 0.1)
     np.testing.assert_allclose(robust_z([0.5, 0.5, 0.52]), [0, 0, 2])  # counts as 0.01 at least
     np.testing.assert_array_equal(robust_z([0.7]), [0])
 
@@ -95,18 +95,18 @@ def test_misplaced_scans_are_outliers():
     template = template_volumes(steps)
     volumes = []
     for number in range(12):
-        made = simulate(
+        simulated = simulate(
             {"spacing": 4.0, "space": "mni", "modality": "FLAIR", "number": number, "age": 30.0}
         )
-        volumes.append(made.image[::-1, ::-1])  # LPS, as the steps make it
+        volumes.append(simulated.image[::-1, ::-1])  # LPS, as the steps make it
     good = len(volumes)
     volumes += [volumes[0][:, :, ::-1], volumes[1][:, ::-1], np.roll(volumes[2], 4, axis=2)]
-    found = RegistrationQuality(
+    registered = RegistrationQuality(
         template.t1, [template.gm, template.wm, template.csf], template.mask
     )
     for volume in volumes:
-        found.update(volume[None])
-    table = found.table([f"s{i}" for i in range(len(volumes))])
+        registered.update(volume[None])
+    table = registered.table([f"s{i}" for i in range(len(volumes))])
     assert table["outlier"].tolist() == [False] * good + [True] * 3
     assert (table["z"][good:] < -3.5).all()
     assert table["mutual_information"][:good].min() > table["mutual_information"][good:].max()
@@ -125,7 +125,7 @@ def test_wrong_input():
         quality().update(np.zeros((2, 3, 4)))
     with pytest.raises(UserError, match="no scans; expected one or more"):
         quality().table([])
-    found = quality()
-    found.update(TEMPLATE[None])
+    registered = quality()
+    registered.update(TEMPLATE[None])
     with pytest.raises(ValueError, match="Received: 0"):
-        found.table([])
+        registered.table([])

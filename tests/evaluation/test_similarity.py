@@ -160,11 +160,11 @@ class TestSSIM:
             ssim(x, y, mask=np.ones((1, 16, 16), bool))
 
     def test_parameters(self):
-        found = ssim_parameters(ndim=3, data_range=2)
-        assert found["dimensions"] == "3D"
-        assert found["window"] == "uniform"
-        assert found["window_size"] == 7
-        assert found["data_range"] == 2.0
+        parameters = ssim_parameters(ndim=3, data_range=2)
+        assert parameters["dimensions"] == "3D"
+        assert parameters["window"] == "uniform"
+        assert parameters["window_size"] == 7
+        assert parameters["data_range"] == 2.0
         assert ssim_parameters(gaussian=True)["window_size"] == 11
 
 
@@ -273,10 +273,10 @@ class TestPerSubject:
         assert len(SimilarityAccumulator().table()) == 0
 
     def test_parameters_say_all(self):
-        found = SimilarityAccumulator(ndim=3, window=5).parameters
-        assert found["dimensions"] == "3D"
-        assert found["window_size"] == 5
-        assert "0.05" in found["foreground"]
+        parameters = SimilarityAccumulator(ndim=3, window=5).parameters
+        assert parameters["dimensions"] == "3D"
+        assert parameters["window_size"] == 5
+        assert "0.05" in parameters["foreground"]
 
 
 class TestSummary:
@@ -285,11 +285,11 @@ class TestSummary:
     )
 
     def test_by_hand(self):
-        found = summary(self.table).set_index("measure")
-        assert found.loc["ssim", "mean"] == pytest.approx(0.9)
-        assert found.loc["ssim", "sd"] == pytest.approx(0.1)
-        assert found.loc["psnr", ["mean", "n"]].tolist() == [25, 2]
-        assert "ci_low" not in found
+        means = summary(self.table).set_index("measure")
+        assert means.loc["ssim", "mean"] == pytest.approx(0.9)
+        assert means.loc["ssim", "sd"] == pytest.approx(0.1)
+        assert means.loc["psnr", ["mean", "n"]].tolist() == [25, 2]
+        assert "ci_low" not in means
 
     def test_bootstrap(self):
         values = np.random.default_rng(0).normal(0.8, 0.1, 200)
@@ -302,16 +302,16 @@ class TestSummary:
         assert row.ci_low < narrower.ci_low < narrower.ci_high < row.ci_high
 
     def test_one_subject_and_infinite_values(self):
-        found = summary(pd.DataFrame({"ssim": [1.0], "psnr": [np.inf]}), bootstrap=10)
-        assert found["mean"].tolist() == [1.0, np.inf]
-        assert found[["sd", "ci_low", "ci_high"]].isna().all(axis=None)
+        means = summary(pd.DataFrame({"ssim": [1.0], "psnr": [np.inf]}), bootstrap=10)
+        assert means["mean"].tolist() == [1.0, np.inf]
+        assert means[["sd", "ci_low", "ci_high"]].isna().all(axis=None)
 
     def test_compare(self):
-        found = compare({"one": self.table, "two": self.table.assign(ssim=0.5)})
-        assert found["run"].tolist() == ["one", "two"]
-        assert found["n_subjects"].tolist() == [3, 3]
-        assert found["ssim"].tolist() == pytest.approx([0.9, 0.5])
-        assert found["ssim_sd"].tolist() == pytest.approx([0.1, 0.0])
+        comparison = compare({"one": self.table, "two": self.table.assign(ssim=0.5)})
+        assert comparison["run"].tolist() == ["one", "two"]
+        assert comparison["n_subjects"].tolist() == [3, 3]
+        assert comparison["ssim"].tolist() == pytest.approx([0.9, 0.5])
+        assert comparison["ssim_sd"].tolist() == pytest.approx([0.1, 0.0])
 
 
 class TestToUnit:
@@ -328,10 +328,10 @@ class TestToUnit:
 
     def test_by_hand(self):
         images = np.array([[-2.0, 0.0, 6.0], [5.0, 5.0, 5.0]])
-        found, restored = to_unit(images, images + [[2.0, -4.0, 8.0], [0.25, 0.5, -1.0]])
-        np.testing.assert_allclose(found, [[0, 0.25, 1], [0, 0, 0]])
+        scaled, restored = to_unit(images, images + [[2.0, -4.0, 8.0], [0.25, 0.5, -1.0]])
+        np.testing.assert_allclose(scaled, [[0, 0.25, 1], [0, 0, 0]])
         np.testing.assert_allclose(restored, [[0.25, 0, 1], [0.25, 0.5, 0]])
-        assert found.dtype == restored.dtype == np.float32
+        assert scaled.dtype == restored.dtype == np.float32
 
     def test_shapes(self):
         with pytest.raises(ValueError, match=r"same shape. Received: \(1, 3\) and \(3,\)"):
@@ -396,9 +396,9 @@ class TestMultiScale:
             slow_ms_ssim(a.astype("float64"), b.astype("float64"), window, scales)
             for a, b in zip(x, y, strict=True)
         ]
-        found = ms_ssim(x, y, ndim=ndim, window=window, scales=scales)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)  # scales are kept as float32
-        assert np.all((found > 0.05) & (found < 0.99))
+        scores = ms_ssim(x, y, ndim=ndim, window=window, scales=scales)
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)  # scales are kept as float32
+        assert np.all((scores > 0.05) & (scores < 0.99))
 
     def test_one_scale_is_ssim(self):
         x, y = pair((3, 33, 40))

@@ -34,13 +34,13 @@ class TestCorrelation:
     def test_by_hand(self):
         # r of (0, 1), (1, 2), (2, 3) is 1, −1 and 0.
         codebook = np.array([[0, 1, 2], [5, 6, 7], [2, 1, 0], [1, -2, 1]], float)
-        found = neighbour_correlation(codebook, CHAIN)
-        assert found["mean"] == pytest.approx(0, abs=1e-12)
-        assert found["median"] == pytest.approx(0, abs=1e-12)
-        assert found["min"] == pytest.approx(-1)
-        assert found["share_above"] == pytest.approx(1 / 3)
-        assert found["pairs"] == 3
-        assert found["all_pairs"] == pytest.approx((1 - 1 + 0 - 1 + 0 + 0) / 6)
+        correlation = neighbour_correlation(codebook, CHAIN)
+        assert correlation["mean"] == pytest.approx(0, abs=1e-12)
+        assert correlation["median"] == pytest.approx(0, abs=1e-12)
+        assert correlation["min"] == pytest.approx(-1)
+        assert correlation["share_above"] == pytest.approx(1 / 3)
+        assert correlation["pairs"] == 3
+        assert correlation["all_pairs"] == pytest.approx((1 - 1 + 0 - 1 + 0 + 0) / 6)
 
     def test_equals_numpy_on_a_grid_that_is_no_square(self):
         codebook = RNG.normal(size=(12, 5)) + 3
@@ -48,11 +48,11 @@ class TestCorrelation:
         r = np.corrcoef(codebook)
         pairs = [(i, j) for i in range(12) for j in table[i] if j > i]
         expected = [r[i, j] for i, j in pairs]
-        found = neighbour_correlation(codebook, table)
-        assert found["pairs"] == len(pairs) == 17
-        assert found["mean"] == pytest.approx(np.mean(expected))
-        assert found["min"] == pytest.approx(np.min(expected))
-        assert found["all_pairs"] == pytest.approx(r[np.triu_indices(12, 1)].mean())
+        correlation = neighbour_correlation(codebook, table)
+        assert correlation["pairs"] == len(pairs) == 17
+        assert correlation["mean"] == pytest.approx(np.mean(expected))
+        assert correlation["min"] == pytest.approx(np.min(expected))
+        assert correlation["all_pairs"] == pytest.approx(r[np.triu_indices(12, 1)].mean())
 
     def test_a_smooth_map_beats_the_same_nodes_shuffled(self):
         rows, columns = np.divmod(np.arange(48), 8)
@@ -65,9 +65,9 @@ class TestCorrelation:
 
     def test_nodes_without_variance_are_left_out(self):
         codebook = np.array([[0, 1, 2], [5, 6, 7], [0.1, 0.1, 0.1], [1, 2, 4]], float)
-        found = neighbour_correlation(codebook, CHAIN)
-        assert found["pairs"] == 1
-        assert found["mean"] == pytest.approx(1)
+        correlation = neighbour_correlation(codebook, CHAIN)
+        assert correlation["pairs"] == 1
+        assert correlation["mean"] == pytest.approx(1)
         assert np.isnan(neighbour_correlation(np.ones((4, 3)), CHAIN)["mean"])
 
 
@@ -90,11 +90,11 @@ class TestTopology:
         search = NearestNeighbors(n_neighbors=2).fit(codebook)
         distances, nodes = search.kneighbors(vectors.reshape(-1, 6))
         errors = [second not in table[first] for first, second in nodes]
-        found = topology_measures(vectors, codebook, table)
-        assert found["topographic_error"] == pytest.approx(np.mean(errors))
-        assert found["quantization_error"] == pytest.approx(distances[:, 0].mean())
-        assert found["quantization_mse"] == pytest.approx(np.mean(distances[:, 0] ** 2) / 6)
-        assert found["vectors"] == 126
+        measures = topology_measures(vectors, codebook, table)
+        assert measures["topographic_error"] == pytest.approx(np.mean(errors))
+        assert measures["quantization_error"] == pytest.approx(distances[:, 0].mean())
+        assert measures["quantization_mse"] == pytest.approx(np.mean(distances[:, 0] ** 2) / 6)
+        assert measures["vectors"] == 126
 
     def test_a_stream_equals_one_batch(self, monkeypatch):
         codebook, vectors = RNG.normal(size=(9, 4)), RNG.normal(size=(50, 4)).astype("float32")
@@ -107,14 +107,14 @@ class TestTopology:
 
     def test_equal_nodes_are_taken_in_order(self):
         # All nodes in one place: the first two are the nearest, and they are neighbours.
-        found = TopologyCounter(np.zeros((4, 2)), CHAIN).add(np.ones((5, 2)))
-        assert found.counts[0] + found.counts[1:].sum() == 5
-        assert found.measures()["quantization_error"] == pytest.approx(np.sqrt(2))
+        measures = TopologyCounter(np.zeros((4, 2)), CHAIN).add(np.ones((5, 2)))
+        assert measures.counts[0] + measures.counts[1:].sum() == 5
+        assert measures.measures()["quantization_error"] == pytest.approx(np.sqrt(2))
 
     def test_nothing_counted(self):
-        found = TopologyCounter(np.eye(4), CHAIN).measures()
-        assert np.isnan(found["topographic_error"])
-        assert found["vectors"] == 0
+        measures = TopologyCounter(np.eye(4), CHAIN).measures()
+        assert np.isnan(measures["topographic_error"])
+        assert measures["vectors"] == 0
 
     @pytest.mark.parametrize(
         ("vectors", "codebook", "table", "message"),
@@ -139,14 +139,14 @@ class TestTissue:
         rng = np.random.default_rng(seed)
         codes = rng.integers(0, num_codes, (2, 3, 4))
         labels = rng.integers(0, num_labels, (2, 3, 4))
-        found = TissueOverlap(num_codes, num_labels).add(codes, labels).measures()
+        overlap = TissueOverlap(num_codes, num_labels).add(codes, labels).measures()
         bits = mutual_info_score(codes.ravel(), labels.ravel()) / np.log(2)
-        assert found["bits"] == pytest.approx(bits, abs=1e-9)
+        assert overlap["bits"] == pytest.approx(bits, abs=1e-9)
         if np.ptp(codes) or np.ptp(labels):
             expected = normalized_mutual_info_score(codes.ravel(), labels.ravel())
-            assert found["nmi"] == pytest.approx(expected, abs=1e-9)
+            assert overlap["nmi"] == pytest.approx(expected, abs=1e-9)
         else:
-            assert np.isnan(found["nmi"])
+            assert np.isnan(overlap["nmi"])
 
     def test_codes_cover_blocks_of_voxels(self):
         codes = RNG.integers(0, 5, (2, 2, 3, 2))
@@ -163,11 +163,11 @@ class TestTissue:
         # Codes know grey from white, and nothing of the rest.
         labels = np.array([[0, 0, 0, 0, 1, 1, 2, 2]])
         codes = np.array([[0, 1, 0, 1, 0, 0, 1, 1]])
-        found = TissueOverlap(2, 3).add(codes, labels).measures(background=False)
-        assert found["voxels"] == 4
-        assert found["nmi"] == pytest.approx(1)
-        assert found["explained"] == pytest.approx(1)
-        assert found["bits"] == pytest.approx(1)
+        overlap = TissueOverlap(2, 3).add(codes, labels).measures(background=False)
+        assert overlap["voxels"] == 4
+        assert overlap["nmi"] == pytest.approx(1)
+        assert overlap["explained"] == pytest.approx(1)
+        assert overlap["bits"] == pytest.approx(1)
         assert TissueOverlap(2, 3).add(codes, labels).measures()["nmi"] < 0.5
         empty = TissueOverlap(2, 3).add(codes, labels * 0).measures(background=False)
         assert empty["voxels"] == 0
