@@ -13,14 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the application's own files
 
-import brainvq  # noqa: F401 (first: it keeps TensorFlow's start-up lines off the screen)
+import brainvq
 
 # isort: split
 import numpy as np
 
-import modules
 from brainvq.evaluation import ResidualKMeans, TransformCodec
-from hyperparameters import STUDIES
+from brainvq.studies import STUDIES
 
 
 def main():
@@ -35,10 +34,10 @@ def main():
     bundles = np.clip(steps.cumsum(axis=2), -1, 1).astype("float32")
     print("model                            bundles/s  first call (s)")
     for variant, study in STUDIES["streamlines"].items():
-        model = modules.build_autoencoder(study)
+        model = study.model.build(study.data.input_shape)
 
         def whole_way(model=model):
-            if isinstance(model, modules.VQVAETrainer):
+            if isinstance(model, brainvq.VQVAETrainer):
                 return model.decode(model.encode(bundles, options.batch_size), options.batch_size)
             return model.reconstruct(bundles, options.batch_size)
 

@@ -17,8 +17,7 @@ import brainvq
 # isort: split
 import numpy as np
 
-import modules
-from hyperparameters import STUDIES
+from brainvq.studies import STUDIES
 
 SHAPE = (150, 256, 256, 1)
 
@@ -33,7 +32,8 @@ def main():
     if options.run:
         model = brainvq.load(options.run).model
     else:
-        model = modules.build_autoencoder(STUDIES["ixi2d"]["best"])
+        study = STUDIES["ixi2d"]["best"]
+        model = study.model.build(study.data.input_shape)
     volume = np.random.default_rng(0).random(SHAPE, dtype="float32")
     print("batch  encode (s)  first call (s)  slices/s  reconstruct (s)")
     for batch in options.batch_sizes:

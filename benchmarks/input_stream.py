@@ -151,14 +151,13 @@ def train(store, options):
     """Speed of training steps: fed by the store, and fed by one batch that is held in memory."""
     import keras
 
-    import hyperparameters
-    import modules
+    from brainvq.studies import STUDIES
     from brainvq.training.augment import Augment
     from brainvq.training.stream import BatchStream
 
-    study = hyperparameters.STUDIES["oasis2d"]["best"]
+    study = STUDIES["oasis2d"]["best"]
     study = replace(study, data=replace(study.data, size=options.size))
-    model = modules.build_autoencoder(study, store.sample_shape)
+    model = study.model.build(store.sample_shape)
     model.compile(keras.optimizers.Adam(1e-4))
     augment = Augment(shift=SHIFT, flip=FLIP, gain=GAIN)
     rng = np.random.default_rng(0)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # a fair figure per core, and what the array store's workers get
-os.environ["BRAINVQ_NO_KERAS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from brainvq.data.simulation import GROUPS, simulate  # noqa: E402
