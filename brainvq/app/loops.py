@@ -62,7 +62,7 @@ def decode(trained, options, log):
         log: `logging.Logger`.
     """
     samples = trained.task.samples
-    samples.require_decoding(trained)
+    samples.start_decode(trained, log)
     names = named(map(Path, options.files))
 
     def read(path):

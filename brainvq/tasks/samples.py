@@ -154,7 +154,7 @@ class Samples:
     def require_codes(self, trained, verb):
         """Raises `UserError` where the model has nothing to encode to."""
 
-    def require_decoding(self, trained):
+    def start_decode(self, trained, log):
         """Raises `UserError` where the model cannot decode what `encode` gives."""
 
     def read_latents(self, path, name, trained):

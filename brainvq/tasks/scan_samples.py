@@ -177,7 +177,7 @@ class ScanSamples(Samples):
                 "such as VectorQuantizer or SOMQuantizer"
             )
 
-    def require_decoding(self, trained):
+    def start_decode(self, trained, log):
         """Refuses a model that does not decode codes alone."""
         trained.require_decoding()
 
