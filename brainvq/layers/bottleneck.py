@@ -1,6 +1,7 @@
 """The contract that every bottleneck keeps, and the chain of several."""
 
 import keras
+import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -12,7 +13,7 @@ class Bottleneck(keras.layers.Layer):
     - `"quantized"`: float32, the shape of `z`; what the decoder reads;
     - `"codes"`: int32 `(batch, *grid)`, or `(batch, *grid, depth)` with `depth`; the key is missing
       where there are no codes;
-    - `"continuous"`: float32, the shape of `z`: the vectors that codes were found for; the key is
+    - `"continuous"`: float32, the shape of `z`: the vectors that were quantised; the key is
       missing where there are no codes, or where `quantized` is that already;
     - `"losses"`: a dict of name → weighted float32 scalar, with the names of `loss_names`.
 
@@ -37,9 +38,43 @@ class Bottleneck(keras.layers.Layer):
     codebook = None
     """Float32 `(num_codes, dim)`, after a `depth` if there is one; None where there is none."""
 
+    seed_generator = None
+    """The `keras.random.SeedGenerator` of a layer that draws random numbers, else None."""
+
     def __init__(self, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether `call` returns codes."""
+        return self.num_codes is not None
+
+    # Methods, not properties: Keras follows every attribute of a layer that it saves or loads.
+
+    def members(self) -> list:
+        """The layers that are applied in turn: this one, or those of a `BottleneckChain`."""
+        return [self]
+
+    def stages(self) -> list:
+        """The quantisers of the codes of a cell: this one, or those of a `ResidualQuantizer`."""
+        return [self]
+
+    def set_codebook(self, vectors, counts=None):
+        """Replaces the codebook, where it is no consequence of the constructor's arguments.
+
+        Args:
+            vectors: float `(num_codes, dim)`.
+            counts: float `(num_codes,)`, vectors per training batch at each code; or None.
+
+        Raises:
+            ValueError: in a layer without a codebook that can be set.
+        """
+        del counts
+        raise ValueError(
+            f"The codes of {self.name} follow from its arguments. "
+            f"Received: vectors of shape {np.shape(vectors)}"
+        )
 
     def codes_to_vectors(self, codes):
         """Looks codes up in the codebook; never changes it.
@@ -61,7 +96,7 @@ class Bottleneck(keras.layers.Layer):
         Without it a resumed run would draw its first random numbers a second time.
         """
         super().save_own_variables(store)
-        if hasattr(self, "seed_generator"):
+        if self.seed_generator is not None:
             state = keras.ops.convert_to_tensor(self.seed_generator.state)
             store["seed_state"] = keras.ops.convert_to_numpy(state)
 
@@ -69,7 +104,7 @@ class Bottleneck(keras.layers.Layer):
         """Loads what `save_own_variables` saved."""
         names = list(store.keys())  # not every store of Keras can be iterated over
         super().load_own_variables({name: store[name] for name in names if name != "seed_state"})
-        if hasattr(self, "seed_generator") and "seed_state" in names:
+        if self.seed_generator is not None and "seed_state" in names:
             self.seed_generator.state.assign(store["seed_state"])
 
     def _outputs(self, quantized, losses, codes=None, continuous=None):
@@ -90,7 +125,7 @@ class BottleneckChain(Bottleneck):
 
     Each reads the `quantized` vectors of the one before. The chain has the codes of its last
     member and the losses of all; a loss name that occurs again gets a number (`kl_loss_2`).
-    Source of the use: the "continuous-latent" variants of study 3.
+    A sample that is quantised makes the "continuous latent" models of Kapre.
 
     Args:
         bottlenecks: list of `Bottleneck` layers; only the last may have codes.
@@ -100,7 +135,7 @@ class BottleneckChain(Bottleneck):
         ValueError: if the list is empty, holds another kind of layer, or has codes too early.
     """
 
-    def __init__(self, bottlenecks, **kwargs):
+    def __init__(self, bottlenecks: list, **kwargs):
         super().__init__(**kwargs)
         bottlenecks = [
             keras.saving.deserialize_keras_object(b) if isinstance(b, dict) else b
@@ -111,30 +146,38 @@ class BottleneckChain(Bottleneck):
                 "`bottlenecks` must be a list of one or more brainvq.layers.Bottleneck. "
                 f"Received: bottlenecks={bottlenecks}"
             )
-        if any(b.num_codes is not None for b in bottlenecks[:-1]):
+        if any(b.has_codes for b in bottlenecks[:-1]):
             raise ValueError(
                 "Only the last of `bottlenecks` may have codes, for a decoder reads the last. "
                 f"Received: bottlenecks={bottlenecks}"
             )
         self.bottlenecks = bottlenecks
 
+    def members(self) -> list:
+        """The layers that are applied in turn."""
+        return self.bottlenecks
+
+    def stages(self) -> list:
+        """The stages of the last member."""
+        return self.bottlenecks[-1].stages()
+
     @property
-    def loss_names(self):
+    def loss_names(self) -> tuple[str, ...]:
         """Names of the loss terms of all members, made unique."""
         names, seen = [], {}
-        for bottleneck in self.bottlenecks:
-            for name in bottleneck.loss_names:
+        for member in self.bottlenecks:
+            for name in member.loss_names:
                 seen[name] = seen.get(name, 0) + 1
                 names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
         return tuple(names)
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> int | None:
         """Number of codes of the last member, or None."""
         return self.bottlenecks[-1].num_codes
 
     @property
-    def depth(self):
+    def depth(self) -> int | None:
         """Codes per grid cell of the last member, or None."""
         return self.bottlenecks[-1].depth
 
@@ -145,26 +188,30 @@ class BottleneckChain(Bottleneck):
 
     def build(self, input_shape):
         """Builds every member for `input_shape` `(batch, *grid, dim)`."""
-        for bottleneck in self.bottlenecks:
+        for member in self.bottlenecks:
             # `load_model` has built the members already.
-            if not bottleneck.built:
-                bottleneck.build(input_shape)
+            if not member.built:
+                member.build(input_shape)
 
-    def call(self, z, training=None):
-        """Applies the members in turn; see `Bottleneck` for shapes.
+    def call(self, z, training: bool | None = None):
+        """Applies the members to `z` `(batch, *grid, dim)` in turn; returns what the last does.
 
         The members add their losses themselves, so the chain adds none.
         """
         terms = []
-        for bottleneck in self.bottlenecks:
-            outputs = bottleneck(z, training=training)
+        for member in self.bottlenecks:
+            outputs = member(z, training=training)
             z = outputs["quantized"]
-            terms += [outputs["losses"][name] for name in bottleneck.loss_names]
+            terms += [outputs["losses"][name] for name in member.loss_names]
         return {**outputs, "losses": dict(zip(self.loss_names, terms, strict=True))}
 
     def codes_to_vectors(self, codes):
-        """Looks codes up in the codebook of the last member."""
+        """Looks int codes up in the codebook of the last member; see `Bottleneck` for shapes."""
         return self.bottlenecks[-1].codes_to_vectors(codes)
+
+    def set_codebook(self, vectors, counts=None):
+        """Replaces the codebook of the last member; see there for shapes."""
+        self.bottlenecks[-1].set_codebook(vectors, counts)
 
     def get_config(self):
         """Returns the constructor's arguments."""

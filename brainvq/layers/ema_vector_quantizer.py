@@ -67,15 +67,15 @@ class EMAVectorQuantizer(Quantizer):
 
     def __init__(
         self,
-        num_codes,
-        beta=0.25,
-        decay=0.99,
-        epsilon=1e-5,
-        initialization="data",
-        revival_threshold=0.03,
-        distance="euclidean",
-        gradient="straight_through",
-        seed=None,
+        num_codes: int,
+        beta: float = 0.25,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        initialization: str = "data",
+        revival_threshold: float = 0.03,
+        distance: str = "euclidean",
+        gradient: str = "straight_through",
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(num_codes, beta, distance, gradient, **kwargs)
@@ -112,7 +112,7 @@ class EMAVectorQuantizer(Quantizer):
         is_set = "ones" if self.initialization == "random" else "zeros"
         self.initialized = self._add_state("initialized", (), is_set)
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, vectors = self._flatten(z)
         update = training and self.trainable

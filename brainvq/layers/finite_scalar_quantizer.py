@@ -42,7 +42,7 @@ class FiniteScalarQuantizer(Bottleneck):
             `build`, z has another number of channels than there are levels.
     """
 
-    def __init__(self, levels=(8, 5, 5, 5), **kwargs):
+    def __init__(self, levels: tuple[int, ...] = (8, 5, 5, 5), **kwargs):
         super().__init__(**kwargs)
         levels = tuple(levels)
         if not levels or any(int(level) != level or level < 3 for level in levels):
@@ -74,7 +74,7 @@ class FiniteScalarQuantizer(Bottleneck):
         """Float32 `(num_codes, dim)`: every combination of levels, made at each call."""
         return self.codes_to_vectors(ops.arange(self.num_codes, dtype="int32"))
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         bounded = self._half_range * ops.tanh(z + self._shift) - self._offset
         rounded = ops.round(bounded)

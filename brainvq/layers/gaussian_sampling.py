@@ -34,7 +34,7 @@ class GaussianSampling(Bottleneck):
 
     loss_names = ("kl_loss",)
 
-    def __init__(self, kl_weight=1.0, seed=None, **kwargs):
+    def __init__(self, kl_weight: float = 1.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if kl_weight < 0:
             raise ValueError(f"`kl_weight` must be at least 0. Received: kl_weight={kl_weight}")
@@ -48,7 +48,7 @@ class GaussianSampling(Bottleneck):
         self.statistics = keras.layers.Dense(2 * dim, dtype="float32", name="statistics")
         self.statistics.build(input_shape)
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Maps `z` `(batch, *grid, dim)` to a sample (training) or to the mean."""
         mean, log_variance = ops.split(self.statistics(z), 2, axis=-1)  # (batch, *grid, dim) each
         log_variance = ops.clip(log_variance, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)

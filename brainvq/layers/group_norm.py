@@ -25,7 +25,7 @@ class GroupNorm(keras.layers.Layer):
         ValueError: if `groups` is below 1, or does not divide the channels.
     """
 
-    def __init__(self, groups, epsilon=1e-3, **kwargs):
+    def __init__(self, groups: int, epsilon: float = 1e-3, **kwargs):
         super().__init__(**kwargs)
         if groups < 1:
             raise ValueError(f"`groups` must be at least 1. Received: groups={groups}")

@@ -15,7 +15,7 @@ TINY = 1.1754944e-38
 class GumbelQuantizer(Bottleneck):
     """Replaces each vector by a mean of all codes, weighed by a softmax with Gumbel noise.
 
-    VQ-Diff (Lizarraga et al. 2023, section 2; study 5). For a vector z and the codes e_k, with
+    VQ-Diff (Lizarraga et al. 2023, section 2). For a vector z and the codes e_k, with
     independent noise g_k ~ Gumbel(0, 1) and the temperature τ,
 
         w_k ∝ exp((−‖z − e_k‖² + g_k) / τ),   Σ_k w_k = 1,   s = Σ_k w_k e_k,
@@ -64,11 +64,11 @@ class GumbelQuantizer(Bottleneck):
 
     def __init__(
         self,
-        codebook_size=512,
-        temperature=10.0,
-        noise_at_inference=False,
-        codebook_scale=SQRT_2,
-        seed=None,
+        codebook_size: int = 512,
+        temperature: float = 10.0,
+        noise_at_inference: bool = False,
+        codebook_scale: float = SQRT_2,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -101,7 +101,7 @@ class GumbelQuantizer(Bottleneck):
         """Float32 `(codebook_size, dim)`."""
         return ops.convert_to_tensor(self.embedding)
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Mixes codes for `z` `(batch, *grid, dim)`; see the class for what is returned."""
         logits = self._logits(z)  # (n, codebook_size)
         if training or self.noise_at_inference:

@@ -29,7 +29,7 @@ class LatentNoise(Bottleneck):
         ValueError: if `size` is negative.
     """
 
-    def __init__(self, size, seed=None, **kwargs):
+    def __init__(self, size: float, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if size < 0:
             raise ValueError(f"`size` must be at least 0. Received: size={size}")
@@ -40,17 +40,17 @@ class LatentNoise(Bottleneck):
     def build(self, input_shape):
         """There is nothing to build."""
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Adds noise to `z` `(batch, *grid, dim)` in training."""
         z = ops.cast(z, "float32")
         if training and self.size > 0:
-            spread = ops.std(z, axis=tuple(range(len(z.shape) - 1)))
+            deviation = ops.std(z, axis=tuple(range(len(z.shape) - 1)))
             ones = (1,) * (len(z.shape) - 1)
             shape = (ops.shape(z)[0], *ones)
             sizes = keras.random.uniform(shape, minval=-1.0, maxval=1.0, seed=self.seed_generator)
             sizes = ops.maximum(sizes, 0.0)
             noise = keras.random.normal(ops.shape(z), dtype="float32", seed=self.seed_generator)
-            z = z + self.size * sizes * ops.stop_gradient(spread) * noise
+            z = z + self.size * sizes * ops.stop_gradient(deviation) * noise
         return self._outputs(z, {})
 
     def get_config(self):

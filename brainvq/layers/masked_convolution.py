@@ -35,7 +35,7 @@ def _odd_tuple(kernel_size, rank):
     return tuple(int(size) for size in sizes)
 
 
-def raster_mask(kernel_size, mask_type):
+def raster_mask(kernel_size: tuple[int, ...], mask_type: str) -> np.ndarray:
     """Make the mask of a kernel that sees only earlier positions in raster order.
 
     Args:
@@ -62,13 +62,13 @@ class _MaskedConv(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        mask_type="B",
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        mask_type: str = "B",
         activation=None,
-        use_bias=True,
-        padding_channel=False,
-        kernel_initializer="glorot_uniform",
+        use_bias: bool = True,
+        padding_channel: bool = False,
+        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -97,7 +97,7 @@ class _MaskedConv(keras.layers.Layer):
             self.bias = None
 
     def masked_kernel(self):
-        """Return the kernel with what the mask hides set to zero."""
+        """Return the kernel `(*kernel_size, channels, filters)`, zero where the mask hides it."""
         kernel = ops.convert_to_tensor(self.kernel)
         # A product, not an assignment: the gradient of the hidden part is then exactly zero, and
         # the layer stays a pure function of its weights.
@@ -229,13 +229,13 @@ class CausalConv(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        axis=0,
-        include_current=True,
-        use_bias=True,
-        padding_channel=False,
-        kernel_initializer="glorot_uniform",
+        filters: int,
+        kernel_size: int,
+        axis: int = 0,
+        include_current: bool = True,
+        use_bias: bool = True,
+        padding_channel: bool = False,
+        kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)

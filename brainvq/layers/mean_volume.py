@@ -26,7 +26,7 @@ class RemoveVolume(keras.layers.Layer):
             shape=(), initializer="ones", trainable=False, name="deviation"
         )
 
-    def set(self, volume, deviation):
+    def set(self, volume, deviation: float) -> None:
         """Sets both.
 
         Args:

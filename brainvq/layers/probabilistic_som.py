@@ -12,7 +12,7 @@ class ProbabilisticSOM(GridQuantizer):
     """Assigns each vector to every node of a map with a probability; the decoder reads the vector.
 
     PSOM (Manduchi, Hüser, Faltys, Vogt, Rätsch & Fortuin 2021, "T-DPSOM", section 3.1; equations
-    (4) and (5) of study 3). For vector i of the batch and node j, with μ_j the node's place,
+    4 and 5 of Kapre). For vector i of the batch and node j, with μ_j the node's place,
 
     - s_ij ∝ (1 + ‖z_i − μ_j‖²/α)^(−(α+1)/2), Student's t with α degrees of freedom, Σ_j s_ij = 1,
     - t_ij ∝ s_ij² / Σ_i s_ij, Σ_j t_ij = 1: the target, a constant of the gradient, which sharpens
@@ -24,7 +24,7 @@ class ProbabilisticSOM(GridQuantizer):
     - `neighbourhood_loss`: −β/n · Σ_ij sg(s_ij) Σ_{e ∈ N(j)} log s_ie, which is low where
       neighbours of likely nodes are likely too.
 
-    The first is a mean over vectors, where study 3 writes a sum: so it is in the authors' program,
+    The first is a mean over vectors, where Kapre writes a sum: so it is in the authors' program,
     and so it does not depend on the sizes of image and batch, as a reconstruction loss that is a
     mean does not.
 
@@ -43,17 +43,17 @@ class ProbabilisticSOM(GridQuantizer):
 
     Args:
         som_shape: (height, width) of the map. Default (16, 16): 256 nodes.
-        topology: `"toroid"` (default, the study's), where opposite borders meet, or
+        topology: `"toroid"` (default, as in Kapre), where opposite borders meet, or
             `"rectangular"`.
-        alpha: float > 0, degrees of freedom. Default 10, the study's.
-        gamma: float ≥ 0, γ. Default 1, the study's.
-        beta: float ≥ 0, β. Default 1, the study's.
+        alpha: float > 0, degrees of freedom. Default 10, as in Kapre.
+        gamma: float ≥ 0, γ. Default 1, as in Kapre.
+        beta: float ≥ 0, β. Default 1, as in Kapre.
         include_node: bool, whether N(j) holds node j itself beside its neighbours. Default False,
-            as in the authors' program; True reads N as in equation (3).
+            as in the authors' program; True reads N as in equation 3.
         initializer: Keras initialiser of the codebook `(height · width, dim)`. Default
             `"random_uniform"`, the range [−0.05, 0.05].
         quantize: bool, whether the decoder reads the most probable node instead of z. Default
-            False, equation (5).
+            False, equation 5.
         gradient: `"straight_through"` (default) or `"rotation"`, with `quantize`; see `Quantizer`.
         **kwargs: see `Bottleneck`.
 
@@ -65,15 +65,15 @@ class ProbabilisticSOM(GridQuantizer):
 
     def __init__(
         self,
-        som_shape=(16, 16),
-        topology="toroid",
-        alpha=10.0,
-        gamma=1.0,
-        beta=1.0,
-        include_node=False,
-        initializer="random_uniform",
-        quantize=False,
-        gradient="straight_through",
+        som_shape: tuple[int, int] = (16, 16),
+        topology: str = "toroid",
+        alpha: float = 10.0,
+        gamma: float = 1.0,
+        beta: float = 1.0,
+        include_node: bool = False,
+        initializer: str | keras.initializers.Initializer = "random_uniform",
+        quantize: bool = False,
+        gradient: str = "straight_through",
         **kwargs,
     ):
         super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
@@ -88,7 +88,7 @@ class ProbabilisticSOM(GridQuantizer):
         own = np.eye(self.num_codes, dtype="float32") if include_node else 0.0
         self._adjacency = self.som_grid.adjacency + own
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Assigns `z` `(batch, *grid, dim)`; see the class for what is returned."""
         vectors = ops.reshape(z, (-1, z.shape[-1]))  # (n, dim)
         log_s = self.log_assignments(vectors)
@@ -108,7 +108,7 @@ class ProbabilisticSOM(GridQuantizer):
         return self._outputs(self._pass_gradient(z, nodes), losses, codes, continuous=z)
 
     def log_assignments(self, vectors):
-        """log s_ij of equation (4).
+        """log s_ij of equation 4.
 
         Args:
             vectors: float32 `(n, dim)`.
@@ -137,5 +137,5 @@ class ProbabilisticSOM(GridQuantizer):
 
 
 def log_targets(log_s):
-    """log t_ij of equation (4), from log s_ij `(n, nodes)`: sharper, and even over the nodes."""
+    """log t_ij of equation 4, from log s_ij `(n, nodes)`: sharper, and even over the nodes."""
     return ops.log_softmax(2.0 * log_s - ops.logsumexp(log_s, axis=0), axis=-1)

@@ -12,13 +12,14 @@ GRADIENTS = ("straight_through", "rotation")
 
 
 def unit_length(x):
-    """Scales the last axis of `x` to Euclidean length 1; a zero vector stays zero."""
+    """Scales float `x` `(..., dim)` to Euclidean length 1 along the last axis; zero stays zero."""
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 def nearest_codes(vectors, codebook):
     """Returns the index of the nearest codebook row by Euclidean distance, the first among equals.
 
+    Of float32 vectors `(n, dim)` and a codebook `(num_codes, dim)` it gives int32 `(n,)`.
     argmin ‖z − e‖² = argmax (z·e − ‖e‖²/2), since ‖z‖² is the same for every code: one product
     of matrices, without the cancellation that ‖z‖² would bring. Both are moved by the codebook's
     mean first, which changes no distance: far from 0, rounding would choose among close codes.
@@ -31,7 +32,10 @@ def nearest_codes(vectors, codebook):
 
 
 def straight_through(z, quantized):
-    """Returns `quantized`, with the gradient of the identity to `z` (van den Oord et al. 2017)."""
+    """Returns `quantized`, with the gradient of the identity to `z` (van den Oord et al. 2017).
+
+    Both are float32 of one shape `(..., dim)`.
+    """
     return z + ops.stop_gradient(quantized - z)
 
 
@@ -69,7 +73,7 @@ def rotate(z, quantized):
     return moved + ops.stop_gradient(quantized - moved)
 
 
-def spread_rows(vectors, order, uniforms, num_rows):
+def spread_rows(vectors, order, uniforms, num_rows: int):
     """Draws `num_rows` distinct-as-can-be vectors as starting centres: k-means++.
 
     Each next centre is drawn with probability proportional to its squared distance from the
@@ -105,8 +109,11 @@ def spread_rows(vectors, order, uniforms, num_rows):
     return ops.fori_loop(1, num_rows, add_row, state)[0]
 
 
-def lloyd(vectors, centres, iterations):
-    """Improves `centres` `(num_codes, dim)` by Lloyd's iterations; an empty one stays in place."""
+def lloyd(vectors, centres, iterations: int):
+    """Improves `centres` of `vectors` `(n, dim)` by Lloyd's iterations; an empty one stays.
+
+    Centres are float32 `(num_codes, dim)`, before and after.
+    """
     num_codes = centres.shape[0]
 
     def step(_, centres):
@@ -118,7 +125,7 @@ def lloyd(vectors, centres, iterations):
     return ops.fori_loop(0, iterations, step, centres)
 
 
-def count_codes(codes, num_codes):
+def count_codes(codes, num_codes: int):
     """Counts codes int `(n,)`; returns float32 `(num_codes,)`."""
     return ops.segment_sum(ops.ones_like(codes, dtype="float32"), codes, num_segments=num_codes)
 
@@ -143,7 +150,12 @@ class Quantizer(Bottleneck):
     num_codes = None
 
     def __init__(
-        self, num_codes, beta=0.25, distance="euclidean", gradient="straight_through", **kwargs
+        self,
+        num_codes: int,
+        beta: float = 0.25,
+        distance: str = "euclidean",
+        gradient: str = "straight_through",
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if num_codes < 2:

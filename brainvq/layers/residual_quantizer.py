@@ -1,7 +1,6 @@
 """Quantisers in stages: each quantises what those before it left over."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
@@ -20,8 +19,8 @@ class ResidualQuantizer(Bottleneck):
 
         q_i = Q_i(r_i),   r_(i+1) = r_i − sg(q_i),   quantized = q_1 + … + q_D.
 
-    K^D vectors are told apart by D codebooks of K rows. The codes `(..., i)` of a cell are ordered
-    from coarse to fine, and any first number of them decodes (`codes_to_vectors`).
+    K^D vectors are distinguished by D codebooks of K rows. The codes `(..., i)` of a cell are
+    ordered from coarse to fine, and any first number of them decodes (`codes_to_vectors`).
 
     Gradients: `quantized` as a whole passes its gradient to z once (`gradient`; the stages' own
     settings of it do not matter). q_i is a constant to later stages, so that no loss of theirs
@@ -68,11 +67,11 @@ class ResidualQuantizer(Bottleneck):
 
     def __init__(
         self,
-        quantizers,
-        dropout=0.0,
-        gradient="straight_through",
-        beam=1,
-        seed=None,
+        quantizers: list,
+        dropout: float = 0.0,
+        gradient: str = "straight_through",
+        beam: int = 1,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -99,13 +98,17 @@ class ResidualQuantizer(Bottleneck):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
+    def stages(self) -> list:
+        """The quantisers, from coarse to fine."""
+        return self.quantizers
+
     @property
-    def depth(self):
+    def depth(self) -> int:
         """Number of stages, and of codes per cell, D."""
         return len(self.quantizers)
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> int:
         """Number of codes K of each stage."""
         return self.quantizers[0].num_codes
 
@@ -116,7 +119,7 @@ class ResidualQuantizer(Bottleneck):
         return ops.concatenate([quantizer.codebook[None] for quantizer in self.quantizers])
 
     @property
-    def loss_names(self):
+    def loss_names(self) -> tuple[str, ...]:
         """Names of the stages' loss terms, each once, in order."""
         names = [name for quantizer in self.quantizers for name in quantizer.loss_names]
         return tuple(dict.fromkeys(names))
@@ -128,12 +131,12 @@ class ResidualQuantizer(Bottleneck):
             if not quantizer.built:
                 quantizer.build(input_shape)
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned.
 
         The stages add their losses themselves, so this layer adds none.
         """
-        kept = self._kept(z) if training and self.dropout > 0 else None
+        masks = self._stage_masks(z) if training and self.dropout > 0 else None
         remainder = continuous = z
         total = ops.zeros_like(z)
         codes, losses = [], {}
@@ -147,7 +150,7 @@ class ResidualQuantizer(Bottleneck):
             codes.append(outputs["codes"])
             for name, value in outputs["losses"].items():
                 losses[name] = losses[name] + value if name in losses else value
-            total = total + (quantized if kept is None else kept[stage] * quantized)
+            total = total + (quantized if masks is None else masks[stage] * quantized)
         codes = ops.stack(codes, axis=-1)
         if self.beam > 1 and not training:
             codes = self._search(z)
@@ -184,32 +187,25 @@ class ResidualQuantizer(Bottleneck):
         ]
         return sum(vectors[1:], vectors[0])
 
-    def set_codebooks(self, codebooks, counts=None):
-        """Replaces the codebooks of the stages, as by the centroids of remainders.
-
-        `brainvq.training.codebook_init.kmeans_initialize` does so for the stages of a model.
+    def set_codebook(self, vectors, counts=None):
+        """Replaces the codebooks of all stages, as by the centroids of remainders.
 
         Args:
-            codebooks: list of float `(num_codes, dim)`, or an array `(depth, num_codes, dim)`.
-            counts: list of float `(num_codes,)`, vectors per training batch, or None; see
+            vectors: float `(depth, num_codes, dim)`.
+            counts: float `(depth, num_codes)`, vectors per training batch, or None; see
                 `EMAVectorQuantizer.set_codebook`.
 
         Raises:
             ValueError: if the layer is not built yet, a shape is another, or a stage has no
                 codebook that can be set.
         """
-        if len(codebooks) != self.depth:
+        if len(vectors) != self.depth:
             raise ValueError(
-                f"{self.name} has {self.depth} stages. Received: {len(codebooks)} codebooks"
+                f"{self.name} has {self.depth} stages. Received: {len(vectors)} codebooks"
             )
         counts = [None] * self.depth if counts is None else counts
-        for quantizer, vectors, each in zip(self.quantizers, codebooks, counts, strict=True):
-            if not hasattr(quantizer, "set_codebook"):
-                raise ValueError(
-                    f"The codes of {quantizer.name} follow from its arguments. "
-                    f"Received: vectors of shape {np.shape(vectors)}"
-                )
-            quantizer.set_codebook(vectors, each)
+        for quantizer, own, count in zip(self.quantizers, vectors, counts, strict=True):
+            quantizer.set_codebook(own, count)
 
     def _search(self, z):
         """Codes `(batch, *grid, depth)` of the nearest sum that a beam search finds."""
@@ -225,24 +221,24 @@ class ResidualQuantizer(Bottleneck):
             followed, count = apart.shape[1], self.num_codes
             flat = ops.reshape(apart, (-1, followed * count))
             places = ops.top_k(-flat, min(self.beam, followed * count))[1]  # nearest first
-            parents, found = ops.cast(places // count, "int32"), ops.cast(places % count, "int32")
+            parents, added = ops.cast(places // count, "int32"), ops.cast(places % count, "int32")
             remainders = ops.take_along_axis(remainders, parents[..., None], axis=1)
-            remainders = remainders - ops.take(codebook, found, axis=0)
+            remainders = remainders - ops.take(codebook, added, axis=0)
             if codes is not None:
                 codes = ops.take_along_axis(codes, parents[..., None], axis=1)
-                codes = ops.concatenate([codes, found[..., None]], axis=-1)
+                codes = ops.concatenate([codes, added[..., None]], axis=-1)
             else:
-                codes = found[..., None]
+                codes = added[..., None]
         return ops.reshape(codes[:, 0], (*ops.shape(z)[:-1], self.depth))
 
-    def _kept(self, z):
+    def _stage_masks(self, z):
         """Which stages each image is decoded from: float32 `(depth, batch, 1, …)` of 0 and 1."""
         batch = ops.shape(z)[0]
         drops = keras.random.uniform((batch,), seed=self.seed_generator) < self.dropout
         first = keras.random.uniform((batch,), 1.0, self.depth + 1.0, seed=self.seed_generator)
         first = ops.where(drops, ops.floor(first), float(self.depth))
-        kept = ops.arange(self.depth, dtype="float32")[:, None] < first  # (depth, batch)
-        return ops.reshape(ops.cast(kept, "float32"), (self.depth, -1, *(1,) * (len(z.shape) - 1)))
+        masks = ops.arange(self.depth, dtype="float32")[:, None] < first  # (depth, batch)
+        return ops.reshape(ops.cast(masks, "float32"), (self.depth, -1, *(1,) * (len(z.shape) - 1)))
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -267,10 +263,7 @@ def _is_plain(quantizer):
 
 def _check_stages(quantizers):
     """Raises `ValueError` where a list of stages does not work."""
-    single = [
-        isinstance(q, Bottleneck) and q.num_codes is not None and q.depth is None
-        for q in quantizers
-    ]
+    single = [isinstance(q, Bottleneck) and q.has_codes and q.depth is None for q in quantizers]
     if not quantizers or not all(single) or any(isinstance(q, BottleneckChain) for q in quantizers):
         raise ValueError(
             "`quantizers` must be a list of one or more quantisers with one code per vector. "

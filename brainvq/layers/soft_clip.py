@@ -25,7 +25,7 @@ class SoftClip(keras.layers.Layer):
         ValueError: if `sharpness` is not above 0.
     """
 
-    def __init__(self, sharpness=40.0, **kwargs):
+    def __init__(self, sharpness: float = 40.0, **kwargs):
         super().__init__(**kwargs)
         if not sharpness > 0:
             raise ValueError(f"`sharpness` must be above 0. Received: sharpness={sharpness}")
@@ -37,11 +37,11 @@ class SoftClip(keras.layers.Layer):
         y = (ops.softplus(scaled) - ops.softplus(scaled - self.sharpness)) / self.sharpness
         return ops.cast(ops.clip(y, 0.0, 1.0), self.compute_dtype)  # clipped for rounding
 
-    def inverse(self, y):
-        """What `call` makes `y` of.
+    def inverse(self, y: np.ndarray) -> np.ndarray:
+        """The input for which `call` returns `y`.
 
         Args:
-            y: NumPy array, values strictly between 0 and 1.
+            y: float NumPy array of any shape, values strictly between 0 and 1.
 
         Returns:
             Float64 NumPy array, the shape of `y`.

@@ -1,4 +1,4 @@
-"""The grid of a self-organising map: who is whose neighbour, and what its quantisers share."""
+"""The grid of a self-organising map: its nodes and neighbours, and what its quantisers share."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ class SOMGrid:
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, height, width, topology="rectangular"):
+    def __init__(self, height: int, width: int, topology: str = "rectangular"):
         for name, size in (("height", height), ("width", width)):
             if int(size) != size or size < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={size}")
@@ -58,11 +58,11 @@ class SOMGrid:
         self.adjacency[nodes, self.neighbours[nodes, columns]] = 1.0
 
     @property
-    def num_nodes(self):
+    def num_nodes(self) -> int:
         """Number of nodes, height · width."""
         return self.height * self.width
 
-    def distances(self, metric="steps"):
+    def distances(self, metric: str = "steps") -> np.ndarray:
         """Distances on the grid between all nodes.
 
         Args:
@@ -113,11 +113,11 @@ class GridQuantizer(Quantizer):
 
     def __init__(
         self,
-        som_shape,
-        topology,
-        beta,
-        initializer,
-        gradient="straight_through",
+        som_shape: tuple[int, int],
+        topology: str,
+        beta: float,
+        initializer: str | keras.initializers.Initializer,
+        gradient: str = "straight_through",
         **kwargs,
     ):
         if isinstance(som_shape, int) or len(som_shape) != 2:

@@ -12,7 +12,7 @@ from brainvq.layers.som_grid import GridQuantizer
 class SOMQuantizer(GridQuantizer):
     """Replaces each vector by its nearest node of a map; the node's neighbours move along.
 
-    SOM-VAE (Fortuin, Hüser, Locatello, Strathmann & Rätsch 2019, equation 2; equation (3) of study
+    SOM-VAE (Fortuin, Hüser, Locatello, Strathmann & Rätsch 2019, equation 2; Kapre, equation
     3). With e the node nearest to z, N(e) the node itself and its neighbours on the grid (fewer at
     the border of a rectangle), and sg the stopped gradient, the losses are
 
@@ -24,16 +24,16 @@ class SOMQuantizer(GridQuantizer):
 
     Returns `{"quantized": (batch, *grid, dim), "codes": int32 (batch, *grid), "continuous":
     (batch, *grid, dim), "losses": {...}}`. `quantized` passes its gradient to z, not to the
-    codebook. `continuous` is z itself: equation (3) also decodes it, with the same decoder, and
-    weighs both reconstructions (γ), which is up to the model.
+    codebook. `continuous` is z itself: equation 3 of Kapre also decodes it, with the same decoder,
+    and weighs both reconstructions (γ), which is up to the model.
 
     Node k lies in row k // width and column k % width of the map.
 
     Args:
         som_shape: (height, width) of the map. Default (16, 16): 256 codes.
         topology: `"rectangular"` (default), or `"toroid"`, where opposite borders meet.
-        alpha: float ≥ 0, α. Default 6, the study's.
-        beta: float ≥ 0, β. Default 1, the study's.
+        alpha: float ≥ 0, α. Default 6, as in Kapre.
+        beta: float ≥ 0, β. Default 1, as in Kapre.
         initializer: Keras initialiser of the codebook `(height · width, dim)`. Default
             `"random_uniform"`, the range [−0.05, 0.05].
         gradient: `"straight_through"` (default) or `"rotation"`; see `Quantizer`.
@@ -47,12 +47,12 @@ class SOMQuantizer(GridQuantizer):
 
     def __init__(
         self,
-        som_shape=(16, 16),
-        topology="rectangular",
-        alpha=6.0,
-        beta=1.0,
-        initializer="random_uniform",
-        gradient="straight_through",
+        som_shape: tuple[int, int] = (16, 16),
+        topology: str = "rectangular",
+        alpha: float = 6.0,
+        beta: float = 1.0,
+        initializer: str | keras.initializers.Initializer = "random_uniform",
+        gradient: str = "straight_through",
         **kwargs,
     ):
         super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
@@ -61,7 +61,7 @@ class SOMQuantizer(GridQuantizer):
         self.alpha = alpha
         self._members = self.som_grid.adjacency + np.eye(self.num_codes, dtype="float32")
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, vectors = self._flatten(z)
         codebook = self.codebook

@@ -7,7 +7,7 @@ from keras import ops
 class _Rearrange(keras.layers.Layer):
     """Base class: checks `block_size` and keeps it in the config."""
 
-    def __init__(self, block_size=2, **kwargs):
+    def __init__(self, block_size: int = 2, **kwargs):
         super().__init__(**kwargs)
         if int(block_size) != block_size or block_size < 1:
             raise ValueError(

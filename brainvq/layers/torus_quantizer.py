@@ -48,9 +48,9 @@ class TorusQuantizer(GridQuantizer):
     `trainable`. Under `tf.distribute` the sums are taken over all replicas.
 
     Neighbouring nodes are alike and neighbours on the grid are next to each other in space by
-    construction, the more so the larger `size` is: figures of the topology say that the order is
-    there, and not that it was found in the data. What the codes are worth shows in what they
-    decode to and in the tissue that they tell.
+    construction, the more so the larger `size` is: measures of the topology say that the order is
+    there, and not that the data have it. Judge the codes by what they decode to, and by how well
+    they predict the tissue.
 
     Args:
         som_shape: (height, width) of the grid. Default (16, 16): 256 codes.
@@ -71,14 +71,14 @@ class TorusQuantizer(GridQuantizer):
 
     def __init__(
         self,
-        som_shape=(16, 16),
-        size=3.0,
-        radius=1.0,
-        decay=0.95,
-        beta=0.02,
-        gamma=0.2,
-        gradient="straight_through",
-        seed=0,
+        som_shape: tuple[int, int] = (16, 16),
+        size: float = 3.0,
+        radius: float = 1.0,
+        decay: float = 0.95,
+        beta: float = 0.02,
+        gamma: float = 0.2,
+        gradient: str = "straight_through",
+        seed: int = 0,
         **kwargs,
     ):
         super().__init__(som_shape, "toroid", beta, "zeros", gradient, **kwargs)
@@ -123,7 +123,7 @@ class TorusQuantizer(GridQuantizer):
             shape=(self.num_codes,), initializer="zeros", name="code_counts", **state
         )
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         places = self.places(z)  # (n, 4)
         codebook = ops.convert_to_tensor(self.embedding)
@@ -145,7 +145,7 @@ class TorusQuantizer(GridQuantizer):
         lengths = ops.sum(ops.square(pairs), axis=-1, keepdims=True)
         return ops.reshape(pairs * ops.rsqrt(lengths + 1e-12), (-1, 4))
 
-    def set_coordinates(self, vectors):
+    def set_coordinates(self, vectors: np.ndarray) -> None:
         """Starts the angles at the principal components of encoded data.
 
         θ is the angle in the plane of the first two, φ in that of the next two, each scaled to
@@ -163,16 +163,16 @@ class TorusQuantizer(GridQuantizer):
                 f"{self.name} must be built, and vectors (n, dim). Received: {vectors.shape}"
             )
         mean = vectors.mean(axis=0)
-        spread, axes = np.linalg.eigh(np.cov(vectors.T))
-        kernel = axes[:, :-5:-1] / np.sqrt(np.maximum(spread[:-5:-1], 1e-12))
+        variances, axes = np.linalg.eigh(np.cov(vectors.T))
+        kernel = axes[:, :-5:-1] / np.sqrt(np.maximum(variances[:-5:-1], 1e-12))
         self.coordinates.set_weights([kernel.astype("float32"), (-mean @ kernel).astype("float32")])
 
     def set_codebook(self, vectors, counts=None):
         """Refuses: the nodes of a torus follow from its angles; see `set_coordinates`.
 
         Args:
-            vectors: ignored.
-            counts: ignored.
+            vectors: ignored, of any shape.
+            counts: ignored, of any shape.
 
         Raises:
             ValueError: always.

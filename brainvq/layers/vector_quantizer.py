@@ -45,11 +45,11 @@ class VectorQuantizer(Quantizer):
 
     def __init__(
         self,
-        num_codes,
-        beta=0.25,
-        initializer="random_uniform",
-        distance="euclidean",
-        gradient="straight_through",
+        num_codes: int,
+        beta: float = 0.25,
+        initializer: str | keras.initializers.Initializer = "random_uniform",
+        distance: str = "euclidean",
+        gradient: str = "straight_through",
         **kwargs,
     ):
         super().__init__(num_codes, beta, distance, gradient, **kwargs)
@@ -61,7 +61,7 @@ class VectorQuantizer(Quantizer):
             shape=(self.num_codes, input_shape[-1]), initializer=self.initializer, name="embedding"
         )
 
-    def call(self, z, training=None):
+    def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, vectors = self._flatten(z)
         codebook = self.codebook

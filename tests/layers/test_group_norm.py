@@ -35,10 +35,10 @@ def test_it_is_the_formula_and_the_layer_of_keras(groups, mean):
     np.testing.assert_allclose(array(layer(x)), expected, rtol=1e-3, atol=2e-4)
     np.testing.assert_allclose(array(layer(x)), array(peer(x)), rtol=1e-3, atol=2e-4)
     weights = normal(x.shape)
-    found, known = (
+    result, known = (
         gradient(lambda x, one=one: keras.ops.sum(one(x) * weights), x) for one in (layer, peer)
     )
-    np.testing.assert_allclose(found, known, rtol=1e-2, atol=2e-4)
+    np.testing.assert_allclose(result, known, rtol=1e-2, atol=2e-4)
 
 
 def test_an_even_image_is_no_division_by_zero():

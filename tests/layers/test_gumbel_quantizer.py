@@ -76,9 +76,9 @@ def test_the_noise_is_gumbel_noise_and_new_at_each_call():
     # At a low temperature one code stands out, and by the Gumbel-max trick its frequency is that of
     # the softmax at temperature 1.
     quantized = array(layer(np.tile(z, (20_000, 1)), training=True)["quantized"])
-    found = np.bincount(nearest(quantized, codebook), minlength=6) / 20_000
+    shares = np.bincount(nearest(quantized, codebook), minlength=6) / 20_000
     # Standard errors of the frequencies are below 0.5 / sqrt(20,000) = 0.0035.
-    np.testing.assert_allclose(found, softmax_weights(z, codebook, 1.0), atol=0.015)
+    np.testing.assert_allclose(shares, softmax_weights(z, codebook, 1.0), atol=0.015)
     layer, x = make()
     first, second = (array(layer(x, training=True)["quantized"]) for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
@@ -105,12 +105,12 @@ def test_the_gradient_to_input_and_codebook_is_that_of_the_mean():
         return np.sum(softmax_weights(z, e, 2.0) @ e * pull)
 
     def differences(function, at):
-        found = np.zeros(at.shape)
+        slopes = np.zeros(at.shape)
         for place in np.ndindex(at.shape):
             shift = np.zeros(at.shape)
             shift[place] = 1e-5
-            found[place] = (function(at + shift) - function(at - shift)) / 2e-5
-        return found
+            slopes[place] = (function(at + shift) - function(at - shift)) / 2e-5
+        return slopes
 
     to_z = gradient(lambda z: ops.sum(layer(z)["quantized"] * pull), x)
     expected = differences(lambda z: value(z, codebook.astype("float64")), x.astype("float64"))

@@ -33,7 +33,7 @@ def equation_4(z, codebook, alpha):
 def neighbours(som_shape, topology):
     """Lists of neighbours from rows and columns alone."""
     height, width = som_shape
-    found = []
+    neighbours = []
     for row in range(height):
         for column in range(width):
             beside = set()
@@ -47,8 +47,8 @@ def neighbours(som_shape, topology):
                     beside.add((r % height, c % width))
                 elif 0 <= r < height and 0 <= c < width:
                     beside.add((r, c))
-            found.append([r * width + c for r, c in beside - {(row, column)}])
-    return found
+            neighbours.append([r * width + c for r, c in beside - {(row, column)}])
+    return neighbours
 
 
 def test_keeps_the_shared_contract(tmp_path):

@@ -47,7 +47,7 @@ def make(x, depth=3, **options):
     layer = ResidualQuantizer([VectorQuantizer(6, beta=0.5) for _ in range(depth)], **options)
     layer.build(x.shape)
     codebooks = RNG.normal(size=(depth, 6, x.shape[-1])) * 0.5 ** np.arange(depth)[:, None, None]
-    layer.set_codebooks(codebooks.astype("float32"))
+    layer.set_codebook(codebooks.astype("float32"))
     return layer, codebooks.astype("float32")
 
 
@@ -106,7 +106,7 @@ def test_each_remainder_is_what_its_stage_quantises_best(seed):
     layer.build(x.shape)
     codebooks = rng.normal(size=(3, 4, 3)).astype("float32")
     codebooks[:, 0] = 0  # with a zero in each codebook no stage can make things worse
-    layer.set_codebooks(codebooks)
+    layer.set_codebook(codebooks)
     codes = array(layer(x)["codes"])
     errors = [
         np.square(x - array(layer.codes_to_vectors(codes[..., :i]))).sum(-1) for i in (1, 2, 3)
@@ -268,13 +268,13 @@ def test_wrong_codes_and_codebooks_are_named():
         with pytest.raises(ValueError, match="codes of 1 to 3 stages. Received: "):
             layer.codes_to_vectors(np.zeros((1, 2, stages), "int32"))
     with pytest.raises(ValueError, match="has 3 stages. Received: 2 codebooks"):
-        layer.set_codebooks(codebooks[:2])
+        layer.set_codebook(codebooks[:2])
     with pytest.raises(ValueError, match=r"\(6, 4\).*Received: vectors.shape=\(6, 3\)"):
-        layer.set_codebooks(codebooks[..., :3])
+        layer.set_codebook(codebooks[..., :3])
     fixed = two(FiniteScalarQuantizer((4, 3)))
     fixed.build((None, 2))
     with pytest.raises(ValueError, match="follow from its arguments"):
-        fixed.set_codebooks(np.zeros((2, 12, 2), "float32"))
+        fixed.set_codebook(np.zeros((2, 12, 2), "float32"))
 
 
 def beam_layer(beam, stages=3, codes=5, dim=4):
@@ -282,7 +282,7 @@ def beam_layer(beam, stages=3, codes=5, dim=4):
     layer.build((None, 2, dim))
     rng = np.random.default_rng(7)
     books = rng.normal(size=(stages, codes, dim)) * np.array([1.0, 0.7, 0.4])[:, None, None]
-    layer.set_codebooks(books.astype("float32"))
+    layer.set_codebook(books.astype("float32"))
     return layer, books
 
 
@@ -307,8 +307,8 @@ def test_a_wider_beam_is_never_farther_and_training_takes_nearest_codes():
     far = []
     for beam in (1, 2, 8, 125):
         layer, _ = beam_layer(beam)
-        found = array(layer(z, training=False)["quantized"])
-        far.append(np.square(found - z).mean())
+        quantized = array(layer(z, training=False)["quantized"])
+        far.append(np.square(quantized - z).mean())
         trained = array(layer(z, training=True)["codes"])
         np.testing.assert_array_equal(trained, array(beam_layer(1)[0](z)["codes"]))
     assert far[0] > far[1] > far[3]

@@ -24,13 +24,13 @@ def around(node, som_shape, topology):
     """The node and its neighbours, from rows and columns alone."""
     height, width = som_shape
     row, column = divmod(int(node), width)
-    found = {(row, column)}
+    cells = {(row, column)}
     for other in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
         if topology == "toroid":
-            found.add((other[0] % height, other[1] % width))
+            cells.add((other[0] % height, other[1] % width))
         elif 0 <= other[0] < height and 0 <= other[1] < width:
-            found.add(other)
-    return [r * width + c for r, c in sorted(found)]
+            cells.add(other)
+    return [r * width + c for r, c in sorted(cells)]
 
 
 def test_keeps_the_shared_contract(tmp_path):

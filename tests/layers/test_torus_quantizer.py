@@ -92,9 +92,9 @@ def test_coordinates_start_at_the_principal_components():
     vectors = RNG.normal(size=(4000, 6)) * scales + 5.0
     layer.set_coordinates(vectors)
     kernel, bias = (array(w) for w in layer.coordinates.weights)
-    found = vectors @ kernel + bias
-    np.testing.assert_allclose(found.mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(np.cov(found.T), np.eye(4), atol=1e-3)
+    scores = vectors @ kernel + bias
+    np.testing.assert_allclose(scores.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(scores.T), np.eye(4), atol=1e-3)
     assert (np.abs(kernel).argmax(0) == [0, 1, 2, 3]).all()
     # Angles of independent components are even: no place is left out.
     places = array(layer.places(vectors[None].astype("float32")))
