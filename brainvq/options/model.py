@@ -1,22 +1,15 @@
 """Options of models: network, bottleneck, where they start, and what they are trained to do."""
 
 import contextlib
+import functools
+import operator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from brainvq.errors import UserError
 from brainvq.options.base import Flat, group, option
-from brainvq.options.bottlenecks import (
-    EMA,
-    PSOM,
-    SOM,
-    VQ,
-    Gaussian,
-    Gumbel,
-    Identity,
-    Torus,
-)
-from brainvq.options.networks import Bundle, Conv, Intro, Residual, Streamline, Strided
+from brainvq.options.bottlenecks import BOTTLENECKS, EMA
+from brainvq.options.networks import NETWORKS, Intro, Residual
 
 
 def _has_codebook(study):
@@ -108,16 +101,16 @@ class Loss:
     trained, unlike in the papers. 25 times the squared error is about as large."""
 
 
-Bottlenecks = Identity | Gaussian | VQ | EMA | SOM | PSOM | Torus | Gumbel
+# What is listed there; the option's own class is that of the preset.
+Bottlenecks = functools.reduce(operator.or_, BOTTLENECKS.values())
+Networks = functools.reduce(operator.or_, NETWORKS.values())
 
 
 @dataclass(frozen=True)
 class Model:
     """The network and its bottleneck."""
 
-    network: Annotated[Conv | Residual | Strided | Bundle | Streamline, Flat] = group(
-        Residual(), flat=True
-    )
+    network: Annotated[Networks, Flat] = group(Residual(), flat=True)
     bottleneck: Annotated[Bottlenecks, Flat] = group(EMA(), flat=True)
     latent: Annotated[Latent, Flat] = group(Latent(), flat=True)
     start: str | None = None

@@ -12,6 +12,8 @@ class Network:
     """An encoder and the decoder that mirrors it."""
 
     tag: ClassVar[str] = ""
+    # Kind of sample that it takes, `Study.kind`.
+    kind: ClassVar[str] = ""
     has_skips: ClassVar[bool] = False
 
     @property
@@ -36,6 +38,7 @@ class Conv(Network):
     """The strided convolutions of the papers on slices (models/conv_networks.py)."""
 
     tag: ClassVar[str] = "conv"
+    kind: ClassVar[str] = "slices"
     filters: tuple[int, ...] = option((64, 128), above=0)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     bottleneck_filters: int = option(128, above=0)
@@ -57,6 +60,7 @@ class Residual(Network):
     """Patches, residual blocks and pixel shuffling (models/residual_networks.py)."""
 
     tag: ClassVar[str] = "residual"
+    kind: ClassVar[str] = "slices"
     filters: tuple[int, ...] = option((64, 128), above=0)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     blocks: tuple[int, ...] = option((2, 2), minimum=0)
@@ -104,6 +108,7 @@ class Strided(Network):
     """Normalised strided convolutions of volumes (Kapre; models/volume_networks.py)."""
 
     tag: ClassVar[str] = "strided"
+    kind: ClassVar[str] = "volumes"
     filters: tuple[int, ...] = option((64, 128), above=0)
     """Filters of each stage of the encoder, the last of them the length of a code vector; the
     decoder mirrors them."""
@@ -135,6 +140,7 @@ class Bundle(Network):
     """An image of streamlines by points (Lizarraga et al. 2023; models/bundle_networks.py)."""
 
     tag: ClassVar[str] = "bundle"
+    kind: ClassVar[str] = "streamlines"
     filters: tuple[int, ...] = option((64, 128), above=0)
     """Filters of each stage of the encoder; the decoder mirrors them."""
     blocks: tuple[int] = option((2,), minimum=0)
@@ -178,6 +184,7 @@ class Streamline(Network):
     (models/bundle_networks.py)."""
 
     tag: ClassVar[str] = "streamline"
+    kind: ClassVar[str] = "streamlines"
     filters: tuple[int] = option((192,), above=0)
     """Width of the blocks."""
     blocks: tuple[int, int] = option((2, 2), minimum=0)
@@ -208,6 +215,7 @@ class Intro(Network):
     introvae3d; models/intro_networks.py)."""
 
     tag: ClassVar[str] = "intro"
+    kind: ClassVar[str] = "vectors"
     latent_size: int = option(256, minimum=1)
     """Numbers in the vector of a volume."""
     filters: tuple[int, ...] = option((64, 128), above=0)

@@ -15,7 +15,7 @@ from brainvq.options.base import group, option, switched, with_values
 from brainvq.options.bottlenecks import BOTTLENECKS
 from brainvq.options.data import BundleData, SliceData, VolumeData
 from brainvq.options.model import Codebook, IntroModel, Latent, Loss, Model, Objective
-from brainvq.options.networks import NETWORKS, Bundle, Conv, Intro, Residual, Streamline, Strided
+from brainvq.options.networks import NETWORKS, Residual, Streamline, Strided
 from brainvq.options.training import (
     Augment,
     BundleTrain,
@@ -49,9 +49,13 @@ class Study:
 
     # Name of the kind of sample, which `brainvq.tasks` knows.
     kind: ClassVar[str] = ""
-    # Networks and bottlenecks that it may have, by tag.
-    networks: ClassVar[tuple[type, ...]] = ()
+    # Bottlenecks that it may have, by tag.
     bottlenecks: ClassVar[tuple[str, ...]] = tuple(BOTTLENECKS)
+
+    @property
+    def networks(self):
+        """Networks that take its kind of sample: dict of tag to class."""
+        return {tag: cls for tag, cls in NETWORKS.items() if cls.kind == self.kind}
 
     @property
     def has_prior(self):
@@ -91,23 +95,21 @@ class Study:
     def check(self, study):
         """Refuses a network or a bottleneck of another kind of sample."""
         network = self.model.network
-        if not isinstance(network, self.networks):
-            raise UserError(
-                f"--model.network: found {network.tag}; expected "
-                f"{' or '.join(known.tag for known in self.networks)}, because study {self.name} "
-                f"is made of {self.kind}"
-            )
+        if network.kind != self.kind:
+            raise self._wrong_network(network.tag)
 
     def with_network(self, tag):
         """The study with another network; options that both have are kept."""
-        known = {network.tag: network for network in self.networks}
-        if tag not in known:
-            raise UserError(
-                f"--model.network: found {tag}; expected {' or '.join(known)}, because study "
-                f"{self.name} is made of {self.kind}"
-            )
-        network = switched(self.model.network, known[tag])
+        if tag not in self.networks:
+            raise self._wrong_network(tag)
+        network = switched(self.model.network, self.networks[tag])
         return replace(self, model=replace(self.model, network=network))
+
+    def _wrong_network(self, tag):
+        return UserError(
+            f"--model.network: found {tag}; expected {' or '.join(self.networks)}, because study "
+            f"{self.name} is made of {self.kind}"
+        )
 
     def with_bottleneck(self, tag):
         """The study with another bottleneck; options that both have are kept.
@@ -201,7 +203,6 @@ class SliceStudy(AutoencoderStudy):
     """A study of slices."""
 
     kind: ClassVar[str] = "slices"
-    networks: ClassVar[tuple[type, ...]] = (Conv, Residual)
 
     @property
     def window(self):
@@ -248,7 +249,6 @@ class VolumeStudy(AutoencoderStudy):
     """A study of whole volumes."""
 
     kind: ClassVar[str] = "volumes"
-    networks: ClassVar[tuple[type, ...]] = (Strided,)
     data: VolumeData = group(VolumeData())
     model: Model = group(Model(network=Strided()))
     train: VolumeTrain = group(VolumeTrain())
@@ -275,7 +275,6 @@ class VectorStudy(Study):
     """A study of volumes each of which becomes one vector."""
 
     kind: ClassVar[str] = "vectors"
-    networks: ClassVar[tuple[type, ...]] = (Intro,)
     bottlenecks: ClassVar[tuple[str, ...]] = ("gaussian",)
     data: VolumeData = group(VolumeData())
     model: IntroModel = group(IntroModel())
@@ -342,7 +341,6 @@ class BundleStudy(AutoencoderStudy):
     """A study of bundles of streamlines."""
 
     kind: ClassVar[str] = "streamlines"
-    networks: ClassVar[tuple[type, ...]] = (Bundle, Streamline)
     data: BundleData = group(BundleData())
     model: Model = group(Model(network=Streamline()))
     train: BundleTrain = group(BundleTrain())
@@ -362,7 +360,7 @@ class BundleStudy(AutoencoderStudy):
         return replace(study, data=data)
 
 
-KINDS = (SliceStudy, VolumeStudy, VectorStudy, BundleStudy)
+KINDS = {study.kind: study for study in (SliceStudy, VolumeStudy, VectorStudy, BundleStudy)}
 _GROUPS = (Latent, Codebook, Loss, Objective)
 
 
@@ -413,7 +411,7 @@ def from_dict(content):
     tag = model.get("network", Residual.tag)
     if tag not in NETWORKS:
         raise UserError(f"study.json: model: network: found {tag!r}; expected {_or(NETWORKS)}")
-    (cls,) = (kind for kind in KINDS if NETWORKS[tag] in kind.networks)
+    cls = KINDS[NETWORKS[tag].kind]
     _refuse_unknown(content)
     base = cls()
     values = {

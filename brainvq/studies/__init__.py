@@ -85,7 +85,7 @@ def _named(words):
 
 
 def _switches(study):
-    networks = " or ".join(network.tag for network in study.networks)
+    networks = " or ".join(study.networks)
     return (
         "  --variant NAME       another preset: " + ", ".join(STUDIES[study.name]) + "\n"
         f"  --model.network      {networks} (here {study.model.network.tag})\n"
