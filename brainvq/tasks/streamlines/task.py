@@ -10,12 +10,12 @@ from brainvq.tasks.base import Task
 from brainvq.tasks.streamlines.comparison import compare_streamlines
 from brainvq.tasks.streamlines.figures import streamline_figures
 from brainvq.tasks.streamlines.groups import BATCH, scale_of
-from brainvq.tasks.streamlines.samples import BundleSamples
 from brainvq.tasks.streamlines.measures import (
     draw_streamlines,
     measure_streamlines,
     watch_streamlines,
 )
+from brainvq.tasks.streamlines.samples import BundleSamples
 from brainvq.training.augment import BundleAugment
 
 SOURCE_NAMES = {
