@@ -4,17 +4,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
 
-from brainvq.reports.figures import (
+from brainvq.reports.drawing import (
     COLOURS,
-    _finish,
-    _mark,
-    _new,
-    _picture_axes,
-    _pictures,
-    _show,
-    _style,
-    _title,
-    _worded,
+    as_pictures,
+    mark_sides,
+    new_figure,
+    picture_axes,
+    png_figure,
+    show_picture,
+    title_with_plane,
 )
 from brainvq.reports.html import Report, Section
 from brainvq.reports.planes import three_planes
@@ -79,12 +77,11 @@ def slices_to_show(mask=None, score=None, count=4, gap=4):
     return sorted(chosen)
 
 
-@_style(dark=True)
+@png_figure(dark=True)
 def anomaly_grid(
     slices,
     evidence,
     scores,
-    path,
     *,
     mask=None,
     show=None,
@@ -92,7 +89,6 @@ def anomaly_grid(
     title="Anomalies",
     plane="axial",
     spacing=(1.0, 1.0),
-    simulated=False,
 ):
     """A row per slice: input, reconstruction, error, surprise, restored, its score, lesions.
 
@@ -104,64 +100,62 @@ def anomaly_grid(
         evidence: dict with `reconstruction` and perhaps `restored`, each `(n, rows, cols)`.
         scores: dict of score maps, see `evaluation.anomaly.score_maps`: of these `pixel`,
             `surprise` and `restoration` are drawn.
-        path: the PNG to write; None returns the Figure.
         mask: bool `(n, rows, cols)`, the lesions: outlined on the input in a last column.
         show: numbers of the slices. Default: `slices_to_show`.
         titles: a label for each of the shown slices. Default: "slice k".
         title: figure title, such as the scan's name.
         plane: "axial", "coronal" or "sagittal".
         spacing: (mm per row, mm per column).
-        simulated: True when the brains are simulated; the title then says so.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: the shapes do not agree.
     """
-    slices = _pictures(slices)
+    slices = as_pictures(slices)
+    columns = _grid_columns(slices, evidence, scores, mask)
+    if show is None:
+        show = slices_to_show(mask, scores.get("combined", scores["pixel"]))
+    white = max(float(np.percentile(slices[show], 99.9)), 1e-6)
+    figure, axes = picture_axes(slices.shape, spacing, len(show), len(columns), bar=False)
+    # Room for the colour bars, which lie below the last row.
+    figure.set_size_inches(figure.get_size_inches() + [0, 0.75])
+    for column, (name, values, kind) in zip(axes.T, columns, strict=True):
+        scale, cmap, label = (0, white), "gray", "intensity"
+        if kind != "grey":
+            scale, cmap = (0, max(float(np.percentile(values[show], 99.8)), 1e-6)), "inferno"
+            label = _SCORES[kind][1]
+        for ax, k in zip(column, show, strict=True):
+            image = show_picture(ax, values[k], spacing, scale, cmap=cmap)
+            mark_sides(ax, plane)
+            if name == "lesions" and mask[k].any():
+                ax.contour(mask[k], [0.5], colors=LESION, linewidths=0.9)
+        column[0].set_title(name if name != "restoration" else "restoration score", fontsize=10)
+        _bar_below(figure, column, image, label)
+    for i, k in enumerate(show):
+        axes[i, 0].set_ylabel(f"slice {k}" if titles is None else str(titles[i]), fontsize=9)
+    title_with_plane(figure, title, plane)
+    return figure
+
+
+def _grid_columns(slices, evidence, scores, mask):
+    """The columns of a grid: (name, `(n, rows, cols)`, "grey" or the name of a score)."""
     columns = [("input", slices, "grey"), ("reconstruction", evidence["reconstruction"], "grey")]
     columns += [(n, scores[s], n) for n, (s, _) in _SCORES.items() if s in scores]
     if "restored" in evidence:
         columns.insert(-1, ("restored", evidence["restored"], "grey"))
     if mask is not None:
         columns.append(("lesions", slices, "grey"))
-    columns = [(name, _pictures(values), kind) for name, values, kind in columns]
+    columns = [(name, as_pictures(values), kind) for name, values, kind in columns]
     for name, values, _ in columns:
         if values.shape != slices.shape:
             raise ValueError(f"{name} must have shape {slices.shape}. Received: {values.shape}")
-    if show is None:
-        show = slices_to_show(mask, scores.get("combined", scores["pixel"]))
-    white = max(float(np.percentile(slices[show], 99.9)), 1e-6)
-    figure, axes = _picture_axes(slices.shape, spacing, len(show), len(columns), bar=False)
-    # Room for the colour bars, which lie below the last row.
-    figure.set_size_inches(figure.get_size_inches() + [0, 0.75])
-    for j, (name, values, kind) in enumerate(columns):
-        scale, cmap = (0, white), "gray"
-        if kind != "grey":
-            scale, cmap = (0, max(float(np.percentile(values[show], 99.8)), 1e-6)), "inferno"
-        for i, k in enumerate(show):
-            shown = _show(axes[i, j], values[k], spacing, scale, cmap=cmap)
-            _mark(axes[i, j], plane)
-            if name == "lesions" and mask[k].any():
-                axes[i, j].contour(mask[k], [0.5], colors=LESION, linewidths=0.9)
-            if j == 0:
-                label = f"slice {k}" if titles is None else str(titles[i])
-                axes[i, j].set_ylabel(label, fontsize=9)
-        axes[0, j].set_title(name if name != "restoration" else "restoration score", fontsize=10)
-        bar = figure.colorbar(
-            shown,
-            ax=axes[:, j].tolist(),
-            location="bottom",
-            fraction=0.03,
-            pad=0.01,
-            aspect=12,
-            extend="max",
-        )
-        bar.ax.tick_params(labelsize=7)
-        bar.set_label("intensity" if kind == "grey" else _SCORES[kind][1], fontsize=8)
-    _title(figure, title, plane, simulated)
-    return _finish(figure, path)
+    return columns
+
+
+def _bar_below(figure, column, image, label):
+    place = {"location": "bottom", "fraction": 0.03, "pad": 0.01, "aspect": 12}
+    bar = figure.colorbar(image, ax=column.tolist(), extend="max", **place)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=8)
 
 
 def anomaly_planes(
@@ -217,24 +211,17 @@ def anomaly_planes(
     )
 
 
-@_style()
-def roc_and_precision_recall(
-    curves, pooled, path, *, title="All voxels of all subjects", simulated=False
-):
+@png_figure()
+def roc_and_precision_recall(curves, pooled, *, title="All voxels of all subjects"):
     """ROC and precision-recall curves of each method over the pooled voxels.
 
     Args:
         curves: dict of method to the curves of `LesionScores.curves`.
         pooled: `LesionScores.pooled()`: areas for the legends, prevalence for the line of chance.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
     """
     table = pooled.set_index("method")
-    figure = _new((11.6, 4.9))
+    figure = new_figure((11.6, 4.9))
     left, right = figure.subplots(1, 2)
     for i, (name, curve) in enumerate(curves.items()):
         line = _line(name, i)
@@ -273,30 +260,23 @@ def roc_and_precision_recall(
         ax.legend(fontsize=8)
     left.set_ylim(0, 1.01)
     left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
-@_style()
+@png_figure()
 def score_bars(
     table,
-    path,
     *,
     measure="average_precision",
     title="Average precision of each subject",
-    simulated=False,
 ):
     """A group of bars per subject, one bar per method; subjects ordered by lesion volume.
 
     Args:
         table: `LesionScores.table()`; subjects without lesions are left out.
-        path: the PNG to write; None returns the Figure.
         measure: a column of the table.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: no subject has lesions.
@@ -308,7 +288,7 @@ def score_bars(
     facts = table.drop_duplicates("subject").set_index("subject").loc[wide.index]
     facts = facts.sort_values("lesion_ml")
     wide = wide.loc[facts.index, list(dict.fromkeys(table["method"]))]
-    figure = _new((min(14.0, 2.6 + 1.15 * len(wide)), 4.4))
+    figure = new_figure((min(14.0, 2.6 + 1.15 * len(wide)), 4.4))
     ax = figure.subplots()
     place, width = np.arange(len(wide)), 0.84 / wide.shape[1]
     for i, name in enumerate(wide):
@@ -321,31 +301,21 @@ def score_bars(
         )
     if measure == "average_precision":
         chance = facts["prevalence"].to_numpy()
-        ax.hlines(
-            chance,
-            place - 0.44,
-            place + 0.44,
-            color="#1d252c",
-            linewidth=1.2,
-            linestyle="--",
-            label="chance: share of lesion voxels",
-        )
-    ax.set_xticks(
-        place,
-        [
-            f"{subject}\n{ml:.1f} mL" if np.isfinite(ml) else str(subject)
-            for subject, ml in zip(facts.index, facts["lesion_ml"], strict=True)
-        ],
-        fontsize=8,
-        rotation=0 if len(wide) <= 12 else 90,
-    )
+        look = {"color": "#1d252c", "linewidth": 1.2, "linestyle": "--"}
+        label = "chance: share of lesion voxels"
+        ax.hlines(chance, place - 0.44, place + 0.44, label=label, **look)
+    names = [
+        f"{subject}\n{ml:.1f} mL" if np.isfinite(ml) else str(subject)
+        for subject, ml in facts["lesion_ml"].items()
+    ]
+    ax.set_xticks(place, names, fontsize=8, rotation=0 if len(wide) <= 12 else 90)
     ax.set_xlabel("subject and its lesion volume")
     ax.set_ylabel(measure.replace("_", " "))
     ax.grid(axis="y")
     ax.legend(fontsize=8, ncols=2, loc="upper left")
     ax.set_ylim(0, 1.35 * float(wide.max().max()) or 1)
-    ax.set_title(_worded(title, simulated))
-    return _finish(figure, path)
+    ax.set_title(title)
+    return figure
 
 
 def anomaly_report(
@@ -394,7 +364,7 @@ def anomaly_report(
     if scores is not None:
         pooled, summary = scores.pooled(), scores.summary()
         cards = _cards(summary, pooled)
-        sections += [_found(scores, summary, pooled, figures, modality, calibrated)]
+        sections += [_detection(scores, summary, pooled, figures, modality, calibrated)]
     sections.append(_scans(figures))
     sections.append(_meaning(scores, direction))
     if settings:
@@ -405,7 +375,7 @@ def anomaly_report(
         subtitle=about,
         cards=cards,
         warnings=[*warnings, *notes],
-        sections=[section for section in sections if section is not None],
+        sections=sections,
         footer=footer,
     )
 
@@ -430,7 +400,7 @@ def _cards(summary, pooled):
     return cards
 
 
-def _found(scores, summary, pooled, figures, modality, calibrated):
+def _detection(scores, summary, pooled, figures, modality, calibrated):
     text = (
         "Average precision is the mean of precision over all lesion voxels; blind guessing reaches "
         "the share of lesion voxels, its chance. It ranks methods better than the area under the "

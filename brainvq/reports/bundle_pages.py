@@ -5,14 +5,17 @@ import pandas as pd
 
 from brainvq.evaluation.bundles import CLUSTERS_MM, THRESHOLD, THRESHOLD_MM
 from brainvq.reports.html import Section, format_cell
-from brainvq.reports.slices import (
+from brainvq.reports.run_pages import (
     PERPLEXITY,
+    data_of,
     pictures,
-    prior_table,
+    prior_card,
+    prior_section,
     run_card,
     run_report,
     settings_section,
     step_text,
+    thousands,
     training_section,
     warnings_of,
 )
@@ -37,6 +40,10 @@ _CARD = {
     "closest": "mean distance to the closest point (units)",
     "closest_mm": "mean distance to the closest point (mm)",
 }
+_ONE_PERSON = (
+    "All streamlines are of one person, and test groups are of the very bundles that were trained "
+    "on. That flatters: what another person's bundles would give is not known."
+)
 _SPACE = "\u00a0"  # at which tables break no line
 _FEATURES = {
     "coordinates": "coordinates of the streamlines",
@@ -75,7 +82,7 @@ def bundles_report(about, metrics, subjects, figures, *, note="", failures=(), t
     return run_report(
         about,
         sections,
-        subtitle=f"Bundles of white matter. {_tested_on(study, metrics)}",
+        subtitle=f"Bundles of white matter. {_tested_on(about, metrics)}",
         cards=_cards(study, metrics),
         warnings=_warnings(study, metrics, note, failures),
     )
@@ -135,27 +142,21 @@ def bundles_card(about, metrics, *, split, data_facts):
 
 
 def _limitations(study, metrics):
-    found = [
+    limitations = [
         "Detail finer than the model can hold is smoothed away: no use for diagnosis.",
         f"Trained on {', '.join(study['data']['bundles'])}; of other bundles nothing is known.",
     ]
     if metrics["bits_per_streamline"] is None:
-        found.insert(0, _not_compressed(study, metrics))
+        limitations.insert(0, _not_compressed(study, metrics))
     if metrics["one_person"]:
-        found.insert(0, _ONE_PERSON)
+        limitations.insert(0, _ONE_PERSON)
     if "prior" in metrics:
-        found.append("Samples are bundles of no person.")
-    return found
-
-
-_ONE_PERSON = (
-    "All streamlines are of one person, and test groups are of the very bundles that were trained "
-    "on. That flatters: what another person's bundles would give is not known."
-)
+        limitations.append("Samples are bundles of no person.")
+    return limitations
 
 
 def _warnings(study, metrics, note, failures):
-    found = warnings_of(
+    warnings = warnings_of(
         metrics,
         note,
         failures,
@@ -163,10 +164,10 @@ def _warnings(study, metrics, note, failures):
         "holds for people.",
     )
     if metrics["one_person"]:
-        found.insert(0, _ONE_PERSON)
+        warnings.insert(0, _ONE_PERSON)
     if metrics["bits_per_streamline"] is None:
-        found.append(_not_compressed(study, metrics))
-    return found
+        warnings.append(_not_compressed(study, metrics))
+    return warnings
 
 
 def _not_compressed(study, metrics):
@@ -176,7 +177,7 @@ def _not_compressed(study, metrics):
         "gumbel": "What is decoded are sums of all codes, each with its weight: no discrete code. ",
         "identity": "An autoencoder has no codes. ",
         "gaussian": "A variational autoencoder has no codes. ",
-    }.get(study["model"]["bottleneck"], "")
+    }.get(study["model"].get("bottleneck"), "")
     if not why and metrics.get("codes"):
         why = "The decoder reads the encoder's vectors, not their codes. "
     return (
@@ -186,10 +187,10 @@ def _not_compressed(study, metrics):
     )
 
 
-def _tested_on(study, metrics):
-    groups = f"{metrics['test_samples']} groups ({_thousands(metrics['test_streamlines'])} "
+def _tested_on(about, metrics):
+    groups = f"{metrics['test_samples']} groups ({thousands(metrics['test_streamlines'])} "
     groups += "streamlines)"
-    data = "simulated bundles" if metrics["simulated"] else f"tracts ({study['data']['source']})"
+    data = data_of(about, metrics, "tracts", "simulated bundles")
     if metrics["one_person"]:
         return (
             f"Trained and tested on {data} of one person; {groups} that training never saw, of "
@@ -203,19 +204,20 @@ def _tested_on(study, metrics):
 
 
 def _cards(study, metrics):
-    found, bits = metrics["reconstruction"], metrics["bits_per_streamline"]
+    measures, bits = metrics["reconstruction"], metrics["bits_per_streamline"]
     scale = metrics["scale_mm"]
-    shown = f"{found['distance']:.3f} units"
-    squared = f"squared error {_scientific(found['mse'])} units²"
+    distance = f"{measures['distance']:.3f} units"
+    squared = f"squared error {_scientific(measures['mse'])} units²"
     if scale is not None:
-        shown, squared = f"{found['distance_mm']:.2f} mm", f"{squared}; a unit is {scale:.0f} mm"
+        distance = f"{measures['distance_mm']:.2f} mm"
+        squared += f"; a unit is {scale:.0f} mm"
     cards = [
         (
             "BUAN",
-            _with_sd(found["buan"], _sd(metrics, "buan"), ".3f").replace(_SPACE, " "),
+            _with_sd(measures["buan"], _sd(metrics, "buan"), ".3f").replace(_SPACE, " "),
             f"mean ± sd of {len(metrics['bundles'])} bundles",
         ),
-        ("Mean distance", shown, squared),
+        ("Mean distance", distance, squared),
     ]
     numbers = metrics["numbers_per_streamline"]
     if bits is not None:
@@ -232,16 +234,7 @@ def _cards(study, metrics):
         note = f"perplexity {stages['perplexity'].mean():.1f}"
         note += f", mean of {len(stages)} stages" if len(stages) > 1 else ""
         cards.append(("Codes used", f"{stages['used'].mean():.0f} of {metrics['num_codes']}", note))
-    if "prior" in metrics:
-        prior = metrics["prior"]
-        cards.append(
-            (
-                "Prior",
-                f"{prior['bits_per_code']:.2f} bits",
-                f"a code; tables need {prior['neighbour_tables']:.2f}",
-            )
-        )
-    return cards
+    return cards + prior_card(metrics)
 
 
 def _reconstruction(study, metrics, subjects, figures):
@@ -290,7 +283,7 @@ def _reconstruction(study, metrics, subjects, figures):
 
 def _how_decoded(study, metrics):
     weights = metrics.get("parameters", {}).get("autoencoder")
-    end = f" The network has {_thousands(weights)} weights." if weights else ""
+    end = f" The network has {thousands(weights)} weights." if weights else ""
     if metrics["bits_per_streamline"] is None:
         return _not_compressed(study, metrics) + end
     return (
@@ -310,32 +303,31 @@ def _about_codecs(metrics):
             f"{text}. These have bits and the model has none: they show what so few bits hold, "
             "and are no match on equal terms."
         )
-    found = {_bits_of(name) for name in metrics["codecs"]}
-    return f"{text}, at {'the same' if found <= {bits} else 'about as many'} bits."
+    codec_bits = {_bits_of(name) for name in metrics["codecs"]}
+    return f"{text}, at {'the same' if codec_bits <= {bits} else 'about as many'} bits."
 
 
 def _compared(study, metrics):
     """The model beside the classical codecs: a row each."""
     rows = [(study["variant"], metrics["bits_per_streamline"], metrics["reconstruction"])]
     rows += [
-        (name.rsplit(", ", 1)[0], _bits_of(name), found)
-        for name, found in metrics["codecs"].items()
+        (name.rsplit(", ", 1)[0], _bits_of(name), measures)
+        for name, measures in metrics["codecs"].items()
     ]
-    table = pd.DataFrame(
+    return pd.DataFrame(
         [
             {
                 "": name.replace(" ", _SPACE),
                 "bits per streamline": "none" if bits is None else f"{bits:g}",
                 **{
-                    label: _text(found[key], form)
+                    label: _text(measures[key], form)
                     for key, (label, form) in _shown(metrics).items()
-                    if key in found
+                    if key in measures
                 },
             }
-            for name, bits, found in rows
+            for name, bits, measures in rows
         ]
     )
-    return table
 
 
 def _bits_of(codec):
@@ -423,19 +415,19 @@ def _latents(metrics, figures):
 
 
 def _disturbed(study, metrics, figures):
-    found = metrics["robustness"]
-    curve = pd.DataFrame(found["curve"])
+    robustness = metrics["robustness"]
+    curve = pd.DataFrame(robustness["curve"])
     largest = curve["epsilon"].max()
     again = ""
     if metrics["bits_per_streamline"] is not None:
         again = ", through codes"
-    elif study["model"]["bottleneck"] == "gumbel":
+    elif study["model"].get("bottleneck") == "gumbel":
         again = ", through sums of codes"
     text = (
         f"Noise is added to the encoder's vectors, which are then decoded as ever{again}. ε is its "
         "size in standard deviations of each channel over training groups, so that it means the "
         "same for every model: at 1 noise is as strong as what the vectors say. Robustness is the "
-        f"mean of BUAN from ε 0 to {largest:g}, the area under its curve: {found['area']:.3f}."
+        f"mean of BUAN from ε 0 to {largest:g}, the area under its curve: {robustness['area']:.3f}."
     )
     table = pd.DataFrame(
         {
@@ -495,36 +487,30 @@ def _prior(metrics, figures):
     if "prior" not in metrics:
         return None
     bits = metrics["prior"]
-    table, compared = prior_table(bits, "neighbour and position tables, mixed")
     per_streamline = bits["bits_per_bundle"] / metrics["streamlines"]
-    text = (
-        f"Bits per code on test groups; fewer is better. The prior needs {compared} than the mixed "
-        f"tables, {bits['bits_per_bundle']:.0f} bits a group: {per_streamline:.1f} bits a "
-        f"streamline instead of {metrics['bits_per_streamline']:g}."
+    costs = (
+        f"{bits['bits_per_bundle']:.0f} bits a group: {per_streamline:.1f} bits a streamline "
+        f"instead of {metrics['bits_per_streamline']:g}."
     )
     if bits.get("of_which_level"):
-        text += (
+        costs += (
             " The prior is told which bundle it is, and the tables are not; what naming it costs "
             f"is in its figure ({bits['of_which_level']:.3f} a code)."
         )
-    return Section(
-        "Prior",
-        text,
-        tables=[("Held-out bits per code", table)],
-        figures=pictures(figures, prior="Bits per code while training."),
-    )
+    tables = "neighbour and position tables, mixed"
+    return prior_section(metrics, figures, tables, costs, over="test groups")
 
 
 def _samples(metrics, figures):
     if "samples" not in metrics:
         return None
-    found, scale = metrics["samples"], metrics["scale_mm"]
+    samples, scale = metrics["samples"], metrics["scale_mm"]
     near, usual = (
-        f"{found[key]:.4f} units" + ("" if scale is None else f" ({found[key] * scale:.1f} mm)")
+        f"{samples[key]:.4f} units" + ("" if scale is None else f" ({samples[key] * scale:.1f} mm)")
         for key in ("distance_to_training", "distance_of_unseen_to_training")
     )
     text = (
-        f"{found['count']} groups of codes drawn from the prior, of each bundle alike, then "
+        f"{samples['count']} groups of codes drawn from the prior, of each bundle alike, then "
         "decoded. To see whether they merely repeat training bundles: the mean distance of a "
         f"streamline to the nearest of training is {near} for samples and {usual} for unseen "
         "bundles.\n\n"
@@ -542,7 +528,7 @@ def _samples(metrics, figures):
                 "difference": row["difference"],
                 "Kolmogorov-Smirnov": row["ks"],
             }
-            for row in found["shapes"]
+            for row in samples["shapes"]
         ]
     )
     return Section(
@@ -601,7 +587,3 @@ def _scientific(value):
         return "0"
     digits, power = f"{value:.2e}".split("e")
     return f"{digits}e{int(power)}" if int(power) else digits
-
-
-def _thousands(number):
-    return f"{number:,}".replace(",", "\u202f")

@@ -22,8 +22,9 @@ from brainvq.evaluation.classification import (
     paired_differences,
     roc_curve,
 )
-from brainvq.reports.figures import COLOURS, _finish, _new, _style, _worded
+from brainvq.reports.drawing import COLOURS, new_figure, png_figure, reference_line
 from brainvq.reports.html import Report, Section
+from brainvq.reports.run_pages import SIMULATED
 
 NAMES = {
     "accuracy": "accuracy",
@@ -41,18 +42,13 @@ ABOUT_METHODS = {
 MOST_METHODS_A_ROW = 3
 
 
-@_style()
-def measures_figure(table, path, *, title="Classifiers of unseen subjects", simulated=False):
+@png_figure()
+def measures_figure(table, *, title="Classifiers of unseen subjects"):
     """Every measure of every method with its interval, beside chance.
 
     Args:
         table: `pandas.DataFrame` as `evaluation.compare_methods` gives it.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated; the title then says so.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: the table is empty.
@@ -60,7 +56,7 @@ def measures_figure(table, path, *, title="Classifiers of unseen subjects", simu
     if len(table) == 0:
         raise ValueError("table must have rows. Received: an empty table")
     methods = list(dict.fromkeys(table["method"]))
-    figure = _new((12.4, 0.46 * len(methods) + 2.0))
+    figure = new_figure((12.4, 0.46 * len(methods) + 2.0))
     axes = figure.subplots(1, len(MEASURES), sharey=True)
     place = np.arange(len(methods))
     for ax, measure in zip(axes, MEASURES, strict=True):
@@ -81,17 +77,7 @@ def measures_figure(table, path, *, title="Classifiers of unseen subjects", simu
                 zorder=5,
             )
         chance = rows["chance"].iloc[0]
-        ax.axvline(chance, color="#59636d", linestyle="--", linewidth=1.2)
-        ax.annotate(
-            "chance",
-            (chance, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
-            textcoords="offset points",
-            va="top",
-            fontsize=8,
-            color="#59636d",
-        )
+        reference_line(ax, chance, "chance")
         reach = float(np.nanmax([rows["high"].max(), chance]))
         ax.set_xlim((0, 1.08 * reach) if measure in LOWER_IS_BETTER else (0, 1.04))
         ax.set_xlabel("lower is better" if measure in LOWER_IS_BETTER else "higher is better")
@@ -99,12 +85,12 @@ def measures_figure(table, path, *, title="Classifiers of unseen subjects", simu
         ax.grid(axis="x")
     axes[0].set_yticks(place, methods)
     axes[0].set_ylim(len(methods) - 0.5, -0.85)
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
-@_style()
-def roc_figure(labels, probabilities, classes, path, *, title="ROC curves", simulated=False):
+@png_figure()
+def roc_figure(labels, probabilities, classes, *, title="ROC curves"):
     """ROC curves of two classes, and the score that each subject got while it was unseen.
 
     Args:
@@ -112,12 +98,7 @@ def roc_figure(labels, probabilities, classes, path, *, title="ROC curves", simu
         probabilities: dict of method to `([n_repeats,] n_subjects, 2)`; the curves are of the mean
             over repeats.
         classes: the two names; the second is the positive class.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: there are not two classes.
@@ -125,31 +106,15 @@ def roc_figure(labels, probabilities, classes, path, *, title="ROC curves", simu
     if len(classes) != 2:
         raise ValueError(f"ROC curves are of two classes. Received: classes={tuple(classes)}")
     labels = np.asarray(labels)
-    figure = _new((12.0, 5.0))
+    figure = new_figure((12.0, 5.0))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
     left.plot([0, 1], [0, 1], color="#59636d", linestyle="--", linewidth=1.2, label="chance")
-    # Points of one column are spread by rank, so that equal scores do not hide one another.
-    spread = np.empty(len(labels))
-    for value in (0, 1):
-        count = int(np.sum(labels == value))
-        spread[labels == value] = np.linspace(-0.12, 0.12, count) if count > 1 else 0.0
-    for i, (method, given) in enumerate(probabilities.items()):
-        p = _mean(given)
+    for i, (method, repeats) in enumerate(probabilities.items()):
+        p = _mean(repeats)
         area = classification_measures(labels, p)["auroc"]
         false, true = roc_curve(labels == 1, p[:, 1])
-        colour = COLOURS[i % len(COLOURS)]
-        left.plot(false, true, color=colour, label=f"{method}: {area:.2f}")
-        for value, marker, side in ((0, "o", -0.17), (1, "^", 0.17)):
-            of_class = labels == value
-            right.plot(
-                i + side + spread[of_class],
-                p[of_class, 1],
-                marker,
-                color=colour,
-                markersize=4 if len(labels) > 60 else 6,
-                markerfacecolor="white" if value == 0 else colour,
-                label=str(classes[value]) if i == 0 else None,
-            )
+        left.plot(false, true, color=COLOURS[i % len(COLOURS)], label=f"{method}: {area:.2f}")
+        _subject_scores(right, i, p[:, 1], labels, classes)
     left.set_aspect("equal")
     left.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     left.set_xlabel(f"share of {classes[0]} taken for {classes[1]}")
@@ -169,39 +134,50 @@ def roc_figure(labels, probabilities, classes, path, *, title="ROC curves", simu
         handle.set_color("#4a545e")
         handle.set_markerfacecolor("#4a545e")
     legend.legend_handles[0].set_markerfacecolor("white")
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
-@_style()
-def confusion_figure(
-    labels, probabilities, classes, path, *, title="Confusion matrices", simulated=False
-):
+def _subject_scores(ax, i, scores, labels, classes):
+    """The scores of one method: a column per class, the class named for the first method."""
+    colour = COLOURS[i % len(COLOURS)]
+    for value, marker, side in ((0, "o", -0.17), (1, "^", 0.17)):
+        of_class = labels == value
+        count = int(np.sum(of_class))
+        # Spread by rank, so that equal scores do not hide one another.
+        spread = np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(count)
+        ax.plot(
+            i + side + spread,
+            scores[of_class],
+            marker,
+            color=colour,
+            markersize=4 if len(labels) > 60 else 6,
+            markerfacecolor="white" if value == 0 else colour,
+            label=str(classes[value]) if i == 0 else None,
+        )
+
+
+@png_figure()
+def confusion_figure(labels, probabilities, classes, *, title="Confusion matrices"):
     """How many subjects of each class each method gave to each class.
 
     Args:
         labels: class numbers `(n_subjects,)`.
         probabilities: dict of method to `([n_repeats,] n_subjects, n_classes)`.
         classes: names of the classes.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
     """
     count, many = len(probabilities), len(classes)
     across = min(count, MOST_METHODS_A_ROW)
     down = -(-count // across)
     side = max(2.3, 0.62 * many + 1.0)
-    figure = _new((across * side + 1.2, down * side + 1.0))
+    figure = new_figure((across * side + 1.2, down * side + 1.0))
     axes = figure.subplots(down, across, squeeze=False)
     for ax in axes.ravel()[count:]:
         ax.set_axis_off()
-    for i, (ax, (method, given)) in enumerate(
-        zip(axes.ravel(), probabilities.items(), strict=False)
-    ):
-        matrix = confusion_matrix(labels, given)
+    panels = zip(axes.ravel(), probabilities.items(), strict=False)
+    for i, (ax, (method, repeats)) in enumerate(panels):
+        matrix = confusion_matrix(labels, repeats)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         shown = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(matrix.shape):
@@ -225,8 +201,8 @@ def confusion_figure(
             ax.set_xlabel("class given")
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("share of the true class")
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
 def classification_report(
@@ -255,8 +231,7 @@ def classification_report(
         probabilities: dict of method to `([n_repeats,] n_subjects, n_classes)`, of classifiers
             that never saw the subject.
         classes: names of the classes, in order.
-        folder: where `classifiers.png`, `classifiers_confusion.png` and, for two classes,
-            `classifiers_roc.png` go.
+        folder: where `classifiers.png`, `classifiers_confusion.png` and `classifiers_roc.png` go.
         subjects: n_subjects names, for the table of subjects; None leaves it out.
         target: what the classes are, such as `participants.tsv:group`.
         source: one line on the images and on the model that made the codes.
@@ -273,104 +248,108 @@ def classification_report(
     Returns:
         A `Report`, for `write_report`.
     """
-    labels, folder = np.asarray(labels), Path(folder)
-    table = compare_methods(labels, probabilities, level=level, draws=draws, seed=seed)
+    bootstrap = {"level": level, "draws": draws, "seed": seed}
+    table = compare_methods(labels, probabilities, **bootstrap)
+    compared = (labels, probabilities, classes)
+    return Report(
+        title=f"Codes as features{': ' + target if target else ''}",
+        subtitle=f"{source} {len(labels)} subjects: {_class_sizes(labels, classes)}.".strip(),
+        cards=_cards(table),
+        warnings=[SIMULATED, *notes] if simulated else list(notes),
+        sections=[
+            _measures(table, *compared, folder, folds, seconds, parameters, level, simulated),
+            _differences(labels, probabilities, bootstrap),
+            _per_class(*compared, folder, simulated),
+            Section("What these figures do not say", _caveats(labels, classes)),
+            _each_subject(*compared, subjects),
+        ],
+        footer=footer,
+    )
+
+
+def _class_sizes(labels, classes):
     counts = np.bincount(labels, minlength=len(classes))
-    repeats = max(1 if np.ndim(p) == 2 else len(p) for p in probabilities.values())
+    return ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
+
+
+def _cards(table):
+    rows = table[table["measure"] == "auroc"].set_index("method")
+    return [
+        (
+            f"AUROC, {method}",
+            f"{row['value']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}; chance 0.50",
+        )
+        for method, row in rows.iterrows()
+    ]
+
+
+def _measures(
+    table, labels, probabilities, classes, folder, folds, seconds, parameters, level, simulated
+):
+    folder, options = Path(folder), {"simulated": simulated}
     figures = [
         (
-            measures_figure(table, folder / "classifiers.png", simulated=simulated),
+            measures_figure(table, folder / "classifiers.png", **options),
             f"Points: all unseen subjects. Lines: {100 * level:g} % intervals over subjects.",
         )
     ]
     if len(classes) == 2:
+        path = folder / "classifiers_roc.png"
         figures.append(
             (
-                roc_figure(
-                    labels,
-                    probabilities,
-                    classes,
-                    folder / "classifiers_roc.png",
-                    simulated=simulated,
-                ),
+                roc_figure(labels, probabilities, classes, path, **options),
                 "Left: ROC curves of the mean over repeats. Right: each subject's own score.",
             )
         )
-    confusion = confusion_figure(
-        labels,
-        probabilities,
-        classes,
-        folder / "classifiers_confusion.png",
-        simulated=simulated,
-    )
-    warnings = list(notes)
-    if simulated:
-        warnings.insert(
-            0, "These brains are simulated on a template: nothing here holds for scans of people."
-        )
-    known = ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
-    sections = [
-        Section(
-            "Classifiers of unseen subjects",
-            _explained(labels, classes, folds, repeats, level),
-            tables=[
-                ("Measures", _wide(table, level)),
-                ("Methods", _methods(probabilities, seconds, parameters)),
-            ],
-            figures=figures,
-        )
-    ]
-    if len(probabilities) > 1:
-        reference = "codes" if "codes" in probabilities else next(iter(probabilities))
-        differences = paired_differences(
-            labels, probabilities, reference, level=level, draws=draws, seed=seed
-        )
-        sections.append(
-            Section(
-                "Differences on the same subjects",
-                f"Each method minus {reference}, the same subjects drawn for both. Where the "
-                "interval holds 0, these subjects do not show a difference.",
-                tables=[("Differences", _named(differences))],
-            )
-        )
-    per_class = [
-        (method, class_table(labels, given, classes)) for method, given in probabilities.items()
-    ]
-    sections += [
-        Section(
-            "Which subjects are found",
-            "By the mean probability over slices and repeats. Precision: the share right of those "
-            "given the class. Recall: the share found of those in it.",
-            tables=[(method, rows) for method, rows in per_class],
-            figures=[(confusion, "Number of subjects; the colour is the share of the true class.")],
-        ),
-        Section("What these figures do not say", _caveats(labels, classes)),
-    ]
-    if subjects is not None:
-        rows = {"subject": list(subjects), "class": np.asarray(classes)[labels]}
-        for method, given in probabilities.items():
-            p = _mean(given)
-            if len(classes) == 2:
-                rows[f"{method}: p({classes[1]})"] = p[:, 1]
-            else:
-                rows[method] = np.asarray(classes)[p.argmax(axis=1)]
-        sections.append(Section("Each subject", "", tables=[("Subjects", pd.DataFrame(rows))]))
-    best = table[table["measure"] == "auroc"].set_index("method")
-    return Report(
-        title=f"Codes as features{': ' + target if target else ''}",
-        subtitle=f"{source} {len(labels)} subjects: {known}.".strip(),
-        cards=[
-            (
-                f"AUROC, {method}",
-                f"{row['value']:.2f}",
-                f"{row['low']:.2f} to {row['high']:.2f}; chance 0.50",
-            )
-            for method, row in best.iterrows()
+    repeats = max(1 if np.ndim(p) == 2 else len(p) for p in probabilities.values())
+    return Section(
+        "Classifiers of unseen subjects",
+        _explained(labels, classes, folds, repeats, level),
+        tables=[
+            ("Measures", _wide(table, level)),
+            ("Methods", _methods(probabilities, seconds, parameters)),
         ],
-        warnings=warnings,
-        sections=sections,
-        footer=footer,
+        figures=figures,
     )
+
+
+def _differences(labels, probabilities, bootstrap):
+    if len(probabilities) < 2:
+        return None
+    reference = "codes" if "codes" in probabilities else next(iter(probabilities))
+    differences = paired_differences(labels, probabilities, reference, **bootstrap)
+    return Section(
+        "Differences on the same subjects",
+        f"Each method minus {reference}, the same subjects drawn for both. Where the "
+        "interval holds 0, these subjects do not show a difference.",
+        tables=[("Differences", _named(differences))],
+    )
+
+
+def _per_class(labels, probabilities, classes, folder, simulated):
+    path = Path(folder) / "classifiers_confusion.png"
+    confusion = confusion_figure(labels, probabilities, classes, path, simulated=simulated)
+    return Section(
+        "Which subjects are found",
+        "By the mean probability over slices and repeats. Precision: the share right of those "
+        "given the class. Recall: the share found of those in it.",
+        tables=[(method, class_table(labels, p, classes)) for method, p in probabilities.items()],
+        figures=[(confusion, "Number of subjects; the colour is the share of the true class.")],
+    )
+
+
+def _each_subject(labels, probabilities, classes, subjects):
+    if subjects is None:
+        return None
+    rows = {"subject": list(subjects), "class": np.asarray(classes)[labels]}
+    for method, repeats in probabilities.items():
+        p = _mean(repeats)
+        if len(classes) == 2:
+            rows[f"{method}: p({classes[1]})"] = p[:, 1]
+        else:
+            rows[method] = np.asarray(classes)[p.argmax(axis=1)]
+    return Section("Each subject", "", tables=[("Subjects", pd.DataFrame(rows))])
 
 
 def _explained(labels, classes, folds, repeats, level):
@@ -424,8 +403,8 @@ def _wide(table, level):
     for method in dict.fromkeys(table["method"]):
         row = {"method": method}
         for measure in MEASURES:
-            found = table[(table["method"] == method) & (table["measure"] == measure)].iloc[0]
-            row[NAMES[measure]] = f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+            cell = table[(table["method"] == method) & (table["measure"] == measure)].iloc[0]
+            row[NAMES[measure]] = f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
         rows.append(row)
     chance = table.drop_duplicates("measure").set_index("measure")["chance"]
     rows.append({"method": "chance"} | {NAMES[m]: f"{chance[m]:.2f}" for m in MEASURES})

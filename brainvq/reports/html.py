@@ -42,7 +42,7 @@ class Report:
         subtitle: one line below it: study, variant, data, date.
         cards: `(label, value)` or `(label, value, note)`: the few numbers to see first.
         warnings: plain lines, shown above all else: simulated data, scans left out.
-        sections: `Section` objects, in order.
+        sections: `Section` objects, in order; None stands for one that is left out.
         footer: one line: program and versions.
     """
 
@@ -52,6 +52,9 @@ class Report:
     warnings: list = dataclasses.field(default_factory=list)
     sections: list = dataclasses.field(default_factory=list)
     footer: str = ""
+
+    def __post_init__(self):
+        self.sections = [section for section in self.sections if section is not None]
 
 
 def write_report(path, report):

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from brainvq.reports.figures import COLOURS, _finish, _new, _style, _worded
+from brainvq.reports.drawing import COLOURS, PUBLISHED, new_figure, png_figure
 
 MARKERS = ("o", "^", "s", "D", "v", "P")
 COUNTS = ("TP", "FP", "FN", "TN")
@@ -20,15 +20,13 @@ _MOST_BARS = 8  # categories shown; the rest are named below
 _LONGEST = 16  # letters of a category
 
 
-@_style()
+@png_figure()
 def lda_scatter(
     components,
     labels,
     classes,
-    path,
     *,
     title="Linear discriminants of unseen scans",
-    simulated=False,
 ):
     """Test scans on the first discriminant axes of each model, by class.
 
@@ -41,33 +39,19 @@ def lda_scatter(
             compared.
         labels: class numbers `(n,)`.
         classes: names of the classes, in order.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated; the title then says so.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: arrays do not agree, or there is nothing to draw.
     """
-    components = {str(name): np.asarray(x, "float64") for name, x in components.items()}
-    labels = np.asarray(labels)
-    shapes = {x.shape for x in components.values()}
-    if len(shapes) != 1 or len(labels) == 0 or next(iter(shapes))[0] != len(labels):
-        raise ValueError(
-            "components must be (n, c) for n labels, of one shape for all models. "
-            f"Received: {[x.shape for x in components.values()]} for {len(labels)} labels"
-        )
-    count = next(iter(shapes))[1]
-    if not 1 <= count <= 3:
-        raise ValueError(f"components must be 1 to 3. Received: {count}")
+    components, labels = _checked_components(components, labels)
+    count = next(iter(components.values())).shape[1]
     pairs = list(itertools.combinations(range(count), 2)) or [(0, None)]
     models = len(components)
     across = len(pairs) if count == 3 else min(models, 2 if models == 4 else _PANELS_A_ROW)
     down = models if count == 3 else -(-models // across)
     height = 3.5 if count > 1 else 0.32 * len(classes) + 1.3
-    figure = _new((max(3.9 * across + 0.4, 6.0), height * down + 0.95))
+    figure = new_figure((max(3.9 * across + 0.4, 6.0), height * down + 0.95))
     axes = figure.subplots(down, across, squeeze=False)
     panels = [(name, pair) for name in components for pair in pairs]
     for ax in axes.ravel()[len(panels) :]:
@@ -91,26 +75,19 @@ def lda_scatter(
         for i, name in enumerate(classes)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 6))
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
-@_style()
-def class_table_figure(
-    table, path, *, published=None, title="Classes of unseen scans", simulated=False
-):
+@png_figure()
+def class_table_figure(table, *, published=None, title="Classes of unseen scans"):
     """Counts, precision and recall of each class, with intervals, beside published figures.
 
     Args:
         table: `pandas.DataFrame` as `Discrimination.table`: `class`, `TP`, `FP`, `FN`, `TN`,
             `precision`, `recall` and, where known, their `_low` and `_high`.
-        path: the PNG to write; None returns the Figure.
         published: dict of class to (precision, recall), drawn as hollow diamonds. Default: none.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: the table is empty or lacks a column.
@@ -121,73 +98,67 @@ def class_table_figure(
             f"table needs rows and class, counts, precision and recall. Received: {len(table)} "
             f"rows without {sorted(missing)}"
         )
-    place, names = np.arange(len(table)), table["class"].astype(str).tolist()
-    figure = _new((11.6, 0.46 * len(table) + 2.0))
+    names = table["class"].astype(str).tolist()
+    figure = new_figure((11.6, 0.46 * len(table) + 2.0))
     axes = figure.subplots(1, 3, sharey=True, width_ratios=[1.0, 1.25, 1.25])
-    left = axes[0]
+    _counts_panel(axes[0], table)
+    theirs = {name: (published or {}).get(name, (np.nan, np.nan)) for name in names}
+    for j, (ax, measure) in enumerate(zip(axes[1:], ("precision", "recall"), strict=True)):
+        _shares_panel(ax, table, measure, [theirs[name][j] for name in names])
+    axes[0].set_yticks(np.arange(len(table)), names)
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    handles = [Line2D([], [], color="#4a545e", marker="o", label="here, with interval")]
+    if any(np.isfinite(value).any() for value in theirs.values()):
+        label = "published, on other data"
+        handles.append(Line2D([], [], linestyle="none", **PUBLISHED, label=label))
+    figure.legend(handles=handles, loc="outside lower right", ncols=2)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def _counts_panel(ax, table):
     for j, count in enumerate(COUNTS):
         for i, value in enumerate(table[count]):
             right = count in ("TP", "TN")
-            left.text(j, i, str(int(value)), ha="center", va="center", alpha=1 if right else 0.75)
-    left.set_xlim(-0.6, len(COUNTS) - 0.4)
-    left.set_xticks(range(len(COUNTS)), COUNTS)
-    left.xaxis.tick_top()
-    left.tick_params(length=0)
-    left.spines[:].set_visible(False)
-    left.set_title("scans" if "subjects" not in table else "subjects")
-    for line in place[:-1] + 0.5:
-        left.axhline(line, color="#e3e7eb", linewidth=0.8)
-    theirs = {name: (published or {}).get(name, (np.nan, np.nan)) for name in names}
-    for j, (ax, measure) in enumerate(zip(axes[1:], ("precision", "recall"), strict=True)):
-        values = table[measure].to_numpy("float64")
-        for i in place:
-            colour = _look(i, 8)["color"]
-            if f"{measure}_low" in table:
-                ends = [table[f"{measure}_{end}"].iloc[i] for end in ("low", "high")]
-                ax.plot(ends, [i, i], color=colour, linewidth=2.2)
-            ax.plot(values[i], i, linestyle="none", **_look(i, 8))
-            ax.plot(
-                theirs[names[i]][j],
-                i,
-                "D",
-                markersize=10,
-                markerfacecolor="none",
-                markeredgecolor="#1d252c",
-                zorder=4,
-            )
-            text = f"{values[i]:.2f}" if np.isfinite(values[i]) else "never given"
-            if measure == "recall" and not np.isfinite(values[i]):
-                text = "no scans"
-            # Beside the panel, where neither interval nor diamond can cover it.
-            ax.text(1.06, i, text, va="center", fontsize=9)
-        ax.set_xlim(-0.03, 1.03)
-        ax.set_title(measure)
-        ax.set_xlabel(
-            "right, of those given the class" if measure == "precision" else "found, of the class"
-        )
-        ax.grid(axis="x")
-    left.set_yticks(place, names)
-    left.set_ylim(len(table) - 0.5, -0.5)
-    handles = [Line2D([], [], color="#4a545e", marker="o", label="here, with interval")]
-    if any(np.isfinite(value).any() for value in theirs.values()):
-        hollow = {"markerfacecolor": "none", "markeredgecolor": "#1d252c"}
-        handles.append(
-            Line2D([], [], linestyle="none", marker="D", **hollow, label="published, on other data")
-        )
-    figure.legend(handles=handles, loc="outside lower right", ncols=2)
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+            ax.text(j, i, str(int(value)), ha="center", va="center", alpha=1 if right else 0.75)
+    ax.set_xlim(-0.6, len(COUNTS) - 0.4)
+    ax.set_xticks(range(len(COUNTS)), COUNTS)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title("scans" if "subjects" not in table else "subjects")
+    for i in range(1, len(table)):
+        ax.axhline(i - 0.5, color="#e3e7eb", linewidth=0.8)
 
 
-@_style()
+def _shares_panel(ax, table, measure, published):
+    """Precision or recall of each class, with its interval and what was published."""
+    unknown = "never given" if measure == "precision" else "no scans"
+    for i, value in enumerate(table[measure].to_numpy("float64")):
+        look = _look(i, 8)
+        if f"{measure}_low" in table:
+            ends = [table[f"{measure}_{end}"].iloc[i] for end in ("low", "high")]
+            ax.plot(ends, [i, i], color=look["color"], linewidth=2.2)
+        ax.plot(value, i, linestyle="none", **look)
+        ax.plot(published[i], i, linestyle="none", **PUBLISHED, markersize=10, zorder=4)
+        # Beside the panel, where neither interval nor diamond can cover it.
+        text = f"{value:.2f}" if np.isfinite(value) else unknown
+        ax.text(1.06, i, text, va="center", fontsize=9)
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_title(measure)
+    ax.set_xlabel(
+        "right, of those given the class" if measure == "precision" else "found, of the class"
+    )
+    ax.grid(axis="x")
+
+
+@png_figure()
 def metadata_figure(
     histograms,
-    path,
     *,
     tests=None,
     names=None,
     title="Acquisition of each class",
-    simulated=False,
 ):
     """Histograms of acquisition metadata by class: could the scanner pass for the disease?
 
@@ -195,87 +166,53 @@ def metadata_figure(
 
     Args:
         histograms: dict of column to `Histogram`, as `evaluation.metadata_histograms` gives it.
-        path: the PNG to write; None returns the Figure.
         tests: `Audit.tests`: effect and corrected p of each column are then written in its title.
         names: dict of column to a name with its unit, such as `{"te": "echo time (s)"}`.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: there are no histograms.
     """
     if not histograms:
         raise ValueError("histograms must hold one or more. Received: none")
-    classes = list(next(iter(histograms.values())).counts)
     across = min(len(histograms), _PANELS_A_ROW)
     down = -(-len(histograms) // across)
-    figure = _new((max(4.0 * across + 0.3, 6.0), 3.1 * down + 1.1))
+    figure = new_figure((max(4.0 * across + 0.3, 6.0), 3.1 * down + 1.1))
     axes = figure.subplots(down, across, squeeze=False)
     for ax in axes.ravel()[len(histograms) :]:
         ax.remove()
-    for ax, (column, found) in zip(axes.ravel(), histograms.items(), strict=False):
-        shares = {
-            name: counts / max(counts.sum() + found.unknown[name], 1)
-            for name, counts in found.counts.items()
-        }
-        if found.edges is not None:
-            _numbers_panel(ax, found.edges, shares)
-        else:
-            _categories_panel(ax, found.values, shares)
-        notes = [
-            f"{name} {100 * n / max(n + found.counts[name].sum(), 1):.0f} %"
-            for name, n in found.unknown.items()
-            if n
-        ]
-        label = (names or {}).get(column, column)
-        if notes:
-            label += f"\nunknown: {', '.join(notes)}"
-        ax.set_xlabel(label)
+    for ax, (column, histogram) in zip(axes.ravel(), histograms.items(), strict=False):
+        _histogram_panel(ax, histogram, (names or {}).get(column, column))
         ax.set_title(_tested(column, tests), fontsize=9.5, fontweight="normal")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         ax.grid(axis="y")
     for ax in axes[:, 0]:
         ax.set_ylabel("share of the class")
-    totals = [
-        int(counts.sum() + unknown)
-        for counts, unknown in zip(
-            next(iter(histograms.values())).counts.values(),
-            next(iter(histograms.values())).unknown.values(),
-            strict=True,
-        )
-    ]
-    handles = [
-        Line2D([], [], linewidth=5, color=_look(i, 7)["color"], label=f"{name} ({total} scans)")
-        for i, (name, total) in enumerate(zip(classes, totals, strict=True))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 5))
-    figure.suptitle(_worded(title, simulated), fontweight="bold")
-    return _finish(figure, path)
+    first = next(iter(histograms.values()))
+    handles = []
+    for i, (name, counts) in enumerate(first.counts.items()):
+        label = f"{name} ({int(counts.sum() + first.unknown[name])} scans)"
+        handles.append(Line2D([], [], linewidth=5, color=_look(i, 7)["color"], label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    figure.suptitle(title, fontweight="bold")
+    return figure
 
 
-@_style()
-def age_scatter(table, path, *, title="Age read from the latents of unseen scans", simulated=False):
+@png_figure()
+def age_scatter(table, *, title="Age read from the latents of unseen scans"):
     """Predicted against true age, a mark for each scan.
 
     Args:
         table: `pandas.DataFrame` of `age` and `predicted`, years, each predicted by a regression
             that never saw the subject.
-        path: the PNG to write; None returns the Figure.
         title: figure title.
-        simulated: True when the brains are simulated.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         ValueError: the table is empty.
     """
     if len(table) == 0:
         raise ValueError("table must hold one scan or more. Received: none")
-    figure = _new((5.6, 5.2))
+    figure = new_figure((5.6, 5.2))
     ax = figure.subplots()
     size = 34 if len(table) <= 150 else 16
     ends = [table.to_numpy().min() - 3, table.to_numpy().max() + 3]
@@ -290,7 +227,7 @@ def age_scatter(table, path, *, title="Age read from the latents of unseen scans
         linewidths=0.4,
     )
     error = float(np.abs(table["age"] - table["predicted"]).mean())
-    ax.set_title(_worded(title, simulated), fontsize=10)
+    ax.set_title(title, fontsize=10)
     ax.set_xlabel("age (years)")
     ax.set_ylabel(f"predicted (years), off by {error:.1f} on average")
     ax.set_xlim(ends)
@@ -298,7 +235,22 @@ def age_scatter(table, path, *, title="Age read from the latents of unseen scans
     ax.set_aspect("equal")
     ax.grid()
     ax.legend()
-    return _finish(figure, path)
+    return figure
+
+
+def _checked_components(components, labels):
+    components = {str(name): np.asarray(x, "float64") for name, x in components.items()}
+    labels = np.asarray(labels)
+    shapes = {x.shape for x in components.values()}
+    if len(shapes) != 1 or len(labels) == 0 or next(iter(shapes))[0] != len(labels):
+        raise ValueError(
+            "components must be (n, c) for n labels, of one shape for all models. "
+            f"Received: {[x.shape for x in components.values()]} for {len(labels)} labels"
+        )
+    count = next(iter(shapes))[1]
+    if not 1 <= count <= 3:
+        raise ValueError(f"components must be 1 to 3. Received: {count}")
+    return components, labels
 
 
 def _look(i, size):
@@ -336,6 +288,25 @@ def _strips(ax, x, labels, classes, size):
         ax.plot([np.median(x[labels == i])] * 2, [i - 0.4, i + 0.4], color="#1d252c", linewidth=1.6)
     ax.set_yticks(range(len(classes)), [str(name) for name in classes])
     ax.set_ylim(len(classes) - 0.5, -0.5)
+
+
+def _histogram_panel(ax, histogram, label):
+    """The shares of each class, and below how many of its scans are unknown."""
+    known = {name: counts.sum() for name, counts in histogram.counts.items()}
+    shares = {
+        name: counts / max(known[name] + histogram.unknown[name], 1)
+        for name, counts in histogram.counts.items()
+    }
+    if histogram.edges is not None:
+        _numbers_panel(ax, histogram.edges, shares)
+    else:
+        _categories_panel(ax, histogram.values, shares)
+    notes = [
+        f"{name} {100 * n / max(n + known[name], 1):.0f} %"
+        for name, n in histogram.unknown.items()
+        if n
+    ]
+    ax.set_xlabel(f"{label}\nunknown: {', '.join(notes)}" if notes else label)
 
 
 def _numbers_panel(ax, edges, shares):

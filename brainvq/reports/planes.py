@@ -17,7 +17,7 @@ from nibabel.affines import obliquity, voxel_sizes
 
 from brainvq.errors import UserError
 from brainvq.evaluation.similarity import foreground
-from brainvq.reports.figures import _finish, _new, _show, _style, _text, _worded
+from brainvq.reports.drawing import new_figure, png_figure, show_picture, write_on_picture
 
 PLANES = ("axial", "coronal", "sagittal")
 # What stands at the left, right, top and bottom of a picture.
@@ -28,19 +28,19 @@ EDGES = {
 }
 # The world axis that a plane is perpendicular to.
 _NORMAL = {"axial": "z", "coronal": "y", "sagittal": "x"}
-_LETTERS = "R = patient's right, L = left, A = anterior, P = posterior, S = superior, I = inferior"
+LETTERS = "R = patient's right, L = left, A = anterior, P = posterior, S = superior, I = inferior"
 _OBLIQUE_DEGREES = 1.0  # less is the rounding of a header
 _MARGIN_MM = 6.0  # of background kept around the foreground
 _BAR = 0.16  # inches, the width of a colour bar
 _CONTOUR = "#4fe3d2"
 # Black in the middle: where nothing differs, a picture is as dark as its ground.
-_SIGNED = LinearSegmentedColormap.from_list(
+SIGNED = LinearSegmentedColormap.from_list(
     "signed", ["#9fe0ff", "#2b86c5", "black", "#c5671f", "#ffd39a"]
 )
 # Kinds of rows, each on one scale of its own: colour map and name of the scale.
 _KINDS = {
     "grey": ("gray", "intensity"),
-    "signed": (_SIGNED, "difference"),
+    "signed": (SIGNED, "difference"),
     "error": ("inferno", "|error|"),
 }
 # Red to yellow, the more opaque the higher: low scores leave the anatomy to be seen.
@@ -135,11 +135,10 @@ def centre_of_mass(volume, affine):
     return (affine @ np.append(index, 1.0))[:3]
 
 
-@_style(dark=True)
+@png_figure(dark=True)
 def three_planes(
     volumes,
     affine,
-    path,
     *,
     overlay=None,
     overlay_label="",
@@ -148,7 +147,6 @@ def three_planes(
     contour_label="outline: mask",
     titles=None,
     title="",
-    simulated=False,
     intensity=None,
     symmetric=False,
 ):
@@ -159,7 +157,6 @@ def three_planes(
     Args:
         volumes: dict of title → `(x, y, z)` array, or one such array; all on one grid.
         affine: `(4, 4)`, voxel index → mm in RAS+ world coordinates, see `plane_slices`.
-        path: the PNG to write; None returns the Figure.
         overlay: non-negative scores `(x, y, z)`, such as an anomaly map, laid in colour over every
             row, transparent at 0 (and where not finite); or a dict of row title → scores, for maps
             of several methods, each on its own scale. A scale ends at the 99.8th percentile of its
@@ -171,13 +168,9 @@ def three_planes(
         contour_label: what the outline is, written below.
         titles: n row titles in place of the dict's.
         title: figure title.
-        simulated: True when the brains are simulated; the title then says so.
         intensity: (black, white) for all rows. Default: 0 (or the minimum, if that is below) to
             the 99.9th percentile of the brightest volume's foreground.
         symmetric: True for signed volumes, such as differences: a colour scale with black at 0.
-
-    Returns:
-        `pathlib.Path` of the PNG, or the Figure.
 
     Raises:
         UserError: the position lies outside the volume.
@@ -190,48 +183,25 @@ def three_planes(
         raise ValueError(
             f"one title per volume is needed. Received: {len(titles)} for {len(volumes)} volumes"
         )
-    own_scales = isinstance(overlay, dict)
-    overlays = overlay if own_scales else dict.fromkeys(volumes, overlay)
-    overlays = {name: np.asarray(scores) for name, scores in overlays.items() if scores is not None}
-    unknown = [name for name in overlays if name not in volumes]
-    if unknown:
-        raise ValueError(f"overlays must be for rows {list(volumes)}. Received: {unknown[0]!r}")
-    labels = overlay_label if isinstance(overlay_label, dict) else {}
-    labels = {name: labels.get(name, "") if own_scales else overlay_label for name in volumes}
+    overlays, bars = _overlays(overlay, overlay_label, list(volumes))
     kind = "signed" if symmetric else "grey"
-    rows = [
-        Row(shown, volume, kind, overlays.get(name))
-        for shown, (name, volume) in zip(titles, volumes.items(), strict=True)
-    ]
-    bars = [(labels[name], [i]) for i, name in enumerate(volumes) if name in overlays]
-    if bars and not own_scales:
-        bars = [(overlay_label, list(range(len(rows))))]
-    figure = _draw(
-        rows,
-        affine,
-        position,
-        scales={} if intensity is None else {kind: intensity},
-        bars=bars,
-        contour=contour,
-        contour_label=contour_label,
-        title=_worded(title, simulated),
-    )
-    return _finish(figure, path)
+    named = zip(titles, volumes.items(), strict=True)
+    rows = [Row(shown, volume, kind, overlays.get(name)) for shown, (name, volume) in named]
+    scales = {} if intensity is None else {kind: intensity}
+    return _draw(rows, affine, position, scales, bars, (contour, contour_label), title)
 
 
-@_style(dark=True)
+@png_figure(dark=True)
 def reconstruction_planes(
     original,
     reconstruction,
     affine,
-    path,
     *,
     position=None,
     contour=None,
     contour_label="outline: mask",
     titles=("original", "reconstruction", "|error|"),
     title="Original and reconstruction",
-    simulated=False,
     intensity=None,
     signed=False,
 ):
@@ -243,13 +213,11 @@ def reconstruction_planes(
         original: `(x, y, z)`.
         reconstruction: `(x, y, z)`, on the same grid and in the same units.
         affine: `(4, 4)`, voxel index → mm in RAS+ world coordinates, see `plane_slices`.
-        path: the PNG to write; None returns the Figure.
         position: (x, y, z) in mm. Default: `centre_of_mass` of the original.
         contour: mask `(x, y, z)` outlined in every row.
         contour_label: what the outline is, written below.
         titles: three row titles.
         title: figure title.
-        simulated: True when the brains are simulated; the title then says so.
         intensity: (black, white) of the first two rows. Default: from the original, as in
             `three_planes`.
         signed: True shows reconstruction − original instead of its absolute value.
@@ -276,32 +244,38 @@ def reconstruction_planes(
         Row(titles[1], reconstruction, "grey", None),
         Row(titles[2], error if signed else np.abs(error), "signed" if signed else "error", None),
     ]
-    figure = _draw(
-        rows,
-        affine,
-        position,
-        scales={"grey": grey_scale([original]) if intensity is None else intensity},
-        bars=[],
-        contour=contour,
-        contour_label=contour_label,
-        title=_worded(title, simulated),
-    )
-    return _finish(figure, path)
+    scales = {"grey": grey_scale([original]) if intensity is None else intensity}
+    return _draw(rows, affine, position, scales, [], (contour, contour_label), title)
 
 
-def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title):
+def _overlays(overlay, overlay_label, names):
+    """The scores over each row, and the colour bars: (label, numbers of the rows that share it)."""
+    if not isinstance(overlay, dict):
+        if overlay is None:
+            return {}, []
+        scores = np.asarray(overlay)
+        return dict.fromkeys(names, scores), [(overlay_label, list(range(len(names))))]
+    overlays = {name: np.asarray(scores) for name, scores in overlay.items() if scores is not None}
+    unknown = [name for name in overlays if name not in names]
+    if unknown:
+        raise ValueError(f"overlays must be for rows {names}. Received: {unknown[0]!r}")
+    labels = overlay_label if isinstance(overlay_label, dict) else {}
+    return overlays, [(labels.get(n, ""), [i]) for i, n in enumerate(names) if n in overlays]
+
+
+def _draw(rows, affine, position, scales, bars, contour, title):
     """The figure of both functions.
 
     Args:
         rows: list of `Row`.
         affine: `(4, 4)`.
         position: mm, or None.
-        scales: dict of kind of row → (low, high), where it is not to be found from the data.
+        scales: dict of kind of row → (low, high); of a kind that is absent, it is that of the data.
         bars: list of (label, numbers of rows): overlays that share a scale and a colour bar.
-        contour: mask or None.
-        contour_label: what the outline is.
+        contour: (mask or None, what the outline is).
         title: figure title.
     """
+    contour, contour_label = contour
     _check_shapes(rows, contour)
     if position is None:
         position = centre_of_mass(_solid(rows[0]), affine)
@@ -316,17 +290,19 @@ def _draw(rows, affine, position, *, scales, bars, contour, contour_label, title
         for i in members:
             for ax, name in zip(axes[i], PLANES, strict=True):
                 plane = cuts[i][name]
-                image = _show(ax, _numbers(plane.picture), plane.spacing, scale, cmap=colours)
-        _add_bar(figure, side(0, members), image, label, _ends(volumes, scale))
+                image = show_picture(
+                    ax, as_float32(plane.picture), plane.spacing, scale, cmap=colours
+                )
+        add_bar(figure, side(0, members), image, label, open_ends(volumes, scale))
     for label, members in bars:
         scores = [rows[i].overlay for i in members]
-        top = _top(scores, 0.998)
+        top = highest(scores, 0.998)
         for i in members:
             planes = plane_slices(rows[i].overlay, affine, position).values()
             for ax, plane in zip(axes[i], planes, strict=True):
-                values = np.ma.masked_invalid(_numbers(plane.picture))
-                image = _show(ax, values, plane.spacing, (0, top), cmap=OVERLAY)
-        _add_bar(figure, side(1, members), image, label, _ends(scores, (0, top)))
+                values = np.ma.masked_invalid(as_float32(plane.picture))
+                image = show_picture(ax, values, plane.spacing, (0, top), cmap=OVERLAY)
+        add_bar(figure, side(1, members), image, label, open_ends(scores, (0, top)))
     notes = []
     if contour is not None:
         outline = plane_slices(np.asarray(contour, bool), affine, position)
@@ -350,12 +326,12 @@ def label_planes(figure, axes, cut, titles, affine, title, notes):
         title: figure title.
         notes: lines to write below, after the meaning of the letters.
     """
-    notes = [_LETTERS, *notes]
+    notes = [LETTERS, *notes]
     turned = np.degrees(np.max(obliquity(np.asarray(affine, "float64"))))
     if turned > _OBLIQUE_DEGREES:
         notes.append(f"planes of the scan's own grid, turned {turned:.0f}° from the anatomical")
     for ax, name in zip(axes.flat, PLANES * len(titles), strict=True):
-        _mark_edges(ax, name)
+        mark_edges(ax, name)
     for ax, (name, plane) in zip(axes[0], cut.items(), strict=True):
         # Adding 0 turns −0.0, as the rounding of −0.04 gives, into 0.0.
         ax.set_title(f"{name}, {_NORMAL[name]} = {round(plane.mm, 1) + 0:.1f} mm".replace("-", "−"))
@@ -386,9 +362,9 @@ def trimmed(rows, contour, affine, position):
     here = _voxel(position, affine, mask.shape)
     box = []
     for axis in range(3):
-        found = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        first = max(min(found[0], here[axis]) - margin[axis], 0)
-        box.append(slice(first, max(found[-1], here[axis]) + margin[axis] + 1))
+        solid = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        first = max(min(solid[0], here[axis]) - margin[axis], 0)
+        box.append(slice(first, max(solid[-1], here[axis]) + margin[axis] + 1))
     box = tuple(box)
     affine = np.array(affine, "float64")
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
@@ -417,7 +393,7 @@ def plane_axes(cut, rows, sides):
     height, width = max(size[0] for size in sizes), sum(size[1] for size in sizes)
     inches = min(9.6, 15.0 / rows * width / height)  # long figures are made narrower
     size = (inches + 0.5 + sum(side + 0.74 for side in sides), rows * inches * height / width + 1.1)
-    figure = _new(size)
+    figure = new_figure(size)
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.005, hspace=0.005)
     widths = [*(size[1] for size in sizes), *(side * width / inches for side in sides)]
     grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
@@ -429,25 +405,40 @@ def plane_axes(cut, rows, sides):
     return figure, axes, side
 
 
-def _add_bar(figure, ax, image, label, extend):
+def add_bar(figure, ax, image, label, extend):
+    """A colour bar in axes of its own, as beside all volumes.
+
+    Args:
+        figure: the Figure.
+        ax: the axes that become the bar.
+        image: `matplotlib.cm.ScalarMappable`, whose colours it explains.
+        label: str, what they stand for.
+        extend: which ends are open, see `open_ends`.
+    """
     colorbar = figure.colorbar(image, cax=ax, extend=extend)
     colorbar.ax.tick_params(labelsize=8)
     colorbar.set_label(label, fontsize=9)
 
 
-def _mark_edges(ax, plane):
+def mark_edges(ax, plane):
+    """Writes what is at the four edges of a picture.
+
+    Args:
+        ax: the panel.
+        plane: "axial", "coronal" or "sagittal".
+    """
     left, right, top, bottom = EDGES[plane]
-    _text(ax, 0.01, 0.5, left, ha="left")
-    _text(ax, 0.99, 0.5, right, ha="right")
-    _text(ax, 0.5, 0.965, top, ha="center")
-    _text(ax, 0.5, 0.035, bottom, ha="center")
+    write_on_picture(ax, 0.01, 0.5, left, ha="left")
+    write_on_picture(ax, 0.99, 0.5, right, ha="right")
+    write_on_picture(ax, 0.5, 0.965, top, ha="center")
+    write_on_picture(ax, 0.5, 0.035, bottom, ha="center")
 
 
 def _scale(kind, volumes, cuts):
     if kind == "grey":
         return grey_scale(volumes)
-    pictures = [_numbers(plane.picture).ravel() for cut in cuts for plane in cut.values()]
-    top = _top([np.abs(np.concatenate(pictures))], 0.998)
+    pictures = [as_float32(plane.picture).ravel() for cut in cuts for plane in cut.values()]
+    top = highest([np.abs(np.concatenate(pictures))], 0.998)
     return (-top if kind == "signed" else 0.0), top
 
 
@@ -466,26 +457,42 @@ def grey_scale(volumes):
     for volume in volumes:
         inside = foreground_of(volume)
         if inside.any():
-            values = _numbers(volume)
+            values = as_float32(volume)
             lows.append(float(values[np.isfinite(values)].min()))
             highs.append(float(np.quantile(values[inside], 0.999)))
     low = min(lows)
     return low, max(highs) if highs else low + 1.0
 
 
-def _top(volumes, quantile):
-    """A quantile of the positive finite values, the largest over the volumes; 1 without any."""
+def highest(volumes, quantile):
+    """A quantile of the positive finite values, the largest over the volumes.
+
+    Args:
+        volumes: list of arrays of any shape.
+        quantile: from 0 to 1.
+
+    Returns:
+        float; 1.0 where nothing is positive.
+    """
     tops = []
     for volume in volumes:
-        values = _numbers(volume)
+        values = as_float32(volume)
         values = values[np.isfinite(values) & (values > 0)]
         if values.size:
             tops.append(float(np.quantile(values, quantile)))
     return max(tops) if tops else 1.0
 
 
-def _ends(volumes, scale):
-    """Which ends of a colour bar are open, because values lie beyond."""
+def open_ends(volumes, scale):
+    """Which ends of a colour bar are open, because values lie beyond.
+
+    Args:
+        volumes: list of arrays of any shape.
+        scale: (low, high) of the bar.
+
+    Returns:
+        "neither", "min", "max" or "both".
+    """
     below = any(np.any(volume < scale[0]) for volume in volumes)  # NaN is neither
     above = any(np.any(volume > scale[1]) for volume in volumes)
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
@@ -495,7 +502,7 @@ def _ends(volumes, scale):
 
 def _solid(row):
     """A row's volume with its background as the lowest value, as `evaluation.foreground` takes."""
-    return np.abs(_numbers(row.volume)) if row.kind == "signed" else row.volume
+    return np.abs(as_float32(row.volume)) if row.kind == "signed" else row.volume
 
 
 def foreground_of(volume):
@@ -516,7 +523,15 @@ def foreground_of(volume):
     return foreground(values[None], ndim=3, data_range=span)[0]
 
 
-def _numbers(array):
+def as_float32(array):
+    """An array as float32, not copied where it is so already.
+
+    Args:
+        array: of any shape and dtype.
+
+    Returns:
+        float32, of that shape.
+    """
     return np.asarray(array).astype("float32", copy=False)
 
 

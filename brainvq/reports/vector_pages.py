@@ -3,17 +3,19 @@
 import pandas as pd
 
 from brainvq.reports.html import Section, format_cell
-from brainvq.reports.slices import (
-    NAMES,
+from brainvq.reports.run_pages import (
+    NAMES_OF_VOLUMES,
+    data_of,
     pictures,
     run_card,
     run_report,
     settings_section,
+    ssim_settings,
+    thousands,
     training_section,
     warnings_of,
 )
 
-_NAMES = {name: label.replace("image", "volume") for name, label in NAMES.items()}
 _SHARPNESS = {
     "gradient": "gradient, whole volume",
     "laplacian": "Laplacian, whole volume",
@@ -41,30 +43,28 @@ def vectors_report(about, metrics, subjects, figures, *, note="", failures=(), t
     Returns:
         A `Report`.
     """
-    study = about["study"]
-    data = "simulated brains" if metrics["simulated"] else f"scans ({study['data']['source']})"
     warnings = warnings_of(metrics, note, failures)
     audit = metrics.get("audit")
     if audit and audit["alarm"]:
-        alarms = [found["words"] for found in audit["findings"] if found["alarm"]]
+        alarms = [finding["words"] for finding in audit["findings"] if finding["alarm"]]
         warnings.insert(0, f"A scanner may pass for a disease here: {'; '.join(alarms)}.")
     sections = [
-        _reconstruction(study, metrics, subjects, figures),
+        _reconstruction(metrics, subjects, figures),
         _generation(metrics, figures),
         _walks(metrics, figures),
         _classes(metrics, figures),
         _age(metrics, figures),
         _audit(metrics, figures),
         _registration(metrics, figures),
-        _training(study, figures, timings),
+        _training(about, figures, timings),
         settings_section(about),
     ]
     return run_report(
         about,
         sections,
         subtitle=f"Whole volumes to {metrics['latent_size']} numbers. Trained and tested on "
-        f"{data}; {metrics['test_subjects']} test subjects ({metrics['test_scans']} scans) that "
-        "training never saw.",
+        f"{data_of(about, metrics)}; {metrics['test_subjects']} test subjects "
+        f"({metrics['test_scans']} scans) that training never saw.",
         cards=_cards(metrics),
         warnings=warnings,
     )
@@ -122,14 +122,14 @@ def _row(rows, **where):
 
 
 def _cards(metrics):
-    found, made = metrics["reconstruction"], metrics["generation"]["model"]
-    sharp = _row(made["sharpness"], measure="laplacian_foreground")
-    near = _row(made["memorisation"], measure="relative")
+    similarity, drawn = metrics["reconstruction"], metrics["generation"]["model"]
+    sharp = _row(drawn["sharpness"], measure="laplacian_foreground")
+    near = _row(drawn["memorisation"], measure="relative")
     cards = [
         (
             "SSIM",
-            f"{found['ssim']['mean']:.3f}",
-            f"foreground {found['ssim_foreground']['mean']:.3f}",
+            f"{similarity['ssim']['mean']:.3f}",
+            f"foreground {similarity['ssim_foreground']['mean']:.3f}",
         ),
         (
             "Samples",
@@ -161,7 +161,7 @@ def _similarity(metrics):
     """Similarity of the model beside that of as many principal components."""
     beside = metrics["components"]
     rows = []
-    for name, label in _NAMES.items():
+    for name, label in NAMES_OF_VOLUMES.items():
         ours, theirs = metrics["reconstruction"][name], beside["reconstruction"][name]
         rows.append(
             {
@@ -175,9 +175,8 @@ def _similarity(metrics):
     return pd.DataFrame(rows)
 
 
-def _reconstruction(study, metrics, subjects, figures):
-    settings = "; ".join(f"{key} {value}" for key, value in metrics["ssim_settings"].items())
-    weights = f"{metrics['parameters']['autoencoder']:,}".replace(",", "\u202f")
+def _reconstruction(metrics, subjects, figures):
+    weights = thousands(metrics["parameters"]["autoencoder"])
     sharpness = _sharpness(metrics["reconstruction_sharpness"], "reconstructions")
     listed = ("Each test subject", subjects)
     if len(subjects) > _LISTED:
@@ -186,8 +185,9 @@ def _reconstruction(study, metrics, subjects, figures):
     return Section(
         "Reconstruction of unseen subjects",
         f"Mean and standard deviation over {metrics['test_subjects']} test subjects. SSIM "
-        f"settings: {settings}. The network has {weights} weights. Beside it: principal components "
-        "of the training volumes, as many as the network has numbers, which need no network."
+        f"settings: {ssim_settings(metrics)}. The network has {weights} weights. Beside it: "
+        "principal components of the training volumes, as many as the network has numbers, which "
+        "need no network."
         "\n\nSharpness is the mean squared gradient or Laplacian of volumes, as a share of that of "
         "the unseen scans themselves: 1 is as sharp.",
         tables=[
@@ -204,9 +204,9 @@ def _reconstruction(study, metrics, subjects, figures):
 
 
 def _sharpness(rows, name):
-    kept = [row | {"measure": _SHARPNESS.get(row["measure"], row["measure"])} for row in rows]
+    named = [row | {"measure": _SHARPNESS.get(row["measure"], row["measure"])} for row in rows]
     return _table(
-        kept,
+        named,
         {
             "measure": "measure",
             "samples": name,
@@ -219,56 +219,35 @@ def _sharpness(rows, name):
 
 
 def _generation(metrics, figures):
-    made = metrics["generation"]
-    count = metrics["components"]["count"]
-    parts = {"model": "this model", "components": f"{count} principal components"}
-    distances, diversity, copies, sharp = [], [], [], []
-    for key, label in parts.items():
-        found = made[key]
-        distances += [
-            {
-                "of": label,
-                "measure": f"{_MEASURES[row['measure']]}, {_SPACES[row['space']]}",
-                "distance": row["corrected"],
-                "from": row["low"],
-                "to": row["high"],
-                "training volumes": row["reference"],
-                "mean volume": row["mean_volume"],
-                "dimensions": row["dim"],
-            }
-            for row in found["fidelity"]
+    generation = metrics["generation"]
+    parts = {
+        "this model": generation["model"],
+        f"{metrics['components']['count']} principal components": generation["components"],
+    }
+    sharpness = pd.concat(
+        [
+            _sharpness(measures["sharpness"], "samples").assign(of=of)
+            for of, measures in parts.items()
         ]
-        diversity.append({"of": label, **_pairs(_row(found["diversity"], of="samples"))})
-        copies += [
-            {
-                "of": label,
-                "measure": row["measure"],
-                "samples, median": row["samples"],
-                "unseen, median": row["unseen"],
-                "share below the 5th percentile of unseen": row["share_nearer"],
-            }
-            for row in found["memorisation"]
-        ]
-        sharp.append(_sharpness(found["sharpness"], "samples").assign(of=label))
-    diversity.append({"of": "unseen scans", **_pairs(_row(made["model"]["diversity"], of="real"))})
-    sharpness = pd.concat(sharp)
+    )
     sharpness.insert(0, "of", sharpness.pop("of"))
     return Section(
         "New brains",
-        f"{made['count']} volumes decoded from draws of N(0, I), beside {made['real']} unseen "
-        "scans. Distances are between distributions, in principal components of the training "
-        "volumes (shape and brightness) and in fixed wavelet features (texture); smaller is "
-        "nearer. Two figures say what one is worth: that of training volumes, than which no "
-        "model can expect to be nearer, and that of a model which gives nothing but the mean."
+        f"{generation['count']} volumes decoded from draws of N(0, I), beside "
+        f"{generation['real']} unseen scans. Distances are between distributions, in principal "
+        "components of the training volumes (shape and brightness) and in fixed wavelet features "
+        "(texture); smaller is nearer. Two figures say what one is worth: that of training "
+        "volumes, than which no model can expect to be nearer, and that of a model which gives "
+        "nothing but the mean."
         "\n\nLikeness is the mean MS-SSIM of pairs: samples more alike than scans are few brains "
         "again and again. Copies: a sample far nearer to one training volume than to the next ones "
         "(relative distance) repeats it; by chance 5 % lie below the 5th percentile of unseen "
         "scans.",
         tables=[
             ("Sharpness", sharpness),
-            ("Likeness of pairs", pd.DataFrame(diversity)),
-            ("Distance from unseen scans", pd.DataFrame(distances)),
-            ("Distance from the nearest training scans", pd.DataFrame(copies)),
+            ("Likeness of pairs", _likeness(parts)),
+            ("Distance from unseen scans", _distances(parts)),
+            ("Distance from the nearest training scans", _copies(parts)),
         ],
         figures=pictures(
             figures,
@@ -279,8 +258,48 @@ def _generation(metrics, figures):
     )
 
 
-def _pairs(row):
-    return {"MS-SSIM": row["ms_ssim"], "from": row["low"], "to": row["high"], "pairs": row["pairs"]}
+def _likeness(parts):
+    pairs = {of: _row(measures["diversity"], of="samples") for of, measures in parts.items()}
+    pairs["unseen scans"] = _row(parts["this model"]["diversity"], of="real")
+    columns = {"MS-SSIM": "ms_ssim", "from": "low", "to": "high", "pairs": "pairs"}
+    return pd.DataFrame(
+        [{"of": of, **{n: row[k] for n, k in columns.items()}} for of, row in pairs.items()]
+    )
+
+
+def _distances(parts):
+    return pd.DataFrame(
+        [
+            {
+                "of": of,
+                "measure": f"{_MEASURES[row['measure']]}, {_SPACES[row['space']]}",
+                "distance": row["corrected"],
+                "from": row["low"],
+                "to": row["high"],
+                "training volumes": row["reference"],
+                "mean volume": row["mean_volume"],
+                "dimensions": row["dim"],
+            }
+            for of, measures in parts.items()
+            for row in measures["fidelity"]
+        ]
+    )
+
+
+def _copies(parts):
+    return pd.DataFrame(
+        [
+            {
+                "of": of,
+                "measure": row["measure"],
+                "samples, median": row["samples"],
+                "unseen, median": row["unseen"],
+                "share below the 5th percentile of unseen": row["share_nearer"],
+            }
+            for of, measures in parts.items()
+            for row in measures["memorisation"]
+        ]
+    )
 
 
 def _walks(metrics, figures):
@@ -319,10 +338,12 @@ _COUNTS = {
 
 
 def _classes(metrics, figures):
-    found = metrics["latents"]
-    if "classes" not in found:
+    latents = metrics["latents"]
+    if "classes" not in latents:
         return None
-    tables = [("Classes of unseen scans, from latents", _table(found["classes"]["table"], _COUNTS))]
+    tables = [
+        ("Classes of unseen scans, from latents", _table(latents["classes"]["table"], _COUNTS))
+    ]
     summary = []
     for name, label in (
         ("classes", "latents"),
@@ -331,7 +352,7 @@ def _classes(metrics, figures):
     ):
         summary += [
             {**row, "of": label, "measure": row["measure"].replace("_", " ")}
-            for row in found.get(name, {}).get("summary", [])
+            for row in latents.get(name, {}).get("summary", [])
         ]
     columns = {
         "of": "of",
@@ -345,7 +366,7 @@ def _classes(metrics, figures):
     tables.append(
         (
             "Classes of unseen scans, from principal components",
-            _table(found["classes_of_components"]["table"], _COUNTS),
+            _table(latents["classes_of_components"]["table"], _COUNTS),
         )
     )
     return Section(
@@ -356,16 +377,17 @@ def _classes(metrics, figures):
         tables=tables,
         figures=pictures(
             figures,
-            classes="Counts, precision and recall; diamonds: the source, on its own test scans.",
+            classes="Counts, precision and recall; diamonds: the paper (Vogelsanger and Federau "
+            "2021), on its own test scans.",
             lda="Unseen scans on the first discriminants; grades of leukoencephalopathy together, "
-            "as in the source.",
+            "as in the paper (Vogelsanger and Federau 2021).",
         ),
     )
 
 
 def _age(metrics, figures):
-    found = metrics["latents"].get("age")
-    if not found:
+    measures = metrics["latents"].get("age")
+    if not measures:
         return None
     rows = [
         {
@@ -377,7 +399,7 @@ def _age(metrics, figures):
             "scans": row["scans"],
             "subjects": row["subjects"],
         }
-        for row in found
+        for row in measures
     ]
     return Section(
         "Age",
@@ -392,7 +414,8 @@ def _audit(metrics, figures):
     if not audit:
         return None
     words = "\n\n".join(
-        f"{'ALARM: ' if found['alarm'] else ''}{found['words']}." for found in audit["findings"]
+        f"{'ALARM: ' if finding['alarm'] else ''}{finding['words']}."
+        for finding in audit["findings"]
     )
     without = metrics["latents"].get("explained_by_metadata")
     text = (
@@ -435,25 +458,25 @@ def _audit(metrics, figures):
 
 
 def _registration(metrics, figures):
-    found = metrics.get("registration")
-    if not found:
+    quality = metrics.get("registration")
+    if not quality:
         return None
-    outliers = ", ".join(found["outliers"]) or "none"
+    outliers = ", ".join(quality["outliers"]) or "none"
     return Section(
         "Registration",
-        f"{found['scans']} scans beside the template: multiple correlation with its tissue maps, "
-        f"median {found['fit']:.3f}, smallest {found['smallest']:.3f}. Outliers: {outliers}. The "
-        f"mean image keeps {100 * found['sharpness']:.0f} % of the steepness of its scans.",
+        f"{quality['scans']} scans beside the template: multiple correlation with its tissue maps, "
+        f"median {quality['fit']:.3f}, smallest {quality['smallest']:.3f}. Outliers: {outliers}. "
+        f"The mean image keeps {100 * quality['sharpness']:.0f} % of the steepness of its scans.",
         figures=pictures(figures, registration="The template and the mean image."),
     )
 
 
-def _training(study, figures, timings):
+def _training(about, figures, timings):
     section = training_section(figures, timings, "SSIM of validation subjects.")
     section.figures += pictures(
         figures,
         divergence="Divergence from the prior."
-        if study["model"]["form"] == "vae"
+        if about["study"]["model"].get("form", "vae") == "vae"
         else "Divergence from the prior, of real and generated volumes: while the line of "
         "generated ones lies above, the encoder tells them apart.",
     )

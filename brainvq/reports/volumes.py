@@ -5,22 +5,46 @@ import math
 import pandas as pd
 
 from brainvq.reports.html import Section, format_cell
-from brainvq.reports.slices import (
-    NAMES,
+from brainvq.reports.run_pages import (
+    DETAIL_IS_LOST,
+    NAMES_OF_VOLUMES,
     PERPLEXITY,
+    SAMPLES_ARE_NOBODY,
+    USAGE,
+    codebook_size,
+    codes_card,
+    data_of,
     measure_card,
     measures_table,
     pictures,
-    prior_table,
+    prior_card,
+    prior_section,
     run_card,
     run_report,
+    samples_section,
     settings_section,
+    ssim_settings,
+    thousands,
     training_section,
     usage_table,
     warnings_of,
 )
 
-_NAMES = {name: label.replace("image", "volume") for name, label in NAMES.items()}
+_FIT = {
+    "quantization_error": "mean distance of a vector to its nearest code",
+    "quantization_mse": "mean squared distance, per channel",
+    "topographic_error": "topographic error",
+    "nodes_used": "nodes nearest to a vector",
+    "vectors": "vectors",
+}
+_CORRELATION = {
+    "mean": "mean r of neighbours",
+    "median": "median",
+    "min": "smallest",
+    "share_above": "share of pairs above 0.95",
+    "all_pairs": "mean r of any two nodes",
+    "pairs": "pairs of neighbours",
+}
 
 
 def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), timings=None):
@@ -39,7 +63,6 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
         A `Report`.
     """
     study = about["study"]
-    data = "simulated brains" if metrics["simulated"] else f"scans ({study['data']['source']})"
     warnings = warnings_of(metrics, note, failures)
     if "codes" in metrics and not _decoded(metrics):
         warnings.insert(0, _not_from_codes(study))
@@ -56,8 +79,8 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
     return run_report(
         about,
         sections,
-        subtitle=f"Whole volumes. Trained and tested on {data}; {metrics['test_subjects']} test "
-        "subjects that training never saw.",
+        subtitle=f"Whole volumes. Trained and tested on {data_of(about, metrics)}; "
+        f"{metrics['test_subjects']} test subjects that training never saw.",
         cards=_cards(metrics),
         warnings=warnings,
     )
@@ -82,18 +105,16 @@ def volumes_card(about, metrics, *, split, data_facts):
         shape_rule = f"this shape, {metrics['stride']} voxels along each axis for a code"
     codes = ""
     if "codes" in metrics:
-        codes = f"{_grid(metrics)} out of {_size(metrics)} for a volume"
+        codes = f"{_grid(metrics)} out of {codebook_size(metrics)} for a volume"
         codes += "" if _decoded(metrics) else "; the decoder does not read them"
     limitations = [
-        "Detail finer than the codes can hold is made up or lost: no use for diagnosis.",
+        DETAIL_IS_LOST,
         f"Voxels of {study['data']['spacing']:g} mm, cut or filled to one shape around the brain.",
     ]
     if "codes" in metrics and not _decoded(metrics):
         limitations.insert(0, _not_from_codes(study))
     if "prior" in metrics:
-        limitations.append(
-            "Samples are no real persons; they follow the ages and scanners trained on."
-        )
+        limitations.append(SAMPLES_ARE_NOBODY)
     return run_card(
         about,
         metrics,
@@ -110,7 +131,7 @@ def volumes_card(about, metrics, *, split, data_facts):
         + "; axes from the subject's right to left, front to back, bottom to top",
         codes=codes,
         bits=metrics.get("bits_per_volume"),
-        measures=measures_table(metrics, _NAMES),
+        measures=measures_table(metrics, NAMES_OF_VOLUMES),
         ssim_parameters=metrics["ssim_settings"],
         limitations=limitations,
     )
@@ -132,10 +153,6 @@ def _not_from_codes(study):
     )
 
 
-def _size(metrics):
-    return metrics["codes"]["test"]["num_codes"]
-
-
 def _grid(metrics):
     """The codes of a volume in words."""
     stages = metrics.get("codes_per_cell", 1)
@@ -153,24 +170,16 @@ def _times(sizes):
 
 
 def _cards(metrics):
-    found = metrics["reconstruction"]
+    measures = metrics["reconstruction"]
     cards = [
-        measure_card("SSIM, 3D", found["ssim"], "unseen subjects, whole volume"),
-        measure_card("SSIM, 3D, foreground", found["ssim_foreground"], "unseen subjects"),
-        measure_card("PSNR", found["psnr"], "dB, whole volume", 1),
+        measure_card("SSIM, 3D", measures["ssim"], "unseen subjects, whole volume"),
+        measure_card("SSIM, 3D, foreground", measures["ssim_foreground"], "unseen subjects"),
+        measure_card("PSNR", measures["psnr"], "dB, whole volume", 1),
     ]
     if _decoded(metrics):
         bits = metrics["bits_per_volume"]
         cards.append(("Bits a volume", f"{bits:.0f}", _grid(metrics)))
-    if "codes" in metrics:
-        usage = metrics["codes"]["test"]
-        cards.append(
-            (
-                "Codes used",
-                f"{usage['used']} of {usage['num_codes']}",
-                f"perplexity {usage['perplexity']:.1f}, test subjects",
-            )
-        )
+    cards += codes_card(metrics)
     neighbours = metrics.get("som", {}).get("neighbour_correlation")
     if neighbours:
         cards.append(
@@ -189,34 +198,24 @@ def _cards(metrics):
                 f"place alone: {tissue['position']['nmi']:.2f}" if "position" in tissue else "",
             )
         )
-    if "prior" in metrics:
-        prior = metrics["prior"]
-        cards.append(
-            (
-                "Prior",
-                f"{prior['bits_per_code']:.2f} bits",
-                f"a code; tables need {prior['neighbour_tables']:.2f}",
-            )
-        )
-    return cards
+    return cards + prior_card(metrics)
 
 
 def _reconstruction(study, metrics, subjects, figures):
-    settings = "; ".join(f"{key} {value}" for key, value in metrics["ssim_settings"].items())
     text = (
         f"Mean and standard deviation over {metrics['test_subjects']} test subjects, after each "
         f"volume and its reconstruction were put on the volume's own scale from 0 to 1. SSIM "
-        f"settings: {settings}."
+        f"settings: {ssim_settings(metrics)}."
     )
     weights = metrics.get("parameters", {}).get("autoencoder")
     if weights:
-        text += f" The network has {_thousands(weights)} weights."
+        text += f" The network has {thousands(weights)} weights."
     if "codes" in metrics and not _decoded(metrics):
         text += f"\n\n{_not_from_codes(study)}"
         caption = "A test subject, what the decoder makes of its vectors, and the error."
     elif "codes" in metrics:
         text += (
-            f"\n\nA volume is {_count(metrics)} codes out of {_size(metrics)}, "
+            f"\n\nA volume is {_count(metrics)} codes out of {codebook_size(metrics)}, "
             f"{metrics['bits_per_volume']:.0f} bits; the reconstruction is made from these alone."
         )
         caption = "A test subject, what its codes decode to, and the error."
@@ -237,7 +236,7 @@ def _reconstruction(study, metrics, subjects, figures):
         "Reconstruction of unseen subjects",
         text,
         tables=[
-            ("Similarity", measures_table(metrics, _NAMES)),
+            ("Similarity", measures_table(metrics, NAMES_OF_VOLUMES)),
             ("Each test subject", subjects),
         ],
         figures=pictures(
@@ -265,144 +264,99 @@ def _codes(metrics, figures):
         tables=[("Use of the codebook", usage_table(metrics))],
         figures=pictures(
             figures,
-            usage="How often each code is used by test subjects, from the most to the least used.",
+            usage=USAGE,
         ),
     )
 
 
 def _map(metrics, figures):
-    found = metrics.get("som", {})
-    drawn = pictures(
+    som = metrics.get("som", {})
+    shown = pictures(
         figures,
         som_grid="The map. Distance to neighbours: ridges part groups of alike nodes. The colours "
         "are those of the figures below.",
         tsne="Encodings and the codebook: where codes lie among encodings, the "
         "codebook fits; where they lie apart, it has drifted away.",
     )
-    if not found and not drawn:
+    if not som and not shown:
         return None
-    rows = [
-        ("mean distance of a vector to its nearest code", "quantization_error"),
-        ("mean squared distance, per channel", "quantization_mse"),
-        ("topographic error", "topographic_error"),
-        ("nodes nearest to a vector", "nodes_used"),
-        ("vectors", "vectors"),
-    ]
-    tables = [
-        (
-            "Fit of the codebook, test subjects",
-            _facts((label, found[name]) for label, name in rows if name in found),
-        )
-    ]
     text = "Distances are between encodings of test subjects and the vectors of the codebook."
-    if "topographic_error" in found:
+    if "topographic_error" in som:
         text += (
             " Topographic error: the share of vectors whose two nearest nodes are no neighbours "
             "on the map."
         )
-    neighbours = found.get("neighbour_correlation")
+    neighbours = som.get("neighbour_correlation")
     if neighbours:
         text += (
             "\n\nNeighbouring nodes may be alike because the map is in order, or because all nodes "
             "are: compare neighbours with any two nodes, and look at the distances too."
         )
-        rows = [
-            ("mean r of neighbours", "mean"),
-            ("median", "median"),
-            ("smallest", "min"),
-            ("share of pairs above 0.95", "share_above"),
-            ("mean r of any two nodes", "all_pairs"),
-            ("pairs of neighbours", "pairs"),
-        ]
-        tables.append(
-            (
-                "Pearson correlation of the nodes' vectors",
-                _facts((label, neighbours[name]) for label, name in rows if name in neighbours),
-            )
-        )
-    is_map = neighbours or "topographic_error" in found or "som_grid" in figures
+    tables = [
+        ("Fit of the codebook, test subjects", _facts(som, _FIT)),
+        ("Pearson correlation of the nodes' vectors", _facts(neighbours or {}, _CORRELATION)),
+    ]
+    is_map = neighbours or "topographic_error" in som or "som_grid" in figures
     return Section(
         "The map" if is_map else "The codebook",
         text,
         tables=[(caption, table) for caption, table in tables if len(table)],
-        figures=drawn,
+        figures=shown,
     )
 
 
 def _anatomy(metrics, figures):
-    drawn = pictures(
+    shown = pictures(
         figures,
         brain_on_grid="A test subject in the colours of the map: alike colours are near on it.",
         locations="Where in the brain the most used codes are found.",
     )
-    if "tissue" not in metrics and not drawn:
+    if "tissue" not in metrics and not shown:
         return None
     tables, text = [], "Every code covers a block of voxels, each of which is coloured like it."
     if "tissue" in metrics:
-        found = metrics["tissue"]
+        tissue = metrics["tissue"]
         text = (
             "What the code of a voxel's block tells of the voxel's tissue, over "
-            f"{_thousands(found['voxels'])} voxels of tissue of test subjects, known because they "
+            f"{thousands(tissue['voxels'])} voxels of tissue of test subjects, known because they "
             "are simulated. Normalised mutual information (NMI) is 0 where one tells nothing "
             "of the other and 1 where it determines it. Places alone tell much of the tissue: "
             "judge the code by what it tells beside its place."
         )
-        names = {
-            "nmi": "NMI",
-            "bits": "bits per voxel",
-            "explained": "share of the tissue's entropy",
-        }
-        rows = [("code", found)]
-        rows += [("place of the code alone", found["position"])] if "position" in found else []
-        table = pd.DataFrame(
-            [
-                {"known": known, **{label: values.get(name) for name, label in names.items()}}
-                for known, values in rows
-            ]
-        )
-        tables.append(("Tissue", table.dropna(axis=1, how="all")))
-    return Section("Codes in the brain", text, tables=tables, figures=drawn)
+        tables.append(("Tissue", _tissue_table(tissue)))
+    return Section("Codes in the brain", text, tables=tables, figures=shown)
+
+
+def _tissue_table(tissue):
+    names = {"nmi": "NMI", "bits": "bits per voxel", "explained": "share of the tissue's entropy"}
+    known = {"code": tissue, "place of the code alone": tissue.get("position")}
+    rows = [
+        {"known": what, **{label: values.get(name) for name, label in names.items()}}
+        for what, values in known.items()
+        if values is not None
+    ]
+    return pd.DataFrame(rows).dropna(axis=1, how="all")
 
 
 def _prior(metrics, figures):
     if "prior" not in metrics:
         return None
-    bits = metrics["prior"]
-    table, compared = prior_table(bits, "neighbour and position tables, mixed")
-    return Section(
-        "Prior",
-        f"Bits per code on test subjects; fewer is better. The prior needs {compared} than the "
-        f"mixed tables, {bits['bits_per_volume']:.0f} bits a volume.",
-        tables=[("Held-out bits per code", table)],
-        figures=pictures(figures, prior="Bits per code while training."),
-    )
+    costs = f"{metrics['prior']['bits_per_volume']:.0f} bits a volume."
+    return prior_section(metrics, figures, "neighbour and position tables, mixed", costs)
 
 
 def _samples(metrics, figures):
     if "samples" not in metrics:
         return None
-    found = metrics["samples"]
-    return Section(
-        "New brains",
-        f"{found['count']} volumes of codes drawn from the prior, then decoded. To see whether "
-        "they merely repeat training volumes: the root mean square difference to the nearest "
-        f"training volume is {found['distance_to_training']:.4f} for samples and "
-        f"{found['distance_of_unseen_to_training']:.4f} for unseen subjects.",
-        figures=pictures(
-            figures,
-            samples="Samples in three planes.",
-            nearest="Samples and the training volume nearest to each.",
-        ),
-    )
+    drawn = f"{metrics['samples']['count']} volumes of codes"
+    return samples_section(metrics, figures, drawn, "volume", "unseen subjects")
 
 
-def _facts(pairs):
+def _facts(measures, labels):
     # Strings, because one column would turn whole numbers into decimals.
-    return pd.DataFrame(
-        [{"measure": label, "value": format_cell(value)} for label, value in pairs],
-        columns=["measure", "value"],
-    )
-
-
-def _thousands(number):
-    return f"{number:,}".replace(",", "\u202f")
+    rows = [
+        {"measure": label, "value": format_cell(measures[name])}
+        for name, label in labels.items()
+        if name in measures
+    ]
+    return pd.DataFrame(rows, columns=["measure", "value"])

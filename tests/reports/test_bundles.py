@@ -11,8 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from skimage.color import rgb2lab
 
-from brainvq.reports import bundles
-from brainvq.reports.bundles import BUNDLE_COLOURS, VIEWS, direction_colours, project
+from brainvq.reports import bundle_pictures, bundle_plots, bundles
+from brainvq.reports.bundle_pictures import VIEWS, direction_colours, project
+from brainvq.reports.bundle_plots import BUNDLE_COLOURS
 
 RNG = np.random.default_rng(0)
 
@@ -80,8 +81,9 @@ def lines_of(ax):
 def test_every_figure_is_tested():
     public = {
         name
-        for name, function in inspect.getmembers(bundles, inspect.isfunction)
-        if function.__module__ == bundles.__name__
+        for module in (bundle_pictures, bundle_plots)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
         and not name.startswith("_")
         and "path" in inspect.signature(function).parameters
     }

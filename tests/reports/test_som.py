@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.spatial.distance import pdist
 from skimage.color import rgb2lab
 
-from brainvq.reports import som
+from brainvq.reports import locations, som
 from brainvq.reports.planes import PLANES
 
 RNG = np.random.default_rng(0)
@@ -79,8 +79,9 @@ def distances(colours):
 def test_every_figure_is_tested():
     public = {
         name
-        for name, function in inspect.getmembers(som, inspect.isfunction)
-        if function.__module__ == som.__name__
+        for module in (som, locations)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
         and not name.startswith("_")
         and "path" in inspect.signature(function).parameters
     }
