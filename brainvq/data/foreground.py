@@ -73,7 +73,7 @@ def _foreground_threshold(image):
 
 
 def bounding_box(mask):
-    """Returns the lowest and the highest index of True along each axis: int array (2, axes)."""
+    """The lowest and the highest index of True along each axis of a mask: int array (2, axes)."""
     spans = []
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)

@@ -34,7 +34,14 @@ class PreparedImage:
     way_back = ("affine", "size", "shape", "original_affine", "low", "high")
 
     def to_intensities(self, volume):
-        """Values of the prepared scale, of any shape, as intensities of the scan, float32."""
+        """Values of the prepared scale as intensities of the scan.
+
+        Args:
+            volume: float array of any shape.
+
+        Returns:
+            Float32 array of the same shape.
+        """
         return volume * np.float32(self.high - self.low) + np.float32(self.low)
 
     def code_map(self, codes, stride):
@@ -60,7 +67,10 @@ class PreparedImage:
 
     @classmethod
     def from_place(cls, place):
-        """The counterpart of `place`.
+        """The counterpart of `place`, without the images.
+
+        Args:
+            place: dict as `place` returns it.
 
         Raises:
             UserError: something is missing in it.
@@ -137,7 +147,14 @@ class PreparedScan(PreparedImage):
         return cls(slices, size=slices.shape[1:3], plane=plane, **fields)
 
     def every(self, step):
-        """Every `step`-th slice alone, as a `PreparedScan`: what is between is interpolated."""
+        """Every `step`-th slice alone; on the way back those between are interpolated.
+
+        Args:
+            step: int from 1.
+
+        Returns:
+            `PreparedScan` of `(ceil(n / step), rows, cols, 1)`.
+        """
         affine = np.array(self.affine)
         affine[:, 2] *= step
         return dataclasses.replace(self, slices=self.slices[::step], affine=affine)
@@ -237,7 +254,7 @@ class PreparedVolume(PreparedImage):
         return cls(volume, size=volume.shape[:3], **limits, **fields)
 
     def clip(self, volume):
-        """Values below and above those of the volume itself, cut off; any shape."""
+        """Cuts values, an array of any shape, off at `lowest` and `highest`."""
         return np.clip(volume, np.float32(self.lowest), np.float32(self.highest))
 
     def to_scan(self, volume, order=1, fill=None):

@@ -201,7 +201,7 @@ def register(image, affine, *, stripped, transform="affine", finest=3.0):
         float64 (4, 4): mm of MNI space → mm of the scan's world.
 
     Raises:
-        ScanError: the scan has no contrast or the map is none that a head can have.
+        ScanError: the scan has no contrast, or the map mirrors, halves or doubles the template.
     """
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 
@@ -343,7 +343,7 @@ def _turn(angles):
 
 
 def _check_map(matrix):
-    """A head is no mirror image of the template, nor half or twice as long in any direction."""
+    """ScanError where a map mirrors the template, or halves or doubles it in any direction."""
     scales = np.zeros(3)
     if np.isfinite(matrix).all():
         scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)

@@ -103,10 +103,14 @@ def _load(paths, axcodes):
 
 
 def scan_files(paths):
-    """Returns the files behind the `paths` of a scan, as a tuple of `pathlib.Path`.
+    """Returns the files behind the paths of a scan, which need not exist.
 
-    An Analyze or NIfTI pair counts with both its files. Simulated scans have none. The files need
-    not exist.
+    Args:
+        paths: a path or a sequence of them, as `load_scan` takes it.
+
+    Returns:
+        Tuple of `pathlib.Path`: both files of an Analyze or NIfTI pair, masks too; none for a
+        simulated scan.
     """
     if isinstance(paths, str | Path):
         paths = (paths,)

@@ -198,7 +198,7 @@ class Deformation:
 
 
 def tissues(template, points, params, rng):
-    """Returns fractions of CSF, GM and WM, each (n,) float32, summing to 1."""
+    """Fractions of CSF, GM and WM at voxels (3, n) of the maps: each (n,) float32, sum 1."""
     fractions = [sample(volume, points) for volume in (template.csf, template.gm, template.wm)]
     # Local variety of cortex thickness and sulcus width, on scales below those of the deformation.
     coarse = [COARSE_MM * np.arange(n) for n in template.growth.shape[1:]]

@@ -71,11 +71,7 @@ def linear_matrix(n, positions):
 
 
 def separable(volume, matrices):
-    """Multiplies one sparse matrix (new, old) into each axis.
-
-    Products of dense matrices add up in an order that depends on the number of threads; these give
-    the same bits in every process.
-    """
+    """Multiplies one sparse matrix (new, old) into each of the three axes."""
     for matrix in matrices:  # each turn moves the axis just done to the end
         rest = volume.shape[1:]
         flat = matrix @ volume.reshape(len(volume), -1)

@@ -94,7 +94,17 @@ def template_grid(shape, axcodes="RAS"):
 
 
 def resampled(image, affine, shape, grid):
-    """Linear interpolation at the voxels of another grid of the same world; 0 outside."""
+    """Linear interpolation at the voxels of another grid of the same world.
+
+    Args:
+        image: (x, y, z).
+        affine: (4, 4), its voxel index to mm.
+        shape: (3,) of the other grid.
+        grid: (4, 4), voxel index of the other grid to mm.
+
+    Returns:
+        float32 array of `shape`, 0 outside of the image.
+    """
     mapping = np.linalg.inv(affine) @ grid
     return ndimage.affine_transform(
         image,

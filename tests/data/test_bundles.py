@@ -108,8 +108,8 @@ def test_other_bundles_are_read_when_asked(published):
 
 def test_the_published_splits(published):
     table = read_tractoinferno(published, published_splits=True).table
-    found = dict(zip(table["subject"], table["split"], strict=True))
-    assert found == {"1001": "train", "1002": "validation", "1006": "test"}
+    splits = dict(zip(table["subject"], table["split"], strict=True))
+    assert splits == {"1001": "train", "1002": "validation", "1006": "test"}
     one = published / "derivatives" / "testset"
     assert set(read_tractoinferno(one, published_splits=True).table["split"]) == {"test"}
 
@@ -146,8 +146,8 @@ def test_any_folder_of_tracts(tmp_path):
     ):
         write_tract(tmp_path / name)
     cohort = open_cohort("tracts", tmp_path)
-    found = set(zip(cohort.table["subject"], cohort.table["group"], strict=True))
-    assert found == {
+    pairs = set(zip(cohort.table["subject"], cohort.table["group"], strict=True))
+    assert pairs == {
         ("anna", "PYT_L"),
         ("anna", "PYT_R"),
         ("anna", "mine"),
@@ -362,13 +362,13 @@ def test_samples_of_one_person_are_split(counts, seed, fractions):
     together = np.concatenate(list(parts.values()))
     np.testing.assert_array_equal(np.sort(together), np.arange(len(table)))
     for name, count in counts.items():
-        found = [int((table["group"].iloc[rows] == name).sum()) for rows in parts.values()]
-        assert found[0] >= 1
-        assert found[2] >= (count >= 2 and fractions[2] > 0)
-        assert found[1] >= (count >= 3 and fractions[1] > 0)
+        sizes = [int((table["group"].iloc[rows] == name).sum()) for rows in parts.values()]
+        assert sizes[0] >= 1
+        assert sizes[2] >= (count >= 2 and fractions[2] > 0)
+        assert sizes[1] >= (count >= 3 and fractions[1] > 0)
         if fractions[2] > 0:
-            assert found[1] == 0 or count >= 3
-        for share, n in zip(fractions, found, strict=True):
+            assert sizes[1] == 0 or count >= 3
+        for share, n in zip(fractions, sizes, strict=True):
             assert share > 0 or n == 0
             assert abs(n - share * count) < 2
     for split, rows in split_groups(table, fractions, seed).items():
@@ -426,12 +426,12 @@ def test_simulated_bundles_are_the_same_anywhere(tmp_path):
         one[:5], load_bundle(simulated_bundles(1, 4, ["MCP"], 5, 9).table["paths"][0], 16)[:5]
     )
     root = write_simulated_bundles(tmp_path / "out", 2, 3, ["MCP"], 5, 9, **QUICK)
-    found = open_cohort("tractoinferno", root)
-    assert found.simulated
+    written = open_cohort("tractoinferno", root)
+    assert written.simulated
     assert read_tracts(root / "sub-sim0001" / "tractography").simulated
-    assert list(found.table["scan_id"]) == list(cohort.table["scan_id"])
-    assert found.subjects == cohort.subjects
-    for before, after in zip(paths, found.table["paths"], strict=True):
+    assert list(written.table["scan_id"]) == list(cohort.table["scan_id"])
+    assert written.subjects == cohort.subjects
+    for before, after in zip(paths, written.table["paths"], strict=True):
         np.testing.assert_allclose(load_bundle(after, 16), load_bundle(before, 16), atol=1e-3)
 
 

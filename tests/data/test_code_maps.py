@@ -17,13 +17,13 @@ LABELS = np.array([[[0, 1], [6, 4]]], "int16")
 
 
 def test_rows_and_columns_count_from_one_and_background_stays_zero():
-    found = label_maps(LABELS, 6, MAP)
-    assert list(found) == ["codes", "somrow", "somcolumn"]
-    np.testing.assert_array_equal(found["codes"][0], LABELS)
-    np.testing.assert_array_equal(found["somrow"][0], [[[0, 1], [2, 2]]])
-    np.testing.assert_array_equal(found["somcolumn"][0], [[[0, 1], [3, 1]]])
+    maps = label_maps(LABELS, 6, MAP)
+    assert list(maps) == ["codes", "somrow", "somcolumn"]
+    np.testing.assert_array_equal(maps["codes"][0], LABELS)
+    np.testing.assert_array_equal(maps["somrow"][0], [[[0, 1], [2, 2]]])
+    np.testing.assert_array_equal(maps["somcolumn"][0], [[[0, 1], [3, 1]]])
     for name, last in (("codes", 6), ("somrow", 2), ("somcolumn", 3)):
-        values, about = found[name]
+        values, about = maps[name]
         assert values.dtype == np.int16
         assert about["MapShape"] == [2, 3]
         assert f"1 to {last}" in about["Description"]
@@ -31,10 +31,10 @@ def test_rows_and_columns_count_from_one_and_background_stays_zero():
 
 
 def test_a_codebook_without_a_map_has_codes_alone():
-    found = label_maps(LABELS, 512)
-    assert list(found) == ["codes"]
-    assert found["codes"][1]["Codes"] == 512
-    assert "MapShape" not in found["codes"][1]
+    maps = label_maps(LABELS, 512)
+    assert list(maps) == ["codes"]
+    assert maps["codes"][1]["Codes"] == 512
+    assert "MapShape" not in maps["codes"][1]
 
 
 @pytest.mark.parametrize("som", [None, MAP])

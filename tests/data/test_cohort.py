@@ -238,8 +238,8 @@ def test_csv_that_cannot_be_read(tmp_path):
 @settings(deadline=None)
 @given(st.text(min_size=1))
 def test_safe_ids_are_file_names(text):
-    made = safe_id(text)
-    assert Cohort("c", [{"scan_id": made, "subject": "s", "paths": ("a",)}]).table["scan_id"][0]
+    scan_id = safe_id(text)
+    assert Cohort("c", [{"scan_id": scan_id, "subject": "s", "paths": ("a",)}]).table["scan_id"][0]
 
 
 # --- joining ---
@@ -256,8 +256,8 @@ def joinable(name, subjects, **options):
 
 def test_joining_a_real_and_a_simulated_cohort():
     real = joinable("scans", ["01", "02"], extra=4, note="one left out")
-    made = joinable("simulated", ["sim1"], split="train", maker="A", simulated=True)
-    both = real.joined(made)
+    simulated = joinable("simulated", ["sim1"], split="train", maker="A", simulated=True)
+    both = real.joined(simulated)
     assert both.name == "scans+simulated"
     assert not both.simulated
     assert both.note == "2 real scans of scans (one left out); 1 simulated scans of simulated"
@@ -266,8 +266,8 @@ def test_joining_a_real_and_a_simulated_cohort():
     assert list(both.table["maker"]) == ["", "", "A"]
     assert "split" not in both.table
     assert both.split((0.5, 0.0, 0.5)).table["split"].notna().all()
-    assert made.joined(joinable("more", ["sim2"], simulated=True), name="all").simulated
-    assert made.joined(real, name="all").name == "all"
+    assert simulated.joined(joinable("more", ["sim2"], simulated=True), name="all").simulated
+    assert simulated.joined(real, name="all").name == "all"
 
 
 def test_joining_keeps_a_split_that_both_have():

@@ -46,8 +46,8 @@ def test_subjects_in_the_file_names(make, tmp_path):
     (root / "dogs" / "rex.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"rex\.png: subject_pattern .* finds no subject"):
         open_cohort("images", root, subject_pattern=r"^(p\d)_")
-    for pattern, found in ((r"^(p\d", "is no regular expression"), (r"p\d", "has 0 groups")):
-        with pytest.raises(UserError, match=f"subject_pattern: .*{found}"):
+    for pattern, problem in ((r"^(p\d", "is no regular expression"), (r"p\d", "has 0 groups")):
+        with pytest.raises(UserError, match=f"subject_pattern: .*{problem}"):
             open_cohort("images", root, subject_pattern=pattern)
 
 

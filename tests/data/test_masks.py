@@ -69,9 +69,9 @@ def test_a_mask_on_another_grid(make, tmp_path):
     flipped = np.diag([-1.0, 1, 1, 1])
     flipped[:3, 3] = [14.5, -0.5, -0.5]  # voxels 8 and up are x of 6.5 mm and less
     file = make.write_nifti(tmp_path / "m.nii.gz", mask, flipped)
-    found, _ = load_scan((str(scan), f"mask={file}"))
-    np.testing.assert_array_equal(found[:4], image[:4])
-    assert (found[4:] == 0).all()
+    masked, _ = load_scan((str(scan), f"mask={file}"))
+    np.testing.assert_array_equal(masked[:4], image[:4])
+    assert (masked[4:] == 0).all()
 
 
 def test_masks_of_bids_derivatives(make, root):
@@ -95,8 +95,8 @@ def test_masks_of_sessions(make, tmp_path):
     cohort = read_bids(root)
     pattern = f"{root}/derivatives/tool/sub-{{subject}}/ses-{{session}}/anat/"
     put_masks(make, cohort, pattern + "sub-{subject}_ses-{session}_desc-brain_mask.nii.gz")
-    found = with_masks(cohort, "bids").table
-    for session, paths in zip(found["session"], found["paths"], strict=True):
+    table = with_masks(cohort, "bids").table
+    for session, paths in zip(table["session"], table["paths"], strict=True):
         assert f"/ses-{session}/" in paths[1]
 
 
@@ -129,8 +129,8 @@ def test_masks_survive_a_table(make, root, tmp_path):
     paths = json.dumps(["a.nii.gz", "mask=masks/a.nii.gz"])
     table = f'scan_id,subject,paths\na,a,"{paths.replace(chr(34), chr(34) * 2)}"\n'
     (tmp_path / "hand.csv").write_text(table)
-    (found,) = Cohort.from_csv(tmp_path / "hand.csv").table["paths"]
-    assert found == (f"{tmp_path}/a.nii.gz", f"mask={tmp_path}/masks/a.nii.gz")
+    (own,) = Cohort.from_csv(tmp_path / "hand.csv").table["paths"]
+    assert own == (f"{tmp_path}/a.nii.gz", f"mask={tmp_path}/masks/a.nii.gz")
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ class Tool:
         self.command = f"{sys.executable} '{self.script}' {{input}} {{mask}}"
 
     def calls(self):
-        found = sorted(self.calls_file.read_text().split()) if self.calls_file.exists() else []
+        calls = sorted(self.calls_file.read_text().split()) if self.calls_file.exists() else []
         self.calls_file.unlink(missing_ok=True)
-        return found
+        return calls
 
 
 @pytest.fixture
@@ -268,11 +268,13 @@ def test_scans_without_a_mask_of_the_tool_are_left_out(make, tool, tmp_path, cap
     cohort = read_bids(make.bids(tmp_path / "bids", subjects=5))
     masked = masked_by(cohort, tool, tmp_path)
     assert "missing for 3 scans" in masked.note
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     name = sys.executable
-    assert f"no brain mask of sub-02_T1w: {name} ended with status 1 (no brain in this one)" in said
-    assert f"no brain mask of sub-04_T1w: {name} wrote no file\n" in said
-    assert f"no brain mask of sub-05_T1w: what {name} wrote: every voxel is 0" in said
+    assert (
+        f"no brain mask of sub-02_T1w: {name} ended with status 1 (no brain in this one)" in output
+    )
+    assert f"no brain mask of sub-04_T1w: {name} wrote no file\n" in output
+    assert f"no brain mask of sub-05_T1w: what {name} wrote: every voxel is 0" in output
     store = prepare(
         masked, [ScaleIntensity()], tmp_path / "cache", layout="volumes", workers=1, progress=False
     )

@@ -91,8 +91,8 @@ def test_known_maps_are_found(coarse, degrees, shift, scales, axcodes):
     matrix = registration._turn(np.radians(degrees)) @ np.diag(scales)
     known = from_matvec(matrix, shift)
     image, affine = turned(coarse[0], known @ coarse[1], axcodes)
-    found = register(image, affine, stripped=True, finest=4.0)
-    away = np.linalg.norm(apply_affine(np.linalg.inv(known) @ found, CORNERS) - CORNERS, axis=1)
+    place = register(image, affine, stripped=True, finest=4.0)
+    away = np.linalg.norm(apply_affine(np.linalg.inv(known) @ place, CORNERS) - CORNERS, axis=1)
     assert away.max() < 2.5
 
 
@@ -101,18 +101,18 @@ def test_other_contrasts_are_found(coarse):
     flair = 0.1 * own.csf + 0.56 * own.gm + 0.46 * own.wm
     image, affine = Resample(4.0)(np.float32(900) * flair, own.affine)
     known = from_matvec(registration._turn(np.radians([12, -6, 8])), [20, -9, 31])
-    found = register(image, known @ affine, stripped=True, finest=4.0)
-    away = np.linalg.norm(apply_affine(np.linalg.inv(known) @ found, CORNERS) - CORNERS, axis=1)
+    place = register(image, known @ affine, stripped=True, finest=4.0)
+    away = np.linalg.norm(apply_affine(np.linalg.inv(known) @ place, CORNERS) - CORNERS, axis=1)
     assert away.max() < 2.0
     again = register(image, known @ affine, stripped=True, finest=4.0)
-    np.testing.assert_array_equal(again, found)
+    np.testing.assert_array_equal(again, place)
 
 
 def test_a_rigid_map_keeps_lengths(coarse):
     image, affine = coarse
     stretched = np.diag([1.06, 1, 1, 1]) @ affine
-    found = register(image, stretched, stripped=True, transform="rigid", finest=4.0)
-    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
+    place = register(image, stretched, stripped=True, transform="rigid", finest=4.0)
+    scales = np.linalg.svd(place[:3, :3], compute_uv=False)
     # A rigid search starts at the scan's size, and turns and shifts it alone.
     np.testing.assert_allclose(scales, scales.mean(), rtol=1e-6)
 
@@ -183,16 +183,16 @@ class TestStep:
         assert np.median(fluid) < 0.6 * np.median(white)
 
     def test_the_affine_leads_back_to_the_scan(self, moved):
-        image, affine, result, found = moved
-        back = to_original_grid(result, found, image.shape, affine)
+        image, affine, result, grid = moved
+        back = to_original_grid(result, grid, image.shape, affine)
         inside = ndimage.binary_erosion(image > 0, iterations=2)
         assert np.corrcoef(back[inside], image[inside])[0, 1] > 0.8
         assert dice(back > 0.3 * np.median(back[inside]), image > 0) > 0.95
 
     def test_the_template_is_carried_back_to_the_scan(self, moved):
-        image, affine, _, found = moved
+        image, affine, _, grid = moved
         mask = template_volumes(STEPS).mask.astype(np.uint8)
-        carried = to_original_grid(mask, found, image.shape, affine, order=0)
+        carried = to_original_grid(mask, grid, image.shape, affine, order=0)
         assert dice(carried > 0, image > 0) > 0.92
 
     def test_prepared_volumes_know_the_way_back(self, moved, tmp_path):
@@ -207,8 +207,8 @@ class TestStep:
         assert np.corrcoef(back[inside], image[inside])[0, 1] > 0.8
 
     def test_a_scan_in_mni_space_stays_where_it_is(self):
-        made = simulate({"spacing": 4.0, "space": "mni"})
-        image, affine = turned(made.image, made.affine, "LPS")
+        scan = simulate({"spacing": 4.0, "space": "mni"})
+        image, affine = turned(scan.image, scan.affine, "LPS")
         step = RegisterToTemplate(shape=(160, 192, 160), transform="none")
         result, grid = apply_steps((step, BlockMean(4)), image, affine)
         np.testing.assert_allclose(grid, affine, atol=1e-9)
@@ -233,11 +233,13 @@ class TestStep:
         affine = scan.affine @ from_matvec(np.eye(3), [-8, -8, -8])
         assert not is_stripped(image, affine)
         tilt = from_matvec(registration._turn(np.radians([-10, 4, 7])), [5, 30, -20])
-        result, found = apply_steps(STEPS, image, tilt @ affine)
-        back = to_original_grid(result, found, image.shape, tilt @ affine)
+        result, grid = apply_steps(STEPS, image, tilt @ affine)
+        back = to_original_grid(result, grid, image.shape, tilt @ affine)
         assert dice(back > 0.1 * white, brain) > 0.9
-        kept, _ = apply_steps((RegisterToTemplate(brain="keep", finest=4.0),), image, tilt @ affine)
-        assert np.mean(kept > 0) > 2 * np.mean(np.repeat(result, 4, axis=0) > 0)
+        whole, _ = apply_steps(
+            (RegisterToTemplate(brain="keep", finest=4.0),), image, tilt @ affine
+        )
+        assert np.mean(whole > 0) > 2 * np.mean(np.repeat(result, 4, axis=0) > 0)
 
     def test_exact_zeros_around_a_brain_are_known(self, scan):
         assert is_stripped(scan.image, scan.affine)
@@ -263,11 +265,11 @@ class TestStep:
                 registration._check_map(wrong)
 
     def test_undershoot_becomes_zero(self):
-        made = simulate({"spacing": 4.0, "space": "mni"})
-        image = made.image.copy()
+        scan = simulate({"spacing": 4.0, "space": "mni"})
+        image = scan.image.copy()
         edge = ndimage.binary_dilation(image > 0) & (image == 0)
         image[np.where(edge)[0][:20], np.where(edge)[1][:20], np.where(edge)[2][:20]] = -5
-        result, _ = RegisterToTemplate(transform="none")(image, made.affine)
+        result, _ = RegisterToTemplate(transform="none")(image, scan.affine)
         assert result.min() == 0
 
     def test_settings_survive_a_config(self):

@@ -322,13 +322,13 @@ def test_files_behind_paths():
 def test_simulated_scans_come_from_their_parameters(monkeypatch):
     from brainvq.data import simulation_scan
 
-    made = (np.ones((2, 2, 2), np.float32), np.eye(4), None)
+    scan = (np.ones((2, 2, 2), np.float32), np.eye(4), None)
     asked = []
-    monkeypatch.setattr(simulation_scan, "simulate", lambda params: asked.append(params) or made)
+    monkeypatch.setattr(simulation_scan, "simulate", lambda params: asked.append(params) or scan)
     image, affine = load_scan(('simulated:{"seed": 3}',))
     assert asked == ['{"seed": 3}']
-    assert image is made[0]
-    assert affine is made[1]
+    assert image is scan[0]
+    assert affine is scan[1]
 
 
 # --- saving ---

@@ -81,8 +81,8 @@ def test_flair_has_dark_fluid_and_brighter_grey_matter():
 
 def test_the_same_parameters_give_the_same_bits(healthy):
     again = simulate({"spacing": SPACING, "seed": 3})
-    for found, expected in zip(again, healthy, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for array, expected in zip(again, healthy, strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_a_subject_is_the_same_alone_in_a_cohort_and_in_another_process(tmp_path):

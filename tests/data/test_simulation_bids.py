@@ -46,11 +46,11 @@ def files(root):
 
 
 def test_round_trip(cohort, root):
-    found = open_cohort("bids", root)
-    assert found.simulated
-    assert "simulated" in found.note
-    assert found.subjects == cohort.subjects
-    by_subject = [c.table.set_index("subject").sort_index() for c in (cohort, found)]
+    written = open_cohort("bids", root)
+    assert written.simulated
+    assert "simulated" in written.note
+    assert written.subjects == cohort.subjects
+    by_subject = [c.table.set_index("subject").sort_index() for c in (cohort, written)]
     pd.testing.assert_frame_equal(by_subject[0][COLUMNS], by_subject[1][COLUMNS])
     for before, after in zip(*(table["paths"] for table in by_subject), strict=True):
         image, affine = load_scan(before)
@@ -61,27 +61,27 @@ def test_round_trip(cohort, root):
 
 def test_masks_and_labels(cohort, root):
     for row in cohort.table.itertuples():
-        made = simulate(row.paths[0].removeprefix("simulated:"))
+        scan = simulate(row.paths[0].removeprefix("simulated:"))
         name = f"sub-{row.subject}"
         for kind, file, expected in (
-            ("lesions", "label-lesion_mask", made.lesion_mask),
-            ("tissues", "label-tissue_dseg", made.labels),
+            ("lesions", "label-lesion_mask", scan.lesion_mask),
+            ("tissues", "label-tissue_dseg", scan.labels),
         ):
             stored = nib.load(root / "derivatives" / kind / name / "anat" / f"{name}_{file}.nii.gz")
             assert stored.get_data_dtype() == np.uint8
             np.testing.assert_array_equal(np.asarray(stored.dataobj), expected)
-            np.testing.assert_allclose(stored.affine, made.affine, atol=1e-5)
-        assert made.lesion_mask.any() == (row.group != "healthy")
+            np.testing.assert_allclose(stored.affine, scan.affine, atol=1e-5)
+        assert scan.lesion_mask.any() == (row.group != "healthy")
 
 
 def test_labels_are_found_from_parameters_and_from_files(cohort, root, tmp_path):
     read = open_cohort("bids", root).table.set_index("subject")["paths"]
     for row in cohort.table.itertuples():
-        made = simulate(json.loads(row.paths[0].removeprefix("simulated:")))
+        scan = simulate(json.loads(row.paths[0].removeprefix("simulated:")))
         for paths in (row.paths, read[row.subject]):
             labels, affine = tissue_labels(paths)
-            np.testing.assert_array_equal(labels, made.labels)
-            np.testing.assert_allclose(affine, made.affine)
+            np.testing.assert_array_equal(labels, scan.labels)
+            np.testing.assert_allclose(affine, scan.affine)
     with pytest.raises(UserError, match="no simulated scan with labels"):
         tissue_labels([tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz"])
 
@@ -103,24 +103,24 @@ def test_descriptions(cohort, root):
 
 
 def test_what_is_there_is_not_made_again(cohort, tmp_path, monkeypatch):
-    made = []
+    simulated = []
 
     def counted(params):
-        made.append(params["number"])
-        if len(made) == 3:
+        simulated.append(params["number"])
+        if len(simulated) == 3:
             raise KeyboardInterrupt
         return simulate(params)
 
     monkeypatch.setattr(module, "simulate", counted)
     with pytest.raises(KeyboardInterrupt):
         write_simulated_bids(cohort, tmp_path / "a", **QUICK)
-    assert made == [0, 1, 2]
+    assert simulated == [0, 1, 2]
     assert open_cohort("bids", tmp_path / "a").simulated  # even an unfinished one says so
     (tmp_path / "a" / "sub-sim0001" / "anat" / "sub-sim0001_T1w.json").unlink()  # a kill before it
     write_simulated_bids(cohort, tmp_path / "a", **QUICK)
-    assert made[3:] == [0, 2, 3]
+    assert simulated[3:] == [0, 2, 3]
     write_simulated_bids(cohort, tmp_path / "a", **QUICK)
-    assert len(made) == 6
+    assert len(simulated) == 6
     assert len(open_cohort("bids", tmp_path / "a")) == 4
     assert not [path for path in (tmp_path / "a").rglob(".*")]
 
@@ -185,8 +185,8 @@ def test_visits_become_sessions(tmp_path):
         2, "FLAIR", 8.0, {"healthy": 1, "MS": 1}, scans={"MS": 3}, space="mni", seed=5
     )
     root = write_simulated_bids(cohort, tmp_path / "sim", **QUICK)
-    found = open_cohort("bids", root, suffix="FLAIR")
-    by_scan = [c.table.set_index("scan_id").sort_index() for c in (cohort, found)]
+    written = open_cohort("bids", root, suffix="FLAIR")
+    by_scan = [c.table.set_index("scan_id").sort_index() for c in (cohort, written)]
     assert by_scan[1].index.tolist() == [f"sub-{scan}" for scan in by_scan[0].index]
     columns = ["subject", "session", *COLUMNS]
     pd.testing.assert_frame_equal(

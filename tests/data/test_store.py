@@ -150,10 +150,10 @@ def test_metadata_follow_the_cohort_without_new_shards(cohort, store):
 def test_read_keeps_order_and_repeats(store, data):
     everything = store.read(np.arange(len(store)))
     indices = data.draw(st.lists(st.integers(0, len(store) - 1), max_size=50))
-    found = store.read(np.array(indices, dtype=np.int64))
-    assert found.dtype == np.float32
-    assert found.shape == (len(indices), *store.sample_shape)
-    np.testing.assert_array_equal(found, everything[indices])
+    samples = store.read(np.array(indices, dtype=np.int64))
+    assert samples.dtype == np.float32
+    assert samples.shape == (len(indices), *store.sample_shape)
+    np.testing.assert_array_equal(samples, everything[indices])
 
 
 def test_read_takes_slices_and_refuses_what_is_out_of_range(store):
@@ -167,8 +167,8 @@ def test_threads_read_at_once_and_nothing_stays_open(store):
     expected = store.read(np.arange(len(store)))
     orders = [np.random.default_rng(i).integers(0, len(store), 30) for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        for indices, found in zip(orders, pool.map(store.read, orders), strict=True):
-            np.testing.assert_array_equal(found, expected[indices])
+        for indices, samples in zip(orders, pool.map(store.read, orders), strict=True):
+            np.testing.assert_array_equal(samples, expected[indices])
     if Path("/proc/self/fd").exists():
         files = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
         assert not [file for file in files if str(store.path) in file]
@@ -435,10 +435,10 @@ def test_killed_at_any_moment_then_resumed(tmp_path):
         child.wait()
         interrupted += not list(cache.rglob("index.json"))
     assert interrupted >= 1
-    kept = {p: p.stat().st_mtime_ns for p in cache.rglob("sub-*.json")}
+    times = {p: p.stat().st_mtime_ns for p in cache.rglob("sub-*.json")}
     resumed = prepare(cohort, SLOW, cache, workers=1, progress=False)
-    assert len(kept) >= 1
-    assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert len(times) >= 1
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
     assert contents(resumed.path) == contents(undisturbed.path)
 
 

@@ -36,13 +36,13 @@ FORMATS = (".trk", ".tck", ".trx")
 def curves(n=7, seed=0):
     """Streamlines of different lengths, about 50 mm long, away from the origin."""
     rng = np.random.default_rng(seed)
-    found = []
+    lines = []
     for _ in range(n):
         t = np.linspace(0, 1, rng.integers(5, 20))[:, None]
         bend = rng.normal(0, 3, (2, 3))
         curve = [20.0, -30.0, 10.0] + t * [5, 50, 8] + np.sin(3 * t) * bend[0] + t**2 * bend[1]
-        found.append(curve.astype(np.float32))
-    return found
+        lines.append(curve.astype(np.float32))
+    return lines
 
 
 def rotated_affine():
@@ -80,9 +80,9 @@ def trk(tmp_path):
     return path
 
 
-def assert_same_streamlines(found, expected, atol=1e-4):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_same_streamlines(actual, expected, atol=1e-4):
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=atol)
 
 
@@ -124,16 +124,16 @@ def test_new_coordinates_keep_header_and_order_and_drop_data_per_point(trk, tmp_
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_keeps_the_coordinates(tmp_path, suffix):
-    made = new_tractogram(curves())
-    path = save_tractogram(made, made.streamlines, tmp_path / f"a{suffix}")
-    found = load_tractogram(path)
-    assert found.format == suffix
-    assert_same_streamlines(found.streamlines, curves())
-    again = save_tractogram(found, found.streamlines, tmp_path / f"b{suffix}")
+    new = new_tractogram(curves())
+    path = save_tractogram(new, new.streamlines, tmp_path / f"a{suffix}")
+    loaded = load_tractogram(path)
+    assert loaded.format == suffix
+    assert_same_streamlines(loaded.streamlines, curves())
+    again = save_tractogram(loaded, loaded.streamlines, tmp_path / f"b{suffix}")
     assert_same_streamlines(load_tractogram(again).streamlines, curves())
     if suffix != ".tck":
-        np.testing.assert_allclose(found.affine, module.MNI_AFFINE)
-        assert found.shape == module.MNI_SHAPE
+        np.testing.assert_allclose(loaded.affine, module.MNI_AFFINE)
+        assert loaded.shape == module.MNI_SHAPE
 
 
 def test_trx_keeps_its_data_and_is_what_the_reference_software_reads(trk, tmp_path):
@@ -142,21 +142,21 @@ def test_trx_keeps_its_data_and_is_what_the_reference_software_reads(trk, tmp_pa
     loaded = load_tractogram(trk)
     loaded.groups["left"] = np.array([0, 2, 5], np.uint32)
     path = save_tractogram(loaded, loaded.streamlines, tmp_path / "a.trx")
-    found = reference.load(str(path))
-    np.testing.assert_array_equal(found.data_per_streamline["weight"].ravel(), np.arange(7))
-    np.testing.assert_array_equal(found.groups["left"], [0, 2, 5])
-    np.testing.assert_allclose(found.data_per_vertex["fa"][3].ravel()[-1], 1)
-    np.testing.assert_allclose(found.header["VOXEL_TO_RASMM"], loaded.affine, atol=1e-6)
-    assert_same_streamlines(found.streamlines, curves())
-    found.close()
+    by_reference = reference.load(str(path))
+    np.testing.assert_array_equal(by_reference.data_per_streamline["weight"].ravel(), np.arange(7))
+    np.testing.assert_array_equal(by_reference.groups["left"], [0, 2, 5])
+    np.testing.assert_allclose(by_reference.data_per_vertex["fa"][3].ravel()[-1], 1)
+    np.testing.assert_allclose(by_reference.header["VOXEL_TO_RASMM"], loaded.affine, atol=1e-6)
+    assert_same_streamlines(by_reference.streamlines, curves())
+    by_reference.close()
     again = load_tractogram(path)
     assert_same_streamlines(again.data_per_point["fa"], loaded.data_per_point["fa"])
     np.testing.assert_array_equal(again.groups["left"], [0, 2, 5])
 
 
 def test_compressed_trx(tmp_path):
-    made = new_tractogram(curves())
-    path = save_tractogram(made, made.streamlines, tmp_path / "a.trx")
+    new = new_tractogram(curves())
+    path = save_tractogram(new, new.streamlines, tmp_path / "a.trx")
     with (
         zipfile.ZipFile(path) as stored,
         zipfile.ZipFile(tmp_path / "b.trx", "w", zipfile.ZIP_DEFLATED) as packed,
@@ -167,18 +167,18 @@ def test_compressed_trx(tmp_path):
 
 
 def test_a_tck_needs_a_reference_to_become_a_trk(tmp_path):
-    made = new_tractogram(curves())
-    tck = save_tractogram(made, made.streamlines, tmp_path / "a.tck")
+    new = new_tractogram(curves())
+    tck = save_tractogram(new, new.streamlines, tmp_path / "a.tck")
     loaded = load_tractogram(tck)
     with pytest.raises(UserError, match=r"a\.tck has no voxel space, which \.trk needs"):
         save_tractogram(loaded, loaded.streamlines, tmp_path / "a.trk")
     image = nib.Nifti1Image(np.zeros((40, 50, 60), np.uint8), rotated_affine())
     nib.save(image, tmp_path / "t1.nii")
     loaded = load_tractogram(tck, reference=tmp_path / "t1.nii")
-    found = load_tractogram(save_tractogram(loaded, loaded.streamlines, tmp_path / "a.trk"))
-    assert_same_streamlines(found.streamlines, curves())
-    np.testing.assert_allclose(found.affine, rotated_affine(), atol=1e-5)
-    assert found.shape == (40, 50, 60)
+    loaded_again = load_tractogram(save_tractogram(loaded, loaded.streamlines, tmp_path / "a.trk"))
+    assert_same_streamlines(loaded_again.streamlines, curves())
+    np.testing.assert_allclose(loaded_again.affine, rotated_affine(), atol=1e-5)
+    assert loaded_again.shape == (40, 50, 60)
     (tmp_path / "no.nii").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read as a reference image"):
         load_tractogram(tck, reference=tmp_path / "no.nii")
@@ -186,9 +186,9 @@ def test_a_tck_needs_a_reference_to_become_a_trk(tmp_path):
 
 def test_streamlines_outside_the_image_are_kept(tmp_path):
     lines = [curve + 5000 for curve in curves()]
-    made = new_tractogram(lines, shape=(2, 2, 2))
+    new = new_tractogram(lines, shape=(2, 2, 2))
     for suffix in FORMATS:
-        path = save_tractogram(made, lines, tmp_path / f"a{suffix}")
+        path = save_tractogram(new, lines, tmp_path / f"a{suffix}")
         assert_same_streamlines(load_tractogram(path).streamlines, lines, atol=1e-2)
 
 
@@ -232,8 +232,8 @@ def test_files_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_truncated_files(tmp_path, suffix):
-    made = new_tractogram(curves())
-    whole = save_tractogram(made, made.streamlines, tmp_path / f"whole{suffix}").read_bytes()
+    new = new_tractogram(curves())
+    whole = save_tractogram(new, new.streamlines, tmp_path / f"whole{suffix}").read_bytes()
     cut = tmp_path / f"cut{suffix}"
     first = 4 + 12 * len(curves()[0])  # of a .trk: ends with a whole streamline
     for length in (*range(10, len(whole), 97), 1000 + first, len(whole) - 1, len(whole) - 12):
@@ -246,8 +246,8 @@ def test_truncated_files(tmp_path, suffix):
 @given(data=st.data(), suffix=st.sampled_from(FORMATS))
 def test_damaged_files_raise_nothing_else(tmp_path_factory, data, suffix):
     folder = tmp_path_factory.mktemp("damaged")
-    made = new_tractogram(curves(3))
-    path = save_tractogram(made, made.streamlines, folder / f"a{suffix}")
+    new = new_tractogram(curves(3))
+    path = save_tractogram(new, new.streamlines, folder / f"a{suffix}")
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 4))
     content[place : place + 4] = data.draw(st.binary(min_size=4, max_size=4))
@@ -277,16 +277,16 @@ def test_a_trk_of_version_1(trk):
 
 def test_resampling_keeps_the_ends_and_spaces_evenly():
     lines = curves()
-    found = resample(lines, 64)
-    assert found.shape == (7, 64, 3)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found[:, 0], [line[0] for line in lines], atol=1e-5)
-    np.testing.assert_allclose(found[:, -1], [line[-1] for line in lines], atol=1e-5)
-    steps = np.linalg.norm(np.diff(found, axis=1), axis=2)
+    resampled = resample(lines, 64)
+    assert resampled.shape == (7, 64, 3)
+    assert resampled.dtype == np.float32
+    np.testing.assert_allclose(resampled[:, 0], [line[0] for line in lines], atol=1e-5)
+    np.testing.assert_allclose(resampled[:, -1], [line[-1] for line in lines], atol=1e-5)
+    steps = np.linalg.norm(np.diff(resampled, axis=1), axis=2)
     assert (steps.std(axis=1) < 0.05 * steps.mean(axis=1)).all()
     np.testing.assert_allclose(resample([[[0, 0, 0], [2, 0, 0]]], 3)[0, :, 0], [0, 1, 2])
-    np.testing.assert_array_equal(resample(ArraySequence(lines), 64), found)
-    np.testing.assert_array_equal(resample(ArraySequence(lines)[2:5], 64), found[2:5])
+    np.testing.assert_array_equal(resample(ArraySequence(lines), 64), resampled)
+    np.testing.assert_array_equal(resample(ArraySequence(lines)[2:5], 64), resampled[2:5])
 
 
 @pytest.mark.parametrize(
@@ -379,8 +379,8 @@ def test_groups_of_nothing():
 
 
 def test_the_step_draws_groups_and_keeps_their_order(tmp_path):
-    made = new_tractogram(curves(30))
-    path = str(save_tractogram(made, made.streamlines, tmp_path / "a.trk"))
+    new = new_tractogram(curves(30))
+    path = str(save_tractogram(new, new.streamlines, tmp_path / "a.trk"))
     groups, count = GroupStreamlines(16, 4, align=False)((path,))
     assert (groups.shape, count) == ((8, 4, 16, 3), 30)
     whole = resample(load_tractogram(path).streamlines, 16)
@@ -403,8 +403,8 @@ def test_the_step_draws_groups_and_keeps_their_order(tmp_path):
 def test_published_groups(tmp_path):
     lines = np.random.default_rng(0).uniform(-1, 1, (3, 8, 16, 3)).astype(np.float32)
     np.save(tmp_path / "MCP.npy", lines.transpose(0, 1, 3, 2))
-    found = load_bundle((str(tmp_path / "MCP.npy"),), 16)
-    np.testing.assert_array_equal(found, lines.reshape(24, 16, 3))
+    loaded = load_bundle((str(tmp_path / "MCP.npy"),), 16)
+    np.testing.assert_array_equal(loaded, lines.reshape(24, 16, 3))
 
 
 @pytest.mark.parametrize(
