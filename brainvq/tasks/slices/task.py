@@ -37,7 +37,7 @@ class Slices(ScanTask):
         return images, np.clip(restored, 0, 1)
 
     def labels(self, run, codes, split):
-        """How high in its brain the slice of each code map lies; None where no prior is told."""
+        """How high in its brain the slice of each code map lies; None without levels."""
         if not run.study.classes:
             return None
         levels_of_split = levels(run.store, run.study.classes)[run.rows[split]]
@@ -50,8 +50,8 @@ class Slices(ScanTask):
     def draw(self, run):
         """Draws new slices into `samples/` and asks how near they are to training slices.
 
-        Of a prior that is told levels they are spread over the brain, from the lowest on. Written
-        are `codes.npy`, `samples.npy` and `nearest.npy`, the training slice nearest to each.
+        With a prior conditioned on levels they are spread over the brain, from the lowest on.
+        Written are `codes.npy`, `samples.npy` and `nearest.npy`, the nearest training slices.
 
         Returns:
             Dict of count, and of mean distances to training slices, of samples and of test slices.
