@@ -1,49 +1,51 @@
 """Use a trained study: new brains, reconstructions, codes, maps of codes.
 
-    {prog} [RUN] [sample] [-n 64]        new brains from the prior
-    {prog} [RUN] reconstruct SCANS...    NIfTI on each scan's own grid, SSIM, picture
-    {prog} [RUN] encode SCANS...         SUBJECT.npy: codes; their vectors; a table
-    {prog} [RUN] decode CODES.npy        back to slices or volumes, and to NIfTI
-                                                    where the scan is known
-    {prog} [RUN] map SCANS...            the code of every voxel as NIfTI; of a
-                                                    self-organising map row and column too
-    {prog} [RUN] classify --labels participants.tsv:COLUMN [SCANS...]
-                                                    classifiers on codes, beside others
-    {prog} [RUN] classify --images DIR   the same on pictures, a sub-folder a class
-    {prog} [RUN] anomaly SCANS... [--masks MASKS...] [--healthy SCANS...]
-                                                    maps of what is unlike a healthy brain
-    {prog} [RUN] export                  a small folder of weights to hand on
+    {prog} [RUN] [VERB] [options]
+    {prog} [RUN] VERB --help                     all options of a verb
 
-RUN is the folder of a run; without it the newest run in runs/, or the weights that come
-with brainvq. SCANS are NIfTI files or folders of them. classify and anomaly need a study of
-slices, all else takes those of volumes (som3d) too. A run of study streamlines has verbs of
-the same names, for TRACTS: .trk, .tck or .trx files or folders of them.
+RUN is the folder of a run; without it the newest run in runs/, or the weights that come with
+brainvq. VERB is sample where none is given. SCANS are NIfTI files or folders of them.
 
-    {prog} RUN sample [--bundle MCP ...] [-n 4]
-                                                    new bundles, each a .trk in mm
-    {prog} RUN reconstruct TRACTS...     tractograms in the format, space, order and
-                                                    direction of the files, BUAN, picture
-    {prog} RUN encode TRACTS...          NAME.npy: codes; codebook; a table
-    {prog} RUN decode CODES.npy          back to tractograms
-    {prog} RUN perturb TRACTS... [--epsilon 0.1 0.5 1.0]
-                                                    what noise on the latents does, BUAN
+A run of slices (oasis2d, ixi2d) or of volumes (som3d; all but classify and anomaly):
 
-A run of study introvae3d makes one vector of a volume, without codes. Its verbs, of which decode
-and what comes before it write volumes in the space of the template, MNI, as NIfTI:
+    sample [-n 64]              new brains from the prior
+    reconstruct SCANS...        NIfTI on each scan's own grid, SSIM, picture
+    encode SCANS...             SUBJECT.npy: codes; their vectors; a table
+    decode CODES.npy            back to slices or volumes, and to NIfTI where the scan is known
+    map SCANS...                the code of every voxel as NIfTI; of a self-organising map row and
+                                column too
+    classify --labels participants.tsv:COLUMN [SCANS...]
+                                classifiers on codes, beside others
+    classify --images DIR       the same on pictures, a sub-folder a class
+    anomaly SCANS... [--masks MASKS...] [--healthy SCANS...]
+                                maps of what is unlike a healthy brain
+    export                      a small folder of weights to hand on
 
-    {prog} RUN sample [-n 8] [--temperature 1.0]
-                                                    new volumes, their latents.npy, picture
-    {prog} RUN traverse [SCAN] [--dimensions 3 17 ...] [--values -3 0 3]
-                                                    volumes while one number of the vector changes,
-                                                    of a scan or of zeros: 4D NIfTI, picture
-    {prog} RUN interpolate SCAN SCAN [--steps 7] [--spherical]
-                                                    volumes on the way from one scan to another
-    {prog} RUN decode VECTORS.npy        vectors to volumes
-    {prog} RUN encode SCANS...           NAME.npy: the vector; latents.csv
-    {prog} RUN reconstruct SCANS...      NIfTI on each scan's own grid, SSIM, picture
-    {prog} RUN export                    a small folder of weights to hand on
+A run of bundles (streamlines); TRACTS are .trk, .tck or .trx files or folders of them:
 
-All options of a verb: {prog} [RUN] VERB --help
+    sample [--bundle MCP ...] [-n 4]
+                                new bundles, each a .trk in mm
+    reconstruct TRACTS...       tractograms in the format, space, order and direction of the files,
+                                BUAN, picture
+    encode TRACTS...            NAME.npy: codes; codebook; a table
+    decode CODES.npy            back to tractograms
+    perturb TRACTS... [--epsilon 0.1 0.5 1.0]
+                                what noise on the latents does, BUAN
+
+A run of vectors (introvae3d), which makes one vector of a volume, without codes; volumes that
+belong to no scan are written in the space of the template, MNI, as NIfTI:
+
+    sample [-n 8] [--temperature 1.0]
+                                new volumes, their latents.npy, picture
+    traverse [SCAN] [--dimensions 3 17 ...] [--values -3 0 3]
+                                volumes while one number of the vector changes, of a scan or of
+                                zeros: 4D NIfTI, picture
+    interpolate SCAN SCAN [--steps 7] [--spherical]
+                                volumes on the way from one scan to another
+    decode VECTORS.npy          vectors to volumes
+    encode SCANS...             NAME.npy: the vector; latents.csv
+    reconstruct SCANS...        NIfTI on each scan's own grid, SSIM, picture
+    export                      a small folder of weights to hand on
 """
 
 import dataclasses
@@ -59,7 +61,7 @@ from brainvq.training.shipped import open_run
 HELP = {"-h", "--help"}
 
 
-def main(arguments, prog):
+def main(arguments, prog="brainvq predict"):
     """Does what the command line says with a run.
 
     Args:
@@ -72,7 +74,7 @@ def main(arguments, prog):
     name, verb, words = split(arguments)
     if verb is None and HELP & set(words):
         print(__doc__.replace("{prog}", prog).strip())
-        return
+        raise SystemExit(0)
     verb = verb or "sample"
     folder = newest() if name is None else open_run(name)
     options = parse(folder, verb, words, prog)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import predict
+from brainvq.app import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for a second of training: what `--smoke` gives, with fewer slices still.

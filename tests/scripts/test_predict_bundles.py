@@ -10,19 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainvq
-import bundles
-import dataset
-import hyperparameters
-import modules
-import predict
-import tracts
-from brainvq import data, evaluation
+from brainvq import data, evaluation, studies, tasks
+from brainvq.app import predict
 from brainvq.data import BundleScale, load_tractogram, save_tractogram, steps_to_config
-from brainvq.data.streamlines import FORMATS
+from brainvq.data.inputs import named, tractogram_paths
+from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json
+from brainvq.options import to_dict
+from brainvq.tasks.base import prior_grid
+from brainvq.tasks.streamlines.groups import encodings
+from brainvq.tasks.streamlines.place import Place, with_points
+from brainvq.tasks.streamlines.samples import BundleSample
+from brainvq.tasks.trained import export
 from brainvq.training.codebook_init import kmeans_initialize
-from brainvq.training.pretrained import export
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
 
@@ -31,8 +32,7 @@ SIZE, POINTS = 16, 16  # of a group, and of a streamline
 SMALL = ("--smoke", "--data.streamlines", str(SIZE), "--data.points", str(POINTS))
 KINDS = ("MCP", "PYT_L", "CC_Fr_1")
 # Nothing is lost: all modes of the cosine transform, and no quantiser.
-LOSSLESS = ("--model.bottleneck", "identity", "--model.depth", "1", "--model.modes", str(POINTS))
-LOSSLESS += ("--model.beam", "1", "--model.codebook-start", "layer", "--prior.epochs", "0")
+LOSSLESS = ("--model.bottleneck", "identity", "--model.modes", str(POINTS))
 
 
 def curves(kind="PYT_L", count=21, seed=3):
@@ -43,19 +43,20 @@ def curves(kind="PYT_L", count=21, seed=3):
 def new_run(folder, variant, *words, source="simulated"):
     """A run as train.py leaves it, but for its training; returns its path."""
     words = ["streamlines", *SMALL, "--variant", variant, "--runs", str(folder), *words]
-    study = hyperparameters.parse(words, "", "")
-    model = modules.build_autoencoder(study)
-    about = hyperparameters.to_dict(study)
+    study = studies.parse(words, "", "")
+    model = study.model.build(study.data.input_shape)
+    about = to_dict(study)
     about["data"]["source"] = source
-    steps = steps_to_config(dataset.steps(study))
+    steps = steps_to_config(tasks.of(study).steps(study))
     made = RunFolder.create(folder, "streamlines", variant, {"study": about, "steps": steps})
     write_json(made.file("scale.json"), SCALE.to_config())
     if model.decodes_codes:
         lines = [data.resample(curves(kind, 64), POINTS) for kind in KINDS]
         groups = [data.group(data.align_directions(found)[0], SIZE)[0] for found in lines]
         kmeans_initialize(model, [SCALE.to_unit(found) for found in groups])
-        grid = modules.prior_grid(model.code_shape(dataset.sample_shape(study)))
-        modules.build_prior(study, grid, model.num_codes).save(made.file("prior.keras"))
+        grid = prior_grid(model.code_shape(study.data.sample_shape))
+        prior = study.prior.build(grid, model.num_codes, study.classes)
+        prior.save(made.file("prior.keras"))
     model.save(made.file("model.keras"))
     return made.path
 
@@ -121,7 +122,7 @@ def test_a_perfect_network_gives_the_file_back(runs, files, tmp_path, monkeypatc
         same_space(found, original)
         expected = data.resample(original.streamlines, POINTS)
         if original.data_per_point:  # which fits only if each has as many points as it had
-            expected = tracts.with_points(expected, [len(line) for line in original.streamlines])
+            expected = with_points(expected, [len(line) for line in original.streamlines])
             assert_near(found.data_per_point["fa"], original.data_per_point["fa"])
         assert_near(found.streamlines, expected, atol=2e-3)
         for name, values in original.data_per_streamline.items():
@@ -151,7 +152,7 @@ def test_streamlines_in_another_space_are_pointed_out(runs, files, tmp_path, mon
     assert "moved.trk: 100 % of its points lie outside of the box" in line
 
 
-@pytest.mark.parametrize("points", tracts.POINTS)
+@pytest.mark.parametrize("points", ["model", "own"])
 def test_points_can_be_chosen(runs, files, tmp_path, monkeypatch, points):
     path = files[".tck"]
     words = ("reconstruct", path, "--points", points, "--out", "out")
@@ -197,7 +198,7 @@ def test_encode_then_decode_equals_reconstruct(runs, files, tmp_path, monkeypatc
         found = np.load(tmp_path / "codes" / f"{stem}.npy")
         if kind == "best":
             assert found.dtype == np.int16
-            assert found.shape == (2, *trained.model.code_shape(trained.group_shape))
+            assert found.shape == (2, *trained.model.code_shape(trained.study.data.sample_shape))
         else:
             assert found.dtype == np.float32
             assert found.shape == (2, *trained.model.decoder.input_shape[1:])
@@ -235,9 +236,9 @@ def test_perturb_adds_noise_to_latents(runs, files, tmp_path, monkeypatch, capsy
     assert list(table["buan"])[0] == 1
     assert table["distance_mm"].is_monotonic_increasing
     # The network changes nothing and its transform is orthonormal: so is the noise in mm.
-    bundle = tracts.Prepared.read(path, data.GroupStreamlines(POINTS, SIZE), SCALE)
-    model = brainvq.load(runs["lossless"]).model
-    spread = evaluation.channel_spread(bundles.vectors(model, bundle.groups))
+    trained = brainvq.load(runs["lossless"])
+    bundle = BundleSample.read(trained, path, "s1")
+    spread = evaluation.channel_spread(encodings(trained.model, bundle.groups))
     expected = 0.25 * np.sum(spread**2) / (3 * POINTS)
     assert table["mse"][1] == pytest.approx(expected, rel=0.15)
     names = {file.name for file in (tmp_path / "a").iterdir()}
@@ -266,8 +267,8 @@ def test_sample_draws_the_bundles_that_are_named(runs, tmp_path, monkeypatch):
     use(tmp_path, monkeypatch, runs["best"], *words, "a")
     made, codes = (np.load(tmp_path / "a" / f"{name}.npy") for name in ("samples", "codes"))
     trained = brainvq.load(runs["best"])
-    assert made.shape == (4, *trained.group_shape)
-    assert codes.shape == (4, *trained.model.code_shape(trained.group_shape))
+    assert made.shape == (4, *trained.study.data.sample_shape)
+    assert codes.shape == (4, *trained.model.code_shape(trained.study.data.sample_shape))
     np.testing.assert_array_equal(made, trained.model.decode(codes))
     # What a program gets: the same, as no pixel is cut to [0, 1].
     labels = ["MCP", "MCP", "PYT_L", "PYT_L"]
@@ -353,7 +354,10 @@ def test_where_no_mm_are_known(runs, files, tmp_path, monkeypatch, capsys):
         (["map", "FILE"], "map: "),
         (["classify", "--labels", "participants.tsv:group"], "classify: "),
         (["anomaly", "FILE"], "anomaly: "),
-        (["export"], "whose samples are bundles; expected a run of a study of slices or volumes"),
+        (
+            ["export"],
+            "whose samples are streamlines; expected a run of a study of slices or vol",
+        ),
     ],
 )
 def test_a_mistake_is_named(runs, files, tmp_path, monkeypatch, words, told):
@@ -364,7 +368,7 @@ def test_a_mistake_is_named(runs, files, tmp_path, monkeypatch, words, told):
     save_tractogram(none, [], tmp_path / "empty.trk")
     point = [np.zeros((1, 3))]
     save_tractogram(data.new_tractogram(point), point, tmp_path / "point.tck")
-    place = tracts.Place(".trk", np.zeros(20, bool)).to_config()
+    place = Place(".trk", np.zeros(20, bool)).to_config()
     grid = (SIZE, 1, 4)
     for name, codes, about in [
         ("large", np.full((1, *grid), 99), None),
@@ -390,7 +394,10 @@ def test_a_mistake_is_named(runs, files, tmp_path, monkeypatch, words, told):
     ("words", "told"),
     [
         (["perturb", "FILE"], "perturb: .* whose samples are slices; expected a run of a study of"),
-        (["sample", "--bundle", "MCP"], "--bundle: found MCP; expected it with a study of bundles"),
+        (
+            ["sample", "--bundle", "MCP"],
+            "--bundle: found MCP; expected it with a study of str",
+        ),
         (["encode", "FILE", "--points", "own"], "--points: found own"),
         (["reconstruct", "FILE"], "s0.trk: cannot be read"),
     ],
@@ -410,7 +417,7 @@ def test_latents_must_be_finite_and_a_run_whole(runs, tmp_path, monkeypatch):
         use(tmp_path, monkeypatch, runs["vq-diff"], "decode", "z.npy")
     with pytest.raises(UserError, match=r"has no prior\.keras"):
         use(tmp_path, monkeypatch, runs["vq-diff"], "sample")
-    with pytest.raises(UserError, match="export: .* whose samples are bundles"):
+    with pytest.raises(UserError, match="export: .* whose samples are streamlines"):
         export(trained, tmp_path / "small")
     about = {**trained.about, "study": {**trained.about["study"]}}
     bare = RunFolder.create(tmp_path / "bare", "streamlines", "bare", about)
@@ -447,9 +454,9 @@ def test_names_of_files(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "two" / ".FPT_R.trk").touch()
-    found = tracts.tractogram_paths([tmp_path])
+    found = tractogram_paths([tmp_path])
     assert sorted(found) == sorted(paths)
-    names = tracts.named([*paths, paths[0]])
+    names = named([*paths, paths[0]])
     assert list(names.values()) == [
         "sub-1_PYT_L",
         "PYT_L_2",
@@ -472,7 +479,7 @@ def test_points_of_their_own_undo_resampling(lengths, points, seed):
         start + np.linspace(0, 1, count)[:, None] * (end - start)
         for count, (start, end) in zip(lengths, ends, strict=True)
     ]
-    found = tracts.with_points(data.resample(lines, points), np.array(lengths))
+    found = with_points(data.resample(lines, points), np.array(lengths))
     assert_near(found, lines, atol=1e-3)
 
 
@@ -485,12 +492,12 @@ def test_points_of_their_own_undo_resampling(lengths, points, seed):
 def test_a_place_is_the_same_from_its_file(tmp_path_factory, flipped, own, space, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 30, len(flipped)) if own else None
-    place = tracts.Place(".tck", np.array(flipped), lengths)
+    place = Place(".tck", np.array(flipped), lengths)
     if space:
         place = dataclasses.replace(place, affine=rng.normal(size=(4, 4)), shape=(9, 8, 7))
     path = tmp_path_factory.mktemp("place") / "place.json"
     write_json(path, place.to_config())
-    found = tracts.Place.read(path)
+    found = Place.read(path)
     assert found.to_config() == place.to_config() == read_json(path)
     groups = rng.normal(size=(-(-len(flipped) // 8), 8, 5, 3))
     assert_near(found.streamlines(groups, SCALE), place.streamlines(groups, SCALE))

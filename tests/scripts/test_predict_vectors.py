@@ -1,7 +1,6 @@
 """predict.py on runs whose volumes become vectors: a small untrained network, simulated scans."""
 
 import json
-import types
 
 import nibabel as nib
 import numpy as np
@@ -10,15 +9,16 @@ import pytest
 from nibabel.affines import apply_affine
 
 import brainvq
-import dataset
-import hyperparameters
-import modules
-import predict
-import walks
-from brainvq import data, evaluation
+from brainvq import data, evaluation, studies, tasks
+from brainvq.app import predict
 from brainvq.data import registration
 from brainvq.errors import UserError
 from brainvq.models import set_mean
+from brainvq.options import from_dict, to_dict
+from brainvq.options.verbs import VERBS
+from brainvq.tasks import trained as runs_by_name
+from brainvq.tasks.vectors import samples
+from brainvq.tasks.volumes.registration import grid_affine, template
 from brainvq.training.runs import RunFolder
 
 SMALL = ("introvae3d", "--variant", "ivae-256", "--smoke", "--model.filters", "4")
@@ -31,21 +31,21 @@ MARK = (43.5, 26.5, 27.5)
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     runs = tmp_path_factory.mktemp("vectors") / "runs"
-    return hyperparameters.parse([*SMALL, "--runs", str(runs)], "", "")
+    return studies.parse([*SMALL, "--runs", str(runs)], "", "")
 
 
 @pytest.fixture(scope="module")
 def path(study):
     """A run as train.py leaves it, but for its training."""
-    template = dataset.template(study)
-    mean = 0.6 * template.t1
-    mark = np.rint(apply_affine(np.linalg.inv(template.affine), MARK)).astype(int)
+    space = template(study)
+    mean = 0.6 * space.t1
+    mark = np.rint(apply_affine(np.linalg.inv(space.affine), MARK)).astype(int)
     mean[tuple(mark)] = 0.95
-    model = modules.build_autoencoder(study)
+    model = study.model.build(study.data.input_shape, seed=study.seed)
     set_mean(model.encoder, model.decoder, mean[..., None], 0.1)
     content = {
-        "study": hyperparameters.to_dict(study),
-        "steps": data.steps_to_config(dataset.steps(study)),
+        "study": to_dict(study),
+        "steps": data.steps_to_config(tasks.of(study).steps(study)),
         "command": "python train.py introvae3d",
     }
     made = RunFolder.create(study.runs, study.name, study.variant, content)
@@ -75,26 +75,24 @@ def files(tmp_path_factory):
 def use(folder, monkeypatch, trained, *words):
     """`predict.py` in this process on a run that is loaded already."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(predict, "load", lambda name: trained)
-    predict.main(["RUN", *map(str, words)])
+    monkeypatch.setattr(runs_by_name, "load", lambda name: trained)
+    predict.main([str(trained.path), *map(str, words)])
 
 
 def volume(path, trained):
     """A NIfTI file that must lie where the volumes of the run do in MNI space."""
     found = nib.load(path)
     assert nib.aff2axcodes(found.affine) == ("L", "P", "S")
-    np.testing.assert_allclose(
-        found.affine, dataset.grid_affine(trained.about["study"]["data"]), atol=1e-4
-    )
+    np.testing.assert_allclose(found.affine, grid_affine(trained.study.data), atol=1e-4)
     assert (found.header["sform_code"], found.header["qform_code"]) == (4, 4)
     return np.asarray(found.dataobj)
 
 
 def test_grid_is_that_of_the_template(study, trained):
-    found = dataset.grid_affine(trained.about["study"]["data"])
-    np.testing.assert_array_equal(found, dataset.template(study).affine)
+    found = grid_affine(trained.study.data)
+    np.testing.assert_array_equal(found, template(study).affine)
     assert trained.in_template_space
-    assert trained.volume_shape == SHAPE
+    assert trained.study.data.sample_shape == (*SHAPE, 1)
 
 
 def test_sample(path, trained, tmp_path, monkeypatch):
@@ -256,9 +254,11 @@ def test_a_scan_that_lies_elsewhere_is_registered_and_put_back(
     monkeypatch.setattr(registration, "register", register)
     kept = []
     monkeypatch.setattr(
-        walks, "vectors_of", lambda trained, scans: kept.append(scans[0].volume) or np.zeros((1, 6))
+        samples,
+        "vectors_of",
+        lambda trained, scans: kept.append(scans[0].volume) or np.zeros((1, 6)),
     )
-    monkeypatch.setattr(walks, "decoded", lambda *_: kept[-1][None])
+    monkeypatch.setattr(samples, "decoded", lambda *_: kept[-1][None])
     use(tmp_path, monkeypatch, trained, "reconstruct", moved, "--out", "out")
     assert asked[0]["transform"] == "affine"
     # On the grid it is the scan that was not moved, but for the interpolation.
@@ -289,7 +289,7 @@ def test_export(trained, tmp_path, monkeypatch):
         (["anomaly", "SCAN"], "anomaly: "),
         (["perturb", "SCAN"], "perturb: "),
         (["sample", "--level", "0.5"], "--level: found 0.5"),
-        (["sample", "--top-k", "5"], "--top-k: found 5; expected it with a prior over codes only"),
+        (["sample", "--top-k", "5"], "--top-k: found 5; expected it with a study of slices or "),
         (["sample", "--top-p", "0.5"], "--top-p: found 0.5"),
         (["sample", "--bundle", "MCP"], "--bundle: found MCP"),
         (["reconstruct", "SCAN", "--plane", "axial"], "--plane: found axial"),
@@ -325,21 +325,27 @@ def test_a_mistake_is_named(trained, files, tmp_path, monkeypatch, words, told):
     assert not (tmp_path / "predictions").exists()
 
 
-def test_other_runs_have_no_vectors():
-    about = {"study": {"name": "som3d"}}
-    other = types.SimpleNamespace(layout="volumes", has_vectors=False, path="run", about=about)
-    for verb, more in (("traverse", []), ("interpolate", ["a.nii", "b.nii"])):
-        options = predict.parse(["run", verb, *more])
-        with pytest.raises(UserError, match=f"{verb}: run is of study som3d, which has no vector"):
-            predict.check_samples(other, options)
+@pytest.fixture
+def volumes(tmp_path):
+    """A run of volumes with codes, of which nothing but its options is read."""
+    content = {"study": to_dict(studies.STUDIES["som3d"]["best"]), "steps": []}
+    return RunFolder.create(tmp_path, "som3d", "best", content)
 
 
-def test_default_temperature_depends_on_the_run():
-    about = {"study": {"name": "som3d"}}
-    for has_vectors, expected in ((True, 1.0), (False, 0.8)):
-        run = types.SimpleNamespace(
-            layout="volumes", has_vectors=has_vectors, path="run", about=about
-        )
-        options = predict.parse(["run", "sample"])
-        predict.check_samples(run, options)
-        assert options.temperature == expected
+def test_other_runs_have_no_vectors(volumes):
+    for verb, *more in (["traverse"], ["interpolate", "a.nii", "b.nii"]):
+        told = f"{verb}: .* is of study som3d, whose samples are volumes; expected .* of vectors"
+        with pytest.raises(UserError, match=told):
+            predict.parse(volumes, verb, more, "")
+
+
+def test_default_temperature_depends_on_the_run(path, volumes):
+    for run, expected in ((RunFolder.open(path), 1.0), (volumes, 0.8)):
+        assert predict.parse(run, "sample", [], "").temperature == expected
+
+
+def test_every_verb_has_a_function(path, volumes):
+    for run in (RunFolder.open(path), volumes):
+        study = from_dict(run.study["study"])
+        own = set(tasks.of(study).samples.verbs)
+        assert own | {"reconstruct", "encode", "decode", "export"} == set(VERBS[study.kind])

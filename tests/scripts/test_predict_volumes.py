@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import brainvq
-import predict
+from brainvq.app import predict
 from brainvq.data import (
     Canonical,
     CropOrPad,
@@ -21,6 +21,7 @@ from brainvq.data import (
     steps_to_config,
 )
 from brainvq.errors import UserError
+from brainvq.files import write_json
 from brainvq.layers import Identity, ProbabilisticSOM, SOMQuantizer
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
@@ -41,6 +42,7 @@ def new_run(folder, name, model, prior=None, shape=SHAPE, config=None):
         "name": "som3d",
         "variant": name,
         "data": {"source": "bids", "spacing": SPACING, "shape": list(shape)},
+        "model": {"network": "strided"},
         "sampling": {"samples": 2},
     }
     made = RunFolder.create(folder, "som3d", name, {"study": study, "steps": config or steps()})
@@ -309,7 +311,7 @@ def test_models_that_do_not_decode_codes(runs, tmp_path, monkeypatch, kind):
         (["reconstruct", "SCAN", "--plane", "axial"], "--plane: found axial; expected it with a"),
         (["encode", "SCAN", "--plane", "coronal"], "--plane: found coronal"),
         (["map", "SCAN", "--matrix", "native"], "--matrix: found native"),
-        (["map", "SCAN", "--spacing", "2"], "--spacing: found 2.0"),
+        (["map", "SCAN", "--spacing", "2"], "--spacing: found 2;"),
         (["sample", "--level", "0.5"], "--level: found 0.5"),
         (["sample", "-n", "0"], "-n: found 0"),
         (["sample", "--batch-size", "0"], "--batch-size: found 0"),
@@ -337,7 +339,7 @@ def test_a_mistake_is_named(runs, tmp_path, monkeypatch, words, told):
     ]:
         np.save(tmp_path / f"{name}.npy", codes)
         if known is not None:
-            predict.write_json(tmp_path / f"{name}.json", known)
+            write_json(tmp_path / f"{name}.json", known)
     words = [str(path) if word == "SCAN" else word for word in words]
     with pytest.raises(UserError) as caught:
         use(tmp_path, monkeypatch, runs["som"], *words)

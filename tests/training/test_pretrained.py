@@ -6,9 +6,11 @@ import pytest
 
 import brainvq
 from brainvq.errors import UserError
+from brainvq.tasks.trained import Trained, export
 from brainvq.training import pretrained
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.runs import RunFolder
+from brainvq.training.shipped import SHIPPED
 
 
 def model(seed=0):
@@ -83,8 +85,8 @@ def test_samples_are_clipped_where_images_are_in_the_unit_range(tmp_path):
     original.quantizer.set_codebook(100 * np.random.default_rng(0).normal(size=(8, 4)))
     drawn = {}
     for step in ("ScaleIntensity", "ZScore"):
-        trained = pretrained.Trained(original, codes_prior, [{"name": step}], {}, tmp_path)
-        assert trained.volume_shape is None
+        trained = Trained(original, codes_prior, [{"name": step}], {}, tmp_path)
+        assert trained.study.kind == "slices"
         drawn[step], codes = trained.sample(4, batch_size=3, seed=0)
     np.testing.assert_array_equal(drawn["ZScore"], original.decode(codes))
     np.testing.assert_array_equal(drawn["ScaleIntensity"], drawn["ZScore"].clip(0, 1))
@@ -95,7 +97,7 @@ def test_samples_are_clipped_where_images_are_in_the_unit_range(tmp_path):
 def test_a_model_that_does_not_decode_codes_gives_no_samples(tmp_path):
     original = model()
     plain = brainvq.Autoencoder(original.encoder, brainvq.layers.Identity(), original.decoder)
-    trained = pretrained.Trained(plain, prior(), [], {}, tmp_path)
+    trained = Trained(plain, prior(), [], {}, tmp_path)
     with pytest.raises(UserError, match="its decoder reads vectors, not codes"):
         trained.sample(2)
 
@@ -119,7 +121,7 @@ def test_no_such_name():
 
 def test_what_ships_is_small_and_says_where_it_comes_from():
     assert "oasis2d" in brainvq.shipped()
-    folder = pretrained.SHIPPED / "oasis2d"
+    folder = SHIPPED / "oasis2d"
     weights = [folder / "model.zip", folder / "prior.zip"]
     assert sum(path.stat().st_size for path in weights) <= 5_000_000
     card = (folder / "MODEL_CARD.md").read_text()
@@ -161,11 +163,11 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
     run = RunFolder.create(tmp_path / "runs", "s", "v", content)
     model().save(run.file("model.keras"))
     with pytest.raises(UserError, match=r"has no prior\.keras"):
-        pretrained.export(brainvq.load(run.path), tmp_path / "small")
+        export(brainvq.load(run.path), tmp_path / "small")
     prior().save(run.file("prior.keras"))
     run.file("MODEL_CARD.md").write_text("made from /home/someone/scans")
     original = brainvq.load(run.path)
-    pretrained.export(original, tmp_path / "small")
+    export(original, tmp_path / "small")
     for path in (tmp_path / "small").glob("*.[jm][sd]*"):
         assert "/home" not in path.read_text()
         assert "/big" not in path.read_text()
@@ -176,4 +178,4 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
         found.sample(2, seed=1)[1].shape, original.sample(2, seed=1)[1].shape
     )
     with pytest.raises(UserError, match="small: is not empty"):
-        pretrained.export(original, tmp_path / "small")
+        export(original, tmp_path / "small")
