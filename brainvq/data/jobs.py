@@ -51,9 +51,8 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
             )
             stack.callback(results.close)
         elif workers > 1:
-            # Processes rather than threads, which would share one interpreter's lock. They inherit
-            # the environment; each gets one thread, or they would fight over the cores.
-            stack.enter_context(_environment(BRAINVQ_NO_KERAS="1"))
+            # Processes rather than threads, which would share one interpreter's lock; each gets one
+            # thread, or they would fight over the cores.
             stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
             results = joblib.Parallel(workers, return_as="generator_unordered")(
                 joblib.delayed(_in_worker)(os.getpid(), function, job) for job in jobs
@@ -120,17 +119,3 @@ def _watch(parent):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _environment(**values):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -99,7 +99,6 @@ def test_a_subject_is_the_same_alone_in_a_cohort_and_in_another_process(tmp_path
         "np.save(sys.argv[2], load_scan((sys.argv[1],))[0])"
     )
     environment = os.environ | {
-        "BRAINVQ_NO_KERAS": "1",
         "PYTHONPATH": str(Path(simulation.__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -212,11 +212,9 @@ def test_a_store_travels_to_another_process_and_folder(store, tmp_path):
     np.testing.assert_array_equal(moved.read(slice(None)), expected)
 
 
-def test_processes_give_the_same_bytes(cohort, store, tmp_path, monkeypatch):
-    monkeypatch.delenv("BRAINVQ_NO_KERAS", raising=False)
+def test_processes_give_the_same_bytes(cohort, store, tmp_path):
     parallel = prepare(cohort, STEPS, tmp_path, workers=2, progress=False)
     assert contents(parallel.path)[0] == contents(store.path)[0]
-    assert "BRAINVQ_NO_KERAS" not in os.environ
 
 
 def test_the_key_changes_with_what_it_should(cohort, tmp_path):
@@ -413,7 +411,7 @@ def start_child(tmp_path, cache):
         helper.write_text(Path(__file__).read_text())
     root = Path(store_module.__file__).parents[2]
     paths = os.pathsep.join([str(tmp_path), str(root)])
-    environment = os.environ | {"PYTHONPATH": paths, "BRAINVQ_NO_KERAS": "1"}
+    environment = os.environ | {"PYTHONPATH": paths}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "scans"), str(cache)], env=environment
     )
