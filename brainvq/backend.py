@@ -97,14 +97,14 @@ def run_step(model, step, *args):
     if len(values) == 4:  # a step of training
         groups.insert(2, model.optimizer.variables)
     variables = [variable for group in groups for variable in group]
-    mapping = list(zip(variables, [value for held in values for value in held], strict=True))
+    mapping = list(zip(variables, [value for group in values for value in group], strict=True))
     with keras.StatelessScope(state_mapping=mapping) as scope:
         logs = step(data)
     return logs, tuple([scope.get_current_value(variable) for variable in g] for g in groups)
 
 
 def record(function, owner, targets, *inputs):
-    """Evaluates a function of layers and keeps what the gradients of its outputs need.
+    """Evaluates a function of layers and records what the gradients of its outputs need.
 
     One evaluation serves several gradients: that of one output for some weights and later, when
     other weights have changed already, that of another output. Compile what calls it.
@@ -115,7 +115,7 @@ def record(function, owner, targets, *inputs):
         owner: the model whose variables `function` reads and changes.
         targets: list of tuples, the name of an output and the list of variables whose gradients it
             shall have.
-        *inputs: tensors.
+        *inputs: tensors of any shapes.
 
     Returns:
         Tuple of the dict and a list with a function for each of `targets`, `pull(weights=None)`,
@@ -123,24 +123,30 @@ def record(function, owner, targets, *inputs):
         output that is no scalar is summed with `weights` of its shape: the chain rule, where these
         are the gradient of something for the output.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    how = _record_tensorflow if keras.backend.backend() == "tensorflow" else _record_jax
+    return how(function, owner, list(targets), list(inputs))
 
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(inputs)
-            outputs = function(*inputs)
 
-        def pull(name, variables, weights=None):
-            sources = [*variables, *inputs]
-            found = tape.gradient(outputs[name], sources, output_gradients=weights)
-            return found[: len(variables)], found[len(variables) :]
+def _record_tensorflow(function, owner, targets, inputs):
+    import tensorflow as tf
 
-        return outputs, [functools.partial(pull, *target) for target in targets]
+    del owner
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        outputs = function(*inputs)
 
+    def pull(name, variables, weights=None):
+        gradients = tape.gradient(outputs[name], [*variables, *inputs], output_gradients=weights)
+        return gradients[: len(variables)], gradients[len(variables) :]
+
+    return outputs, [functools.partial(pull, *target) for target in targets]
+
+
+def _record_jax(function, owner, targets, inputs):
     import jax
 
     everything = owner.variables
-    held = {id(variable): variable.value for variable in everything}
+    before = {id(variable): variable.value for variable in everything}
 
     def go_back(back, value, weights=None):
         return back(keras.ops.ones_like(value) if weights is None else weights)
@@ -156,8 +162,8 @@ def record(function, owner, targets, *inputs):
 
         def output(chosen, inputs):
             given = {id(v): value for v, value in zip(variables, chosen, strict=True)}
-            found = evaluate(values | given, inputs, rest)
-            return found[0][name], found
+            results = evaluate(values | given, inputs, rest)
+            return results[0][name], results
 
         chosen = [values[id(variable)] for variable in variables]
         # One inside the other, so that the function itself is evaluated once for all of them.
@@ -165,9 +171,9 @@ def record(function, owner, targets, *inputs):
 
         return outputs, changed, [jax.tree_util.Partial(go_back, back, value), *pulls]
 
-    outputs, changed, pulls = evaluate(held, list(inputs), list(targets))
+    outputs, changed, pulls = evaluate(before, inputs, targets)
     for variable, value in zip(everything, changed, strict=True):
-        if value is not held[id(variable)]:
+        if value is not before[id(variable)]:
             variable.assign(value)
     return outputs, pulls
 
@@ -214,10 +220,10 @@ def take_from_first_replica(tensors):
         return tensors
     is_first = keras.ops.equal(context.replica_id_in_sync_group, 0)
     # `where`, not a product: a NaN on another replica must not spread.
-    kept = keras.tree.map_structure(
+    masked = keras.tree.map_structure(
         lambda x: keras.ops.where(is_first, x, keras.ops.zeros_like(x)), tensors
     )
-    return context.all_reduce("SUM", kept)
+    return context.all_reduce("SUM", masked)
 
 
 def _replica_context():

@@ -6,18 +6,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.backend import compile_function, num_replicas
+from brainvq.backend import num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
-from brainvq.models.batches import apply_in_batches
 from brainvq.models.code_usage import CodeUsage
+from brainvq.models.latent import Codes, LatentModel, Vector
 
 # Many divisors: the strides of an encoder that takes any size are read off this size.
 PROBE_SIZE = 80640
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class Autoencoder(keras.Model):
+class Autoencoder(LatentModel):
     """Any encoder, bottleneck and decoder, trained to give back its input.
 
     `call(x, training=None)` takes float `(batch, *spatial, channels)` and returns a dict:
@@ -48,7 +48,7 @@ class Autoencoder(keras.Model):
         continuous_weight: float in (0, 1], or None (default). The decoder then also decodes the
             vectors as they are before they are quantised, and with this weight γ_e the loss is
             γ_e ℓ(x, x_e) + (1 − γ_e) ℓ(x, x_q) in place of ℓ(x, x_q) (SOM-VAE, Fortuin et al. 2019,
-            section 2.1; equations (2) and (3) of study 3). One decoder, one call for both.
+            section 2.1; Kapre, equations 2 and 3). One decoder, one call for both.
         **kwargs: `name` and others of `keras.Model`.
 
     An encoder may return a list, `[z, skip, ...]`: `z` goes through the bottleneck, and the decoder
@@ -60,13 +60,15 @@ class Autoencoder(keras.Model):
             multiples of the encoder's strides; in `fit`, if `compile` was given a loss.
     """
 
+    _parts = ("encoder", "bottleneck", "decoder")
+
     def __init__(
         self,
-        encoder,
-        bottleneck,
-        decoder,
-        reconstruction_loss="mse",
-        continuous_weight=None,
+        encoder: keras.layers.Layer,
+        bottleneck: Bottleneck | list[Bottleneck],
+        decoder: keras.layers.Layer,
+        reconstruction_loss: str | dict | keras.losses.Loss = "mse",
+        continuous_weight: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -82,7 +84,7 @@ class Autoencoder(keras.Model):
                 "`continuous_weight` must be above 0 and at most 1, or None. "
                 f"Received: continuous_weight={continuous_weight}"
             )
-        if continuous_weight is not None and bottleneck.num_codes is None:
+        if continuous_weight is not None and not bottleneck.has_codes:
             raise ValueError(
                 "`continuous_weight` needs a bottleneck with codes. "
                 f"Received: bottleneck={bottleneck}"
@@ -97,15 +99,14 @@ class Autoencoder(keras.Model):
         if continuous_weight is not None:
             names = (*names, "continuous_reconstruction_loss")
         self._term_trackers = {name: keras.metrics.Mean(name=name) for name in names}
-        if bottleneck.num_codes is not None:
+        if bottleneck.has_codes:
             self._code_usage = CodeUsage(bottleneck.num_codes, bottleneck.depth)
         self._stride = None
-        self._compiled_functions = {}
 
     def build(self, input_shape):
         """Builds the three parts for `input_shape` `(batch, *spatial, channels)`."""
         input_shape = tuple(input_shape)
-        known = getattr(self.encoder, "input_shape", None) or input_shape
+        known = _shape(self.encoder, "input_shape") or input_shape
         if not self.encoder.built:
             self.encoder.build(input_shape)
         spatial = tuple(size or PROBE_SIZE for size in known[1:-1])
@@ -114,44 +115,61 @@ class Autoencoder(keras.Model):
             -(-size // cells) for size, cells in zip(spatial, grid[1:-1], strict=True)
         )
         latent_shape = self.encoder.compute_output_shape(input_shape)
+        self._latent_size = grid[-1]
         if not self.bottleneck.built:
             self.bottleneck.build(_first(latent_shape))
         if not self.decoder.built:
             self.decoder.build(latent_shape)
 
     @property
-    def stride(self):
+    def stride(self) -> tuple[int, ...]:
         """Pixels per grid cell along each spatial axis, a tuple of ints."""
         self._require_shape()
         return self._stride
 
     @property
-    def quantizer(self):
+    def quantizer(self) -> Bottleneck:
         """The member of the bottleneck that has the codes, or its last one."""
-        chained = isinstance(self.bottleneck, BottleneckChain)
-        return self.bottleneck.bottlenecks[-1] if chained else self.bottleneck
+        return self.bottleneck.members()[-1]
 
     @property
-    def has_skips(self):
+    def first_quantizer(self) -> Bottleneck:
+        """The quantiser of the first code of each cell, that of the map where there is one."""
+        return self.bottleneck.stages()[0]
+
+    @property
+    def has_skips(self) -> bool:
         """Whether the decoder also reads the encoder's finer levels."""
-        return isinstance(getattr(self.encoder, "output_shape", None), list)
+        return isinstance(_shape(self.encoder, "output_shape"), list)
 
     @property
-    def decodes_codes(self):
-        """Whether images are made from codes alone."""
-        return False
-
-    @property
-    def num_codes(self):
+    def num_codes(self) -> int | None:
         """Number of codes K of the codebook, or of each stage's; None where there is none."""
         return self.bottleneck.num_codes
 
     @property
-    def depth(self):
+    def depth(self) -> int | None:
         """Codes per grid cell on a last axis of the codes; None where there is no such axis."""
         return self.bottleneck.depth
 
-    def call(self, x, training=None):
+    @property
+    def latent(self) -> Codes | Vector:
+        """What `encode` gives and `decode` takes: here a `Vector` for each cell of the grid."""
+        self._require_shape()
+        return Vector(self._latent_size)
+
+    def first_codes(self, codes: np.ndarray) -> np.ndarray:
+        """The first code of each cell, the coarsest; all there is where `depth` is None.
+
+        Args:
+            codes: int array `(n, *grid)`, or `(n, *grid, depth)`.
+
+        Returns:
+            Int array `(n, *grid)`.
+        """
+        return codes if self.depth is None else codes[..., 0]
+
+    def call(self, x, training: bool | None = None):
         """Reconstructs `x`; see the class for shapes."""
         self._check_sizes(x.shape)
         # Said to each part: under the trainer of JAX none of them would know.
@@ -173,7 +191,7 @@ class Autoencoder(keras.Model):
         results["continuous_reconstruction"] = decoded[count:]
         return results
 
-    def code_shape(self, input_shape):
+    def code_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of one image's codes; without codes that of its grid of vectors.
 
         Args:
@@ -204,14 +222,28 @@ class Autoencoder(keras.Model):
         try:
             super().load_weights(filepath, **kwargs)
         except (ValueError, OSError, KeyError) as error:
-            known = f", {self.num_codes} codes" if self.bottleneck.num_codes else ""
+            known = f", {self.num_codes} codes" if self.bottleneck.has_codes else ""
             raise UserError(
                 f"{filepath}: cannot be loaded ({str(error).splitlines()[0]}); expected weights of "
                 f"the same network: {self.count_params()} parameters{known}"
             ) from error
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Returns reconstruction loss plus added losses, and logs each term on its own."""
+        """Returns reconstruction loss plus added losses, and logs each term on its own.
+
+        Args:
+            x: float `(batch, *spatial, channels)`.
+            y: the target, of the same shape; None for `x`.
+            y_pred: what `call` returned.
+            sample_weight: float `(batch,)`, or None.
+            training: ignored.
+
+        Returns:
+            Float32 scalar.
+
+        Raises:
+            ValueError: if `compile` was given a loss.
+        """
         if self.loss is not None:
             raise ValueError(
                 "The loss is an argument of the model, Autoencoder(..., reconstruction_loss=...), "
@@ -254,7 +286,10 @@ class Autoencoder(keras.Model):
         return [*terms.values(), *others]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Updates the metrics of `compile` with the reconstruction and its target."""
+        """Updates the metrics of `compile` with the reconstruction and its target.
+
+        The arguments are those of `compute_loss`.
+        """
         target = x if y is None else y
         return super().compute_metrics(x, target, y_pred["reconstruction"], sample_weight)
 
@@ -265,7 +300,7 @@ class Autoencoder(keras.Model):
             return (_without_losses(result[0]), *result[1:])
         return _without_losses(result)
 
-    def encode(self, x, batch_size=32):
+    def encode(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Encodes images to what the decoder reads, without noise.
 
         Args:
@@ -281,7 +316,9 @@ class Autoencoder(keras.Model):
         """
         return self._batched("encode", self._encode_vectors, self._checked_images(x), batch_size)
 
-    def decode(self, z, batch_size=32, size=None):
+    def decode(
+        self, z: np.ndarray, batch_size: int = 32, size: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Decodes the output of `encode`.
 
         Args:
@@ -300,7 +337,9 @@ class Autoencoder(keras.Model):
         z = np.asarray(z, dtype="float32")
         return self._cropped(self._batched("decode", self._decode_vectors, z, batch_size), size)
 
-    def reconstruct(self, x, batch_size=32, continuous=False):
+    def reconstruct(
+        self, x: np.ndarray, batch_size: int = 32, continuous: bool = False
+    ) -> np.ndarray:
         """`decode(encode(x))`, to the last bit.
 
         Args:
@@ -332,7 +371,7 @@ class Autoencoder(keras.Model):
         # rounded otherwise by the compiler, and then codes on file decode to other last digits.
         return self.decode(self.encode(x, batch_size), batch_size, size=size)
 
-    def continuous(self, x, batch_size=32):
+    def continuous(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The vectors that a quantiser gets, without noise.
 
         Args:
@@ -349,7 +388,7 @@ class Autoencoder(keras.Model):
             "continuous", self._continuous_vectors, self._checked_images(x), batch_size
         )
 
-    def codes(self, x, batch_size=32):
+    def codes(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The codes of images, also where the decoder does not read them (`ProbabilisticSOM`).
 
         Args:
@@ -362,7 +401,7 @@ class Autoencoder(keras.Model):
         Raises:
             ValueError: if the bottleneck has no codes, or the encoder was made for another size.
         """
-        if self.bottleneck.num_codes is None:
+        if not self.bottleneck.has_codes:
             raise ValueError(f"{self.name} has no codes. Received: bottleneck={self.bottleneck}")
         return self._batched("codes", self._codes, self._checked_images(x), batch_size)
 
@@ -373,21 +412,10 @@ class Autoencoder(keras.Model):
             loss = keras.losses.serialize(loss)
         return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "bottleneck": keras.saving.serialize_keras_object(self.bottleneck),
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            **self._serialized_parts(),
             "reconstruction_loss": loss,
             "continuous_weight": self.continuous_weight,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Rebuilds the model and its parts from `get_config`."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "bottleneck", "decoder")
-        }
-        return cls(**{**config, **parts})
 
     def _bottleneck_outputs(self, x):
         z, skips = _split_skips(self.encoder(x, training=False))
@@ -415,15 +443,9 @@ class Autoencoder(keras.Model):
         decoded = self.decoder([z, *skips] if skips else z, training=training)
         return ops.cast(decoded, "float32")
 
-    def _batched(self, name, function, array, batch_size):
-        """Applies a function to an array batch by batch; compiled once under its name."""
-        if name not in self._compiled_functions:
-            self._compiled_functions[name] = compile_function(function, owner=self)
-        return apply_in_batches(self._compiled_functions[name], array, batch_size, name)
-
     def _checked_images(self, x):
         x = np.asarray(x, dtype="float32")
-        known = getattr(self.encoder, "input_shape", None) or (None,) * x.ndim
+        known = _shape(self.encoder, "input_shape") or (None,) * x.ndim
         if len(known) == x.ndim and any(
             k not in (None, n) for k, n in zip(known[1:], x.shape[1:], strict=True)
         ):
@@ -474,7 +496,7 @@ class Autoencoder(keras.Model):
 
     def _require_shape(self):
         if self._stride is None:
-            shape = getattr(self.encoder, "input_shape", None)
+            shape = _shape(self.encoder, "input_shape")
             if shape is None:
                 raise ValueError(f"{self.name} is not built yet: call it on images once before.")
             self.build(shape)
@@ -508,33 +530,51 @@ class VQVAETrainer(Autoencoder):
 
     def __init__(
         self,
-        encoder,
-        bottleneck,
-        decoder,
-        reconstruction_loss="mse",
-        continuous_weight=None,
+        encoder: keras.layers.Layer,
+        bottleneck: Bottleneck | list[Bottleneck],
+        decoder: keras.layers.Layer,
+        reconstruction_loss: str | dict | keras.losses.Loss = "mse",
+        continuous_weight: float | None = None,
         **kwargs,
     ):
         super().__init__(
             encoder, bottleneck, decoder, reconstruction_loss, continuous_weight, **kwargs
         )
-        if self.bottleneck.num_codes is None:
+        if not self.bottleneck.has_codes:
             raise ValueError(
                 "`bottleneck` must have codes, as VectorQuantizer has. "
                 f"Received: bottleneck={bottleneck}"
             )
 
     @property
-    def decodes_codes(self):
+    def latent(self) -> Codes:
+        """What `encode` gives and `decode` takes: `Codes`."""
+        return Codes(self.num_codes, self.depth or 1)
+
+    @property
+    def decodes_codes(self) -> bool:
         """Whether images are made from codes alone: not where there are skip connections."""
         return not self.has_skips
 
     @property
-    def bits_per_code(self):
+    def bits_per_code(self) -> float:
         """log2(K): the bits of one code stored without a prior; a cell has `depth` of them."""
         return math.log2(self.num_codes)
 
-    def encode(self, x, batch_size=32):
+    def bits_per_sample(self, sample_shape: tuple[int, ...]) -> float | None:
+        """Bits that the codes of a sample take without a prior: all codes, `bits_per_code` each.
+
+        Args:
+            sample_shape: `(*spatial, channels)` of one sample.
+
+        Returns:
+            Float; None where reconstructions are not made of codes alone (`decodes_codes`).
+        """
+        if not self.decodes_codes:
+            return None
+        return float(math.prod(self.code_shape(sample_shape)) * self.bits_per_code)
+
+    def encode(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Encodes images to codes.
 
         Args:
@@ -550,7 +590,9 @@ class VQVAETrainer(Autoencoder):
         """
         return self._batched("encode", self._codes, self._checked_images(x), batch_size)
 
-    def decode(self, codes, batch_size=32, size=None):
+    def decode(
+        self, codes: np.ndarray, batch_size: int = 32, size: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """Decodes codes to images; the codebook stays as it is.
 
         Args:
@@ -608,13 +650,18 @@ class _FunctionLoss(keras.losses.Loss):
 
 
 def _as_loss(loss):
-    found = keras.losses.get(loss)
-    if not callable(found):
+    loaded = keras.losses.get(loss)
+    if not callable(loaded):
         raise ValueError(
             "`reconstruction_loss` must be the name of a Keras loss, a loss or its config. "
             f"Received: reconstruction_loss={loss}"
         )
-    return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
+    return loaded if isinstance(loaded, keras.losses.Loss) else _FunctionLoss(loaded)
+
+
+def _shape(network, name):
+    """`input_shape` or `output_shape` of a functional model; None for a layer, which has none."""
+    return getattr(network, name, None)
 
 
 def _first(shapes):

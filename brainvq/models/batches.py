@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 
-def apply_in_batches(compiled, array, batch_size, purpose):
+def apply_in_batches(compiled, array: np.ndarray, batch_size: int, purpose: str) -> np.ndarray:
     """Applies a compiled function to an array batch by batch.
 
     The last batch is filled up to a power of two with copies of its last row, and cut again:

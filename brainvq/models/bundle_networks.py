@@ -1,9 +1,9 @@
 """Encoders and decoders of white-matter bundles: groups of streamlines of equally many points.
 
 A sample is `(streamlines, points, 3)`, coordinates scaled to about [-1, 1]. Two pairs: the image
-network of the VQ-Diff study, which slides over neighbouring streamlines as over the rows of a
-picture, and `streamline_encoder`/`streamline_decoder`, which give each streamline a vector of its
-own and treat a bundle as the unordered set it is.
+network of VQ-Diff (Lizarraga et al. 2023), which slides over neighbouring streamlines as over the
+rows of a picture, and `streamline_encoder`/`streamline_decoder`, which give each streamline a
+vector of its own and treat a bundle as the unordered set it is.
 """
 
 import keras
@@ -12,14 +12,14 @@ from keras import layers, ops
 
 
 def bundle_encoder(
-    input_shape=(64, 64, 3),
-    filters=(64, 128),
-    blocks=2,
-    hidden=32,
-    embedding_dim=64,
-    name="encoder",
-):
-    """The encoder of the VQ-Diff study: a bundle as an image of streamlines by points.
+    input_shape: tuple = (64, 64, 3),
+    filters: tuple[int, ...] = (64, 128),
+    blocks: int = 2,
+    hidden: int = 32,
+    embedding_dim: int = 64,
+    name: str = "encoder",
+) -> keras.Model:
+    """The encoder of VQ-Diff: a bundle as an image of streamlines by points.
 
     For each entry of `filters` a 4×4 convolution of stride 2 with ReLU, a 3×3 convolution,
     `blocks` residual blocks x + W₂ · relu(W₁ * relu(x)) with W₁ 3×3 to `hidden` channels and W₂
@@ -58,12 +58,12 @@ def bundle_encoder(
 
 
 def bundle_decoder(
-    input_shape=(16, 16, 64),
-    filters=(64, 128),
-    blocks=2,
-    hidden=32,
-    name="decoder",
-):
+    input_shape: tuple = (16, 16, 64),
+    filters: tuple[int, ...] = (64, 128),
+    blocks: int = 2,
+    hidden: int = 32,
+    name: str = "decoder",
+) -> keras.Model:
     """The mirror of `bundle_encoder`, by transposed convolutions.
 
     Args:
@@ -86,7 +86,7 @@ def bundle_decoder(
     return keras.Model(inputs, x, name=name)
 
 
-def pass_through(encoder, decoder, noise=0.1):
+def pass_through(encoder: keras.Model, decoder: keras.Model, noise: float = 0.1) -> None:
     """Starts `bundle_encoder` and `bundle_decoder` near a rearrangement of their input.
 
     A cell of the latent grid has more channels (64) than the points that it stands for have numbers
@@ -113,13 +113,13 @@ def pass_through(encoder, decoder, noise=0.1):
 
 
 def streamline_encoder(
-    input_shape=(64, 64, 3),
-    modes=16,
-    width=192,
-    blocks=3,
-    spread=0.3,
-    name="encoder",
-):
+    input_shape: tuple = (64, 64, 3),
+    modes: int = 16,
+    width: int = 192,
+    blocks: int = 3,
+    spread: float = 0.3,
+    name: str = "encoder",
+) -> keras.Model:
     """A vector for every streamline, in the light of the others of its group.
 
     The vector is the first `modes` coefficients of each coordinate's cosine transform along the
@@ -164,13 +164,13 @@ def streamline_encoder(
 
 
 def streamline_decoder(
-    input_shape=(64, 1, 48),
-    points=64,
-    width=192,
-    blocks=4,
-    spread=0.3,
-    name="decoder",
-):
+    input_shape: tuple = (64, 1, 48),
+    points: int = 64,
+    width: int = 192,
+    blocks: int = 4,
+    spread: float = 0.3,
+    name: str = "decoder",
+) -> keras.Model:
     """The way back of `streamline_encoder`: the inverse transform plus what residual blocks add.
 
     What the vectors of all streamlines have in common helps to place each of them.
@@ -211,13 +211,13 @@ class CosineBasis(keras.initializers.Initializer):
 
     Args:
         points: points of a curve.
-        modes: coefficients that are kept of each coordinate.
+        modes: coefficients of each coordinate, the lowest.
         axes: coordinates of a point. Curves are flat `points * axes` numbers, axes last, and so are
             coefficients.
         inverse: the way back, from coefficients to curves.
     """
 
-    def __init__(self, points, modes, axes=3, inverse=False):
+    def __init__(self, points: int, modes: int, axes: int = 3, inverse: bool = False):
         self.points, self.modes, self.axes, self.inverse = points, modes, axes, inverse
 
     def __call__(self, shape, dtype=None):
@@ -254,7 +254,7 @@ class SetBlock(layers.Layer):
         **kwargs: see `keras.layers.Layer`.
     """
 
-    def __init__(self, expansion=2, activation="silu", **kwargs):
+    def __init__(self, expansion: int = 2, activation: str = "silu", **kwargs):
         super().__init__(**kwargs)
         self.expansion = expansion
         self.activation = activation
@@ -297,14 +297,14 @@ class SetBlock(layers.Layer):
 
 def _main_convolutions(model, noise):
     """The convolutions outside of residual branches, whose ends are made small on the way."""
-    found = []
+    convolutions = []
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose):
             if layer.use_bias:
-                found.append(layer)
+                convolutions.append(layer)
             elif layer.kernel_size == (1, 1):
                 layer.kernel.assign(noise * ops.convert_to_tensor(layer.kernel))
-    return found
+    return convolutions
 
 
 def _hand_on(layer, numbers, paired, noise):
@@ -328,15 +328,15 @@ def _hand_on(layer, numbers, paired, noise):
         routes = [
             (tap, of, i * numbers + of) for i, tap in enumerate(taps) for of in range(numbers)
         ]
-    for tap, source, target in routes:
-        if target >= room:
+    for tap, of, to in routes:
+        if to >= room:
             continue
-        for channel, sign in [(2 * source, 1), (2 * source + 1, -1)] if paired else [(source, 1)]:
+        for channel, sign in [(2 * of, 1), (2 * of + 1, -1)] if paired else [(of, 1)]:
             if linear:
-                kernel[(*tap, channel, target)] += sign
+                kernel[(*tap, channel, to)] += sign
             else:
-                kernel[(*tap, channel, 2 * target)] += sign
-                kernel[(*tap, channel, 2 * target + 1)] -= sign
+                kernel[(*tap, channel, 2 * to)] += sign
+                kernel[(*tap, channel, 2 * to + 1)] -= sign
     layer.kernel.assign(np.swapaxes(kernel, 2, 3) if back else kernel)
     return left
 

@@ -41,7 +41,7 @@ class CodeClassifier(keras.Model):
             classifier of vectors alone.
         filters: channels of the convolutions.
         dropout: share of the pooled features dropped while training, in [0, 1).
-        class_names: names of the classes, in order; kept with the model. None for none.
+        class_names: names of the classes, in order; saved with the model. None for none.
         seed: int, seed of initial weights and dropout; None for a random one.
         **kwargs: `name` and others of `keras.Model`; `dtype` is replaced by float32.
 
@@ -51,12 +51,12 @@ class CodeClassifier(keras.Model):
 
     def __init__(
         self,
-        num_classes,
-        codebook=None,
-        filters=(32, 64),
-        dropout=0.3,
-        class_names=None,
-        seed=None,
+        num_classes: int,
+        codebook: np.ndarray | None = None,
+        filters: tuple[int, ...] = (32, 64),
+        dropout: float = 0.3,
+        class_names: tuple[str, ...] | None = None,
+        seed: int | None = None,
         **kwargs,
     ):
         kwargs["dtype"] = "float32"
@@ -134,7 +134,7 @@ class CodeClassifier(keras.Model):
         self.drop.build((None, 2 * dim))
         self.logits.build((None, 2 * dim))
 
-    def call(self, x, training=None):
+    def call(self, x, training: bool | None = None):
         """Returns the logits of `x`; see the class for shapes."""
         if len(x.shape) == 3:
             if self.codebook is None:
@@ -186,7 +186,7 @@ class FrozenEncoder(layers.Layer):
         **kwargs: `name`; `dtype` is replaced by float32 and `trainable` by False.
     """
 
-    def __init__(self, encoder, bottleneck, **kwargs):
+    def __init__(self, encoder: layers.Layer, bottleneck: layers.Layer, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
         self.encoder = copy_layer(encoder)
         self.bottleneck = copy_layer(bottleneck)
@@ -254,7 +254,7 @@ class PixelStem(layers.Layer):
         ValueError: if `stride` is below 2.
     """
 
-    def __init__(self, stride, dim, filters=8, seed=None, **kwargs):
+    def __init__(self, stride: int, dim: int, filters: int = 8, seed: int | None = None, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         if stride < 2:
@@ -290,7 +290,7 @@ class PixelStem(layers.Layer):
             if level < len(self.norms):
                 self.norms[level].build(shape)
 
-    def call(self, x, training=None):
+    def call(self, x, training: bool | None = None):
         """Returns the vectors of `x`; see the class for shapes."""
         x = ops.cast(x, "float32")
         for convolution, norm in zip(self.convolutions[:-1], self.norms, strict=True):
@@ -334,19 +334,19 @@ class ImageClassifier(keras.Model):
         **kwargs: `name` and others of `keras.Model`; `dtype` is replaced by float32.
     """
 
-    def __init__(self, front, head, **kwargs):
+    def __init__(self, front: layers.Layer, head: CodeClassifier, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.front = front
         self.head = head
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of classes."""
         return self.head.num_classes
 
     @property
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, a tuple of str, or None."""
         return self.head.class_names
 
@@ -357,7 +357,7 @@ class ImageClassifier(keras.Model):
         if not self.head.built:
             self.head.build(self.front.compute_output_shape(input_shape))
 
-    def call(self, x, training=None):
+    def call(self, x, training: bool | None = None):
         """Returns the logits of `x`; see the class for shapes."""
         options = {} if isinstance(self.front, FrozenEncoder) else {"training": training}
         return self.head(self.front(x, **options), training=training)
@@ -384,7 +384,15 @@ class ImageClassifier(keras.Model):
         return cls(**{**config, **parts})
 
 
-def pixel_classifier(num_classes, stride, dim, *, channels=1, seed=None, **options):
+def pixel_classifier(
+    num_classes: int,
+    stride: int,
+    dim: int,
+    *,
+    channels: int = 1,
+    seed: int | None = None,
+    **options,
+) -> ImageClassifier:
     """A classifier of pixels of the size of a `CodeClassifier` on vectors of length `dim`.
 
     The head is the same network; its stem is the widest `PixelStem` that adds no more than a tenth
@@ -412,12 +420,12 @@ def pixel_classifier(num_classes, stride, dim, *, channels=1, seed=None, **optio
     return model
 
 
-def trainable_parameters(model):
+def trainable_parameters(model: layers.Layer) -> int:
     """Number of trainable parameters of a built model or layer."""
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
-def copy_layer(layer):
+def copy_layer(layer: layers.Layer) -> layers.Layer:
     """A copy of a layer or model with the same weights; random seeds start anew.
 
     Args:

@@ -24,7 +24,9 @@ class CodeUsage(keras.metrics.Metric):
         **kwargs: `dtype`, ignored: counts are float32, exact to 2²⁴ per code and close above.
     """
 
-    def __init__(self, num_codes, depth=None, name="code_usage", **kwargs):
+    def __init__(
+        self, num_codes: int, depth: int | None = None, name: str = "code_usage", **kwargs
+    ):
         kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
         self.num_codes = num_codes

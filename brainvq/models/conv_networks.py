@@ -1,4 +1,4 @@
-"""The plain convolutional encoder and decoder of study `oasis2d`, in 1D, 2D and 3D."""
+"""The plain convolutional encoder and decoder of OASISVQ (Brzoskowski), in 1D, 2D and 3D."""
 
 import keras
 from keras import layers
@@ -8,17 +8,17 @@ TRANSPOSED = {1: layers.Conv1DTranspose, 2: layers.Conv2DTranspose, 3: layers.Co
 
 
 def conv_encoder(
-    input_shape,
-    filters=(32, 32, 64, 64),
-    bottleneck_filters=128,
-    embedding_dim=16,
-    name="encoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (32, 32, 64, 64),
+    bottleneck_filters: int = 128,
+    embedding_dim: int = 16,
+    name: str = "encoder",
+) -> keras.Model:
     """Strided convolutions down to a grid of vectors.
 
     For each entry of `filters` a 3×3 convolution of stride 2 with ReLU, then a 3×3 one with ReLU,
-    then a linear 1×1 one to `embedding_dim`. The defaults are the source's: 128×128×1 images
-    become 8×8 grids of 16 numbers. In 3D the kernels are 3×3×3.
+    then a linear 1×1 one to `embedding_dim`. The defaults are those of OASISVQ (Brzoskowski):
+    128×128×1 images become 8×8 grids of 16 numbers. In 3D the kernels are 3×3×3.
 
     Args:
         input_shape: tuple `(*spatial, channels)` with one to three spatial sizes, each a multiple
@@ -52,12 +52,12 @@ def conv_encoder(
 
 
 def conv_decoder(
-    input_shape,
-    filters=(32, 32, 64, 64),
-    bottleneck_filters=128,
-    channels=1,
-    name="decoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (32, 32, 64, 64),
+    bottleneck_filters: int = 128,
+    channels: int = 1,
+    name: str = "decoder",
+) -> keras.Model:
     """The mirror of `conv_encoder`, by transposed convolutions.
 
     A 3×3 transposed convolution to `bottleneck_filters`, one of stride 2 for each entry of

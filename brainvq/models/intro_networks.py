@@ -1,13 +1,13 @@
 """The encoder and decoder of study `introvae3d`: volumes to Gaussian vectors and back.
 
-Convolutions keep the grid and pooling halves it, as in the source; a dense part then leaves the
-grid altogether, so that one vector stands for a whole brain. Three things are not the source's.
-With `patch` above 1 the finest grid is folded into channels, which saves most of the time. The
-networks know a mean volume, `set_mean`: aligned brains differ by little from one another, and a
-network that has to find their mean first, with normalisation layers that see what all have in
-common, may never come to what they differ in. And with `linear` they begin as principal component
-analysis, `set_components`: the best that lines can do for aligned brains, to which convolutions on
-a few thousand volumes come no nearer by themselves.
+Convolutions keep the grid and pooling halves it, as in the paper (Vogelsanger & Federau); a dense
+part then leaves the grid altogether, so that one vector stands for a whole brain. Three things are
+not the paper's. With `patch` above 1 the finest grid is folded into channels, which saves most of
+the time. The networks know a mean volume, `set_mean`: aligned brains differ by little from one
+another, and a network that has to find their mean first, with normalisation layers that see what
+all have in common, may never come to what they differ in. And with `linear` they begin as principal
+component analysis, `set_components`: the best linear code of aligned brains, to which convolutions
+on a few thousand volumes come no nearer by themselves.
 """
 
 import math
@@ -23,37 +23,36 @@ from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.models.conv_networks import CONVOLUTIONS, _rank
 from brainvq.models.volume_networks import MOMENTUM, _normaliser
 
+# The mean, as in Huang et al. (2018): a critic of a decoder passes gradients to every voxel. The
+# activation's default, with a slope below zero, is theirs for the same reason.
 POOLING = {1: layers.AveragePooling1D, 2: layers.AveragePooling2D, 3: layers.AveragePooling3D}
 # Of the encoder's log-variance at the start: a deviation of 0.05, so that the decoder learns what
-# latents say before it learns to bear their noise.
+# latent vectors mean before it learns to bear their noise.
 START_LOG_VARIANCE = -6.0
-# Mean volumes are kept this far from 0 and 1, where a soft clip has no inverse.
+# Least distance of a mean volume from 0 and 1, where a soft clip has no inverse.
 _EDGE = 3e-3
 UPSAMPLING = {1: layers.UpSampling1D, 2: layers.UpSampling2D, 3: layers.UpSampling3D}
 
 
 def intro_encoder(
-    input_shape,
-    latent_size=256,
-    filters=(16, 32, 64),
-    dense_units=(512,),
-    dropout=0.1,
-    norm="group",
-    groups=4,
-    activation="leaky_relu",
-    patch=1,
-    linear=False,
-    name="encoder",
-):
+    input_shape: tuple,
+    latent_size: int = 256,
+    filters: tuple[int, ...] = (16, 32, 64),
+    dense_units: tuple[int, ...] = (512,),
+    dropout: float = 0.1,
+    norm: str = "group",
+    groups: int = 4,
+    activation: str = "leaky_relu",
+    patch: int = 1,
+    linear: bool = False,
+    name: str = "encoder",
+) -> keras.Model:
     """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
 
     The mean volume (`set_mean`; at first zeros) is taken off the input. For each entry of `filters`
-    a stage follows: a 3×3×3 convolution, normalisation, activation, the mean over 2×2×2 cells. For
-    each entry of `dense_units`: a dense layer, normalisation, activation, dropout. Two linear dense
-    layers end it, in float32 whatever the dtype policy. The defaults are the network of study
-    `introvae3d` with 256 latent numbers: 40×48×40×1 volumes become grids of 5×6×5×64 on the way.
-    Pooling by the mean and a rectifier with a slope below zero are those of Huang et al. (2018): as
-    the critic of its decoder, the encoder passes gradients to every voxel.
+    a stage follows: a 3×3×3 convolution, normalisation, activation, the mean over 2×2×2 cells, as
+    in Huang et al. (2018). For each entry of `dense_units`: a dense layer, normalisation,
+    activation, dropout. Two linear dense layers end it, in float32 whatever the dtype policy.
 
     Args:
         input_shape: tuple `(*spatial, channels)` with one to three spatial sizes, each a multiple
@@ -62,17 +61,14 @@ def intro_encoder(
         filters: channels of the stages, from fine to coarse.
         dense_units: widths of the dense layers, from the grid to the latent vector; may be empty.
         dropout: float in [0, 1), share of the numbers after each dense layer that training drops.
-        norm: "group" (default; Wu & He 2018), "batch" (Ioffe & Szegedy 2015, the source's) or
-            "none". Batch normalisation sees real and generated volumes in training and knows
-            neither's statistics at inference; group normalisation is the same in both. Between
-            dense layers "group" is layer normalisation. A convolution has a bias only with "none".
+        norm: "group" (default; Wu & He 2018; layer normalisation between dense layers), "batch"
+            (Ioffe & Szegedy 2015, the paper's) or "none", with which convolutions have a bias.
         groups: groups of norm "group", a divisor of each entry of `filters`.
         activation: name of a Keras activation.
-        patch: 1 (default, as in the source) or 2: blocks of 2×2×2 voxels become the channels of
-            one, and the last stage has no pooling. The coarsest grid is the same.
-        linear: True adds a path beside the convolutions to the mean: scores on fixed components
-            (`set_components`; at first zeros), turned by a matrix that starts as the identity and
-            is trained. The log-variance sees the scores too. Default False, as in the source.
+        patch: 1 (default, the paper's) or 2: blocks of 2×2×2 voxels become the channels of one,
+            and the last stage has no pooling. The coarsest grid is the same.
+        linear: True adds a linear path to the mean: scores on fixed components (`set_components`),
+            turned by a matrix that is trained. Default False, as in the paper.
         name: name of the model.
 
     Returns:
@@ -80,9 +76,7 @@ def intro_encoder(
         float32 `(batch, latent_size)` each.
 
     Raises:
-        ValueError: if a spatial size is unknown or no multiple of the stride, their number is not
-            1 to 3, `filters` is empty, `norm` is none of the three, `groups` does not divide
-            `filters`, `latent_size` is below 1, or `patch` is neither 1 nor 2.
+        ValueError: if an argument is out of its range, or a spatial size is unknown.
     """
     rank = _rank(input_shape)
     _grid(input_shape, filters, latent_size, patch)
@@ -98,6 +92,17 @@ def intro_encoder(
     x = layers.Flatten()(x)
     for units in dense_units:
         x = _dense(x, units, norm, activation, dropout)
+    outputs = _gaussian(x, differences if linear else None, latent_size)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _gaussian(x, differences, latent_size):
+    """Mean and log-variance, `(batch, latent_size)` each, of features `(batch, n)`.
+
+    With the differences from the mean volume, `(batch, *spatial, channels)`, the linear path too:
+    at first it adds nothing (its components are zeros), and later the log-variance sees it as well.
+    """
+    linear = differences is not None
     mean = layers.Dense(
         latent_size,
         # Small beside the scores, with which the mean then starts.
@@ -116,34 +121,28 @@ def intro_encoder(
         dtype="float32",
         name="log_variance",
     )(x)
-    return keras.Model(inputs, [mean, log_variance], name=name)
+    return [mean, log_variance]
 
 
 def intro_decoder(
-    output_shape,
-    latent_size=256,
-    filters=(16, 32, 64),
-    dense_units=(512,),
-    norm="group",
-    groups=4,
-    activation="leaky_relu",
-    patch=1,
-    linear=False,
-    name="decoder",
-):
+    output_shape: tuple,
+    latent_size: int = 256,
+    filters: tuple[int, ...] = (16, 32, 64),
+    dense_units: tuple[int, ...] = (512,),
+    norm: str = "group",
+    groups: int = 4,
+    activation: str = "leaky_relu",
+    patch: int = 1,
+    linear: bool = False,
+    name: str = "decoder",
+) -> keras.Model:
     """The mirror of `intro_encoder`, by upsampling; give it the same arguments but `dropout`.
 
     Dense layers lead back to the coarsest grid. For each entry of `filters`, in reverse, the grid
     doubles by repetition and a 3×3×3 convolution follows, with normalisation and activation but
-    after the last. The mean volume (`set_mean`) is then added, and trained on; with `linear`, what
-    the latent vector says of the components (`set_components`) too. A soft clip ends it, in float32
-    whatever the dtype policy: the volumes of the study lie in [0, 1], and a generated one that left
-    this range would be told from a real one by that alone, which teaches the decoder nothing about
-    brains.
-
-    There is no dropout, whose noise would end in what is decoded. And with norm "group" the dense
-    layers have biases and no normalisation: layer normalisation would take from a vector how long
-    it is, which says how far a brain is from the mean one.
+    after the last. The mean volume (`set_mean`) is then added, and trained on; with `linear`, the
+    sum of the components (`set_components`) too. A soft clip to [0, 1] ends it, in float32 whatever
+    the dtype policy. There is no dropout, whose noise would end in what is decoded.
 
     Args:
         output_shape: tuple `(*spatial, channels)`: the `input_shape` of the encoder.
@@ -155,8 +154,8 @@ def intro_decoder(
         activation: see `intro_encoder`; not of the image.
         patch: see `intro_encoder`; with 2 the last convolution makes the channels of a block, which
             are then unfolded (sub-pixel convolution).
-        linear: True adds the components, as much of each as the latent vector says, turned by a
-            matrix that starts as the identity and is trained. Default False.
+        linear: True adds the components, weighted by the latent vector, which is turned by a matrix
+            that starts as the identity and is trained. Default False.
         name: name of the model.
 
     Returns:
@@ -169,39 +168,53 @@ def intro_decoder(
     rank = _rank(output_shape)
     grid = _grid(output_shape, filters, latent_size, patch)
     normalise = _grid_normaliser(norm, groups, filters)
-    biased = norm == "none"
     z = keras.Input((latent_size,))
-    x = z
-    for units in reversed(dense_units):
-        x = _dense(x, units, "none" if norm == "group" else norm, activation, dropout=0)
-    x = layers.Dense(math.prod(grid) * filters[-1], use_bias=norm != "batch")(x)
-    x = layers.Reshape((*grid, filters[-1]))(x)
+    x = _dense_way_back(z, grid, filters[-1], dense_units, norm, activation)
     x = layers.Activation(activation)(x if norm == "group" else normalise(x))
     for channels in reversed(filters[:-1]):
         x = UPSAMPLING[rank](2)(x)
-        x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=biased)(x)
+        x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
         x = layers.Activation(activation)(normalise(x))  # (batch, *twice the grid, channels)
+    x = _last_convolution(x, output_shape[-1], rank, patch)
+    if linear:
+        line = _components(math.prod(output_shape))(_turn(latent_size)(z))
+        x = layers.Add(dtype="float32")([x, layers.Reshape(output_shape, dtype="float32")(line)])
+    x = AddVolume(name="add_mean", dtype="float32")(x)
+    # A generated volume that left the range of the real ones would be known by that alone, which
+    # teaches the decoder nothing about brains.
+    return keras.Model(z, SoftClip(name="clip", dtype="float32")(x), name=name)
+
+
+def _dense_way_back(z, grid, channels, dense_units, norm, activation):
+    """Dense layers from the latent vector to the coarsest grid, `(batch, *grid, channels)`."""
+    # No layer normalisation: it would take from a vector its length, which says how far a brain is
+    # from the mean one.
+    x, norm = z, "none" if norm == "group" else norm
+    for units in reversed(dense_units):
+        x = _dense(x, units, norm, activation, dropout=0)
+    x = layers.Dense(math.prod(grid) * channels, use_bias=norm != "batch")(x)
+    return layers.Reshape((*grid, channels))(x)
+
+
+def _last_convolution(x, channels, rank, patch):
+    """The linear convolution to the image, at its full size `(batch, *spatial, channels)`."""
     if patch == 1:
         x = UPSAMPLING[rank](2)(x)
     x = CONVOLUTIONS[rank](
-        output_shape[-1] * patch**rank,
+        channels * patch**rank,
         3,
         padding="same",
         # Small, so that what is decoded starts at the mean.
         kernel_initializer=keras.initializers.VarianceScaling(1e-3),
         dtype="float32",
     )(x)
-    if patch > 1:
-        x = DepthToSpace(patch, dtype="float32")(x)
-    if linear:
-        line = _components(math.prod(output_shape))(_turn(latent_size)(z))
-        x = layers.Add(dtype="float32")([x, layers.Reshape(output_shape, dtype="float32")(line)])
-    x = AddVolume(name="add_mean", dtype="float32")(x)
-    return keras.Model(z, SoftClip(name="clip", dtype="float32")(x), name=name)
+    return DepthToSpace(patch, dtype="float32")(x) if patch > 1 else x
 
 
-def set_mean(encoder, decoder, mean, deviation):
-    """Tells the networks what the volumes of training have in common; before the first step.
+def set_mean(
+    encoder: keras.Model, decoder: keras.Model, mean: np.ndarray, deviation: float
+) -> None:
+    """Sets what the volumes of training have in common; call it before the first step.
 
     Args:
         encoder: model of `intro_encoder`.
@@ -223,8 +236,8 @@ def set_mean(encoder, decoder, mean, deviation):
     decoder.get_layer("add_mean").volume.assign(decoder.get_layer("clip").inverse(inside))
 
 
-def set_components(encoder, decoder, components):
-    """Tells networks with a linear path in which directions the volumes of training differ.
+def set_components(encoder: keras.Model, decoder: keras.Model, components: np.ndarray) -> None:
+    """Sets the directions in which the volumes of training differ, of networks with `linear`.
 
     The networks then begin as principal component analysis: the latent vector is the scores, each
     with a deviation of 1, and what is decoded is the sum of the components. Call `set_mean` first.
@@ -293,7 +306,11 @@ def _grid(shape, filters, latent_size, patch):
 
 
 def _grid_normaliser(norm, groups, filters):
-    """Returns a function that applies a new normalisation layer to a grid."""
+    """Returns a function that applies a new normalisation layer to a grid.
+
+    Batch normalisation sees real and generated volumes in training, and knows the statistics of
+    neither at inference; group normalisation is the same in both.
+    """
     normalise = _normaliser(norm, groups, filters)
     return normalise if norm != "group" else lambda x: GroupNorm(groups)(x)
 

@@ -6,16 +6,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.backend import compile_function, num_replicas, record, run_step
+from brainvq.backend import num_replicas, record, run_step
 from brainvq.layers.gaussian_sampling import LOG_VARIANCE_LIMIT
-from brainvq.models.batches import apply_in_batches
+from brainvq.models.latent import LatentModel, Vector
 from brainvq.models.paired_optimizer import PairedOptimizer
 
 FORMS = (None, "hinge", "soft")
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class IntroVAE(keras.Model):
+class IntroVAE(LatentModel):
     """A variational autoencoder that samples sharply, trained without a network beside its two.
 
     The encoder tells real volumes from generated ones by KL, the divergence from N(0, I) of the
@@ -30,7 +30,8 @@ class IntroVAE(keras.Model):
     the other part's weights. x_r = Dec(z) and x_p = Dec(z_p) are the fakes, of z ~ Enc(x) and of
     z_p ~ N(0, I); α is `adversarial_weight`, and sg stops gradients. The forms:
 
-    - `"hinge"` (Huang et al. 2018, equations 11 and 12), the source's, which leaves out x_r:
+    - `"hinge"` (Huang et al. 2018, equations 11 and 12), as Vogelsanger & Federau have it, which
+      leaves out x_r:
       L_E = β_rec L_AE + β_kl KL(x) + α Σ_{r,p} [m − KL(sg x_s)]₊ with the margin m;
       L_G = β_rec L_AE + α Σ_{r,p} KL(x_s).
     - `"soft"` (Daniel & Tamar 2021, equation 10 and algorithm 1), with the scale s = 1 / voxels:
@@ -87,21 +88,18 @@ class IntroVAE(keras.Model):
         ValueError: if an argument is out of its range, or the parts do not fit.
     """
 
-    # Said as an `Autoencoder` without a codebook says it.
-    num_codes = None
-
     def __init__(
         self,
-        encoder,
-        decoder,
-        form="hinge",
-        adversarial_weight=None,
-        beta_rec=1.0,
-        beta_kl=1.0,
-        beta_neg=256.0,
-        margin=100.0,
-        gamma_r=0.0,
-        seed=None,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        form: str | None = "hinge",
+        adversarial_weight: float | None = None,
+        beta_rec: float = 1.0,
+        beta_kl: float = 1.0,
+        beta_neg: float = 256.0,
+        margin: float = 100.0,
+        gamma_r: float = 0.0,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -137,35 +135,39 @@ class IntroVAE(keras.Model):
         if self.is_adversarial:
             names += ["kl_fake", "kl_gap", "encoder_loss", "decoder_loss"]
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
-        self._compiled_functions = {}
         self.build(encoder.input_shape)
 
     def build(self, input_shape):
         """Does nothing: the parts are built already."""
 
     @property
-    def latent_size(self):
+    def latent_size(self) -> int:
         """Numbers in a latent vector."""
         return self.encoder.output_shape[0][-1]
 
     @property
-    def is_adversarial(self):
+    def latent(self) -> Vector:
+        """What `encode` gives and `decode` takes: one `Vector` for a volume."""
+        return Vector(self.latent_size)
+
+    @property
+    def is_adversarial(self) -> bool:
         """Whether the encoder is trained as a critic; otherwise the model is a VAE."""
         return self.form is not None and self.adversarial_weight > 0
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         """The terms of the history."""
         return list(self._trackers.values())
 
     def compile(
         self,
-        optimizer=None,
-        encoder_optimizer=None,
-        decoder_optimizer=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
+        optimizer: keras.optimizers.Optimizer | str | dict | None = None,
+        encoder_optimizer: keras.optimizers.Optimizer | str | dict | None = None,
+        decoder_optimizer: keras.optimizers.Optimizer | str | dict | None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
     ):
         """Configures the training; the losses are arguments of the model.
 
@@ -210,7 +212,7 @@ class IntroVAE(keras.Model):
         names = ("optimizer", "run_eagerly", "steps_per_execution", "jit_compile")
         self.compile(**{name: config[name] for name in names})
 
-    def call(self, x, training=None):
+    def call(self, x, training: bool | None = None):
         """Reconstructs `x`; see the class for shapes."""
         mean, log_variance = self._encode(x, training)
         z = self._draw(mean, log_variance) if training else mean
@@ -352,7 +354,7 @@ class IntroVAE(keras.Model):
     def _decode(self, z, training=False):
         return ops.cast(self.decoder(z, training=training), "float32")
 
-    def encode(self, x, batch_size=32):
+    def encode(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Encodes volumes to the means of their Gaussians.
 
         Args:
@@ -367,7 +369,9 @@ class IntroVAE(keras.Model):
         """
         return self.encode_distribution(x, batch_size)[0]
 
-    def encode_distribution(self, x, batch_size=32):
+    def encode_distribution(
+        self, x: np.ndarray, batch_size: int = 32
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Encodes volumes to Gaussians.
 
         Args:
@@ -384,7 +388,7 @@ class IntroVAE(keras.Model):
         both = self._batched("encode", self._encode_statistics, x, batch_size)
         return both[:, : self.latent_size], both[:, self.latent_size :]
 
-    def decode(self, z, batch_size=32):
+    def decode(self, z: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Decodes latent vectors.
 
         Args:
@@ -400,7 +404,7 @@ class IntroVAE(keras.Model):
         z = _checked(z, self.decoder.input_shape)
         return self._batched("decode", self._decode, z, batch_size)
 
-    def reconstruct(self, x, batch_size=32):
+    def reconstruct(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """`decode(encode(x))`, to the last bit.
 
         Args:
@@ -415,7 +419,9 @@ class IntroVAE(keras.Model):
         """
         return self.decode(self.encode(x, batch_size), batch_size)
 
-    def sample(self, n, seed=None, temperature=1.0, batch_size=32):
+    def sample(
+        self, n: int, seed: int | None = None, temperature: float = 1.0, batch_size: int = 32
+    ) -> np.ndarray:
         """Decodes draws from N(0, `temperature`² I).
 
         The same seed draws the same vectors on every backend, whatever the batch size.
@@ -435,7 +441,7 @@ class IntroVAE(keras.Model):
         """
         return self.decode(self.draw(n, seed, temperature), batch_size)
 
-    def draw(self, n, seed=None, temperature=1.0):
+    def draw(self, n: int, seed: int | None = None, temperature: float = 1.0) -> np.ndarray:
         """Draws from N(0, `temperature`² I), those that `sample` decodes.
 
         Args:
@@ -470,8 +476,7 @@ class IntroVAE(keras.Model):
         """Returns the constructor's arguments, the parts in serialised form."""
         return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            **self._serialized_parts(),
             "form": self.form,
             "adversarial_weight": self.adversarial_weight,
             "beta_rec": self.beta_rec,
@@ -482,24 +487,9 @@ class IntroVAE(keras.Model):
             "seed": self.seed,
         }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Rebuilds the model and its parts from `get_config`."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "decoder")
-        }
-        return cls(**{**config, **parts})
-
     def _encode_statistics(self, x):
         mean, log_variance = self._encode(x)
         return ops.concatenate([mean, ops.exp(0.5 * log_variance)], axis=-1)
-
-    def _batched(self, name, function, array, batch_size):
-        """Applies a function to an array batch by batch; compiled once under its name."""
-        if name not in self._compiled_functions:
-            self._compiled_functions[name] = compile_function(function, owner=self)
-        return apply_in_batches(self._compiled_functions[name], array, batch_size, name)
 
 
 def squared_error(x, y):
@@ -525,7 +515,7 @@ def _sum_of_halves(values):
 
 def _images(data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    if y is not None or sample_weight is not None or not hasattr(x, "shape"):
+    if y is not None or sample_weight is not None or keras.tree.is_nested(x):
         raise ValueError(
             "IntroVAE trains on volumes alone, as fit(x). Received: targets, sample weights or "
             "several inputs"

@@ -10,7 +10,7 @@ from keras import ops
 K1, K2 = 0.01, 0.03  # Wang, Bovik, Sheikh & Simoncelli 2004, after equation 13
 
 
-def local_means(x, window):
+def local_means(x, window: int):
     """Averages over every window that lies inside the image, by a band matrix along each axis.
 
     On a CPU the products take less than half the time of `average_pool` and its gradient.
@@ -32,7 +32,7 @@ def local_means(x, window):
     return x
 
 
-def structural_similarity(y_true, y_pred, window=7, data_range=1.0):
+def structural_similarity(y_true, y_pred, window: int = 7, data_range: float = 1.0):
     """Mean structural similarity of each image, differentiable.
 
     Equation 13 of Wang et al. (2004) over uniform windows that lie inside the image, with sample
@@ -83,7 +83,7 @@ class ReconstructionLoss(keras.losses.Loss):
         mse_knee: float > 0, or None (default). The mean squared error m of a sample then counts as
             k · log(1 + m / k): as it is below the knee k, and by its logarithm above it (the form
             of the Cauchy loss; Barron 2019, equation 1 with α = 0), so that a few samples that
-            cannot be told well do not outweigh all others.
+            cannot be predicted well do not outweigh all others.
         window: odd int ≥ 3, side of the uniform SSIM window in pixels. Default 7.
         data_range: float > 0, distance between the lowest and highest possible intensity: 1 for
             images in [0, 1]. Used by SSIM alone. Default 1.
@@ -95,13 +95,13 @@ class ReconstructionLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        mse_weight=1.0,
-        ssim_weight=0.0,
-        mae_weight=0.0,
-        window=7,
-        data_range=1.0,
-        mse_knee=None,
-        name="reconstruction_loss",
+        mse_weight: float = 1.0,
+        ssim_weight: float = 0.0,
+        mae_weight: float = 0.0,
+        window: int = 7,
+        data_range: float = 1.0,
+        mse_knee: float | None = None,
+        name: str = "reconstruction_loss",
         **kwargs,
     ):
         super().__init__(name=name, **{"dtype": "float32", **kwargs})
@@ -175,7 +175,7 @@ class SSIMLoss(keras.losses.Loss):
         ValueError: if an argument is out of its range, or an image is smaller than the window.
     """
 
-    def __init__(self, window=7, data_range=1.0, name="ssim_loss", **kwargs):
+    def __init__(self, window: int = 7, data_range: float = 1.0, name: str = "ssim_loss", **kwargs):
         super().__init__(name=name, **{"dtype": "float32", **kwargs})
         self._loss = ReconstructionLoss(0.0, 1.0, 0.0, window, data_range)
         self.window = window

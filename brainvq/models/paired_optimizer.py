@@ -17,7 +17,12 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         name: str.
     """
 
-    def __init__(self, encoder_optimizer, decoder_optimizer, name="paired_optimizer"):
+    def __init__(
+        self,
+        encoder_optimizer: keras.optimizers.Optimizer,
+        decoder_optimizer: keras.optimizers.Optimizer,
+        name: str = "paired_optimizer",
+    ):
         super().__init__(learning_rate=0.0, name=name)
         self.encoder_optimizer = encoder_optimizer
         self.decoder_optimizer = decoder_optimizer

@@ -1,7 +1,7 @@
 """PixelCNN: an autoregressive prior over grids of discrete codes, in one, two or three dimensions.
 
 Two forms. The plain one is a chain of masked convolutions (van den Oord et al., "Pixel Recurrent
-Neural Networks", 2016), laid out as in study `oasis2d`. The gated one (van den Oord et al.,
+Neural Networks", 2016), laid out as in OASISVQ (Brzoskowski). The gated one (van den Oord et al.,
 "Conditional Image Generation with PixelCNN Decoders", 2016, equation 2 and figure 2) has one stack
 of causal convolutions for each axis, so that it has no blind spot, and knows where in the grid it
 is: the same code means another thing at another place of a brain.
@@ -17,220 +17,7 @@ from brainvq.backend import compile_function
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
 from brainvq.models import pixelcnn_sampler
-
-
-def _over_grid(vector, rank):
-    """Reshape `(batch, channels)` to `(batch, 1, ..., channels)` with `rank` grid axes."""
-    return ops.reshape(vector, (-1,) + (1,) * rank + (vector.shape[-1],))
-
-
-@keras.saving.register_keras_serializable(package="brainvq")
-class ContextProjection(keras.layers.Layer):
-    """Adds what is known beside the codes (place in the grid, class) to a feature map.
-
-    This is the term V h of the conditional PixelCNN (van den Oord et al., 2016, equations 3 and
-    4), with one matrix for each kind of context.
-
-    Args:
-        filters: number of channels of the feature map.
-        position: whether a position embedding is given.
-        label: whether a class embedding is given.
-
-    Call with `features` `(batch, *grid, filters)`, `position` `(1, *grid, dim)` or None and `label`
-    `(batch, dim)` or None; it returns the shape of `features`.
-    """
-
-    def __init__(self, filters, position=True, label=False, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.position = position
-        self.label = label
-        self.position_dense = None
-        self.label_dense = None
-        if position:
-            self.position_dense = keras.layers.Dense(
-                filters, use_bias=False, dtype=self.dtype_policy, name="position_dense"
-            )
-        if label:
-            self.label_dense = keras.layers.Dense(
-                filters, use_bias=False, dtype=self.dtype_policy, name="label_dense"
-            )
-
-    def build(self, dim):
-        """Make the matrices `(dim, filters)`."""
-        for dense in (self.position_dense, self.label_dense):
-            if dense is not None:
-                dense.build((None, dim))
-        self.built = True
-
-    def call(self, features, position=None, label=None):
-        """Return `features` plus the projected context."""
-        if self.position_dense is not None:
-            features = features + self.position_dense(position)
-        if self.label_dense is not None:
-            features = features + _over_grid(self.label_dense(label), len(features.shape) - 2)
-        return features
-
-    def get_config(self):
-        """Return every constructor argument."""
-        config = super().get_config()
-        config.update(filters=self.filters, position=self.position, label=self.label)
-        return config
-
-
-@keras.saving.register_keras_serializable(package="brainvq")
-class GatedBlock(keras.layers.Layer):
-    """One layer of the gated PixelCNN over all stacks: tanh(a) * sigmoid(b), residual and skip.
-
-    Stack s looks back along axis s. Each stack feeds the next one with a 1×1 convolution of its
-    gated output; the last stack, which sees every earlier position, writes to the skip sum.
-
-    Args:
-        rank: number of axes of the grid, which is the number of stacks.
-        filters: channels of each stack.
-        kernel_size: odd integer.
-        position: whether a position embedding conditions the gates.
-        label: whether a class embedding conditions the gates.
-        dropout: rate on the gated output of the last stack.
-
-    Call with `stacks`, a list of `rank` tensors `(batch, *grid, filters)`, `skip` `(batch, *grid,
-    filters)`, and the two embeddings; it returns the new list and the new skip sum.
-    """
-
-    def __init__(
-        self, rank, filters, kernel_size=3, position=True, label=False, dropout=0.0, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.rank = rank
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.position = position
-        self.label = label
-        self.dropout = dropout
-        policy = self.dtype_policy
-        self.convolutions = [
-            CausalConv(2 * filters, kernel_size, axis=axis, dtype=policy, name=f"conv_{axis}")
-            for axis in range(rank)
-        ]
-        self.contexts = [
-            ContextProjection(2 * filters, position, label, dtype=policy, name=f"context_{axis}")
-            for axis in range(rank)
-        ]
-        self.carries = [
-            keras.layers.Dense(2 * filters, use_bias=False, dtype=policy, name=f"carry_{axis}")
-            for axis in range(rank - 1)
-        ]
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
-        # Residual and skip in one product: half the number of small matrix products per code.
-        self.output_dense = keras.layers.Dense(2 * filters, dtype=policy, name="output_dense")
-
-    def build(self, dim):
-        """Make all weights; `dim` is the number of channels of the embeddings."""
-        shape = (None,) * (self.rank + 1) + (self.filters,)
-        for convolution in self.convolutions:
-            convolution.build(shape)
-        for context in self.contexts:
-            context.build(dim)
-        for carry in self.carries:
-            carry.build(shape)
-        self.output_dense.build(shape)
-        self.built = True
-
-    def call(self, stacks, skip, position=None, label=None, training=None):
-        """Return the new stacks and the new skip sum."""
-        new_stacks = []
-        carried = None
-        for axis, features in enumerate(stacks):
-            hidden = self.contexts[axis](self.convolutions[axis](features), position, label)
-            if carried is not None:
-                hidden = hidden + self.carries[axis - 1](carried)
-            carried = pixelcnn_sampler.gate(hidden)
-            if axis < self.rank - 1:
-                new_stacks.append(features + carried)
-        outputs = self.output_dense(self.dropout_layer(carried, training=training))
-        new_stacks.append(stacks[-1] + outputs[..., : self.filters])
-        return new_stacks, skip + outputs[..., self.filters :]
-
-    def get_config(self):
-        """Return every constructor argument."""
-        config = super().get_config()
-        config.update(
-            rank=self.rank,
-            filters=self.filters,
-            kernel_size=self.kernel_size,
-            position=self.position,
-            label=self.label,
-            dropout=self.dropout,
-        )
-        return config
-
-
-@keras.saving.register_keras_serializable(package="brainvq")
-class PlainBlock(keras.layers.Layer):
-    """Residual block of the plain PixelCNN: 1×1, masked B k×k with half the filters, 1×1, all ReLU.
-
-    Args:
-        rank: number of axes of the grid.
-        filters: channels of input and output.
-        kernel_size: odd integer.
-        position: whether a position embedding is added to the masked convolution.
-        label: whether a class embedding is added to it.
-        dropout: rate on the output of the masked convolution.
-
-    Call with features `(batch, *grid, filters)` and the two embeddings; it returns the same shape.
-    """
-
-    def __init__(
-        self, rank, filters, kernel_size=3, position=False, label=False, dropout=0.0, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.rank = rank
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.position = position
-        self.label = label
-        self.dropout = dropout
-        policy = self.dtype_policy
-        half = max(1, filters // 2)
-        self.input_dense = keras.layers.Dense(
-            filters, activation="relu", dtype=policy, name="input_dense"
-        )
-        self.convolution = MASKED_CONVOLUTIONS[rank](
-            half, kernel_size, mask_type="B", dtype=policy, name="convolution"
-        )
-        self.context = ContextProjection(half, position, label, dtype=policy, name="context")
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
-        self.output_dense = keras.layers.Dense(
-            filters, activation="relu", dtype=policy, name="output_dense"
-        )
-
-    def build(self, dim):
-        """Make all weights; `dim` is the number of channels of the embeddings."""
-        shape = (None,) * (self.rank + 1) + (self.filters,)
-        self.input_dense.build(shape)
-        self.convolution.build(shape)
-        self.context.build(dim)
-        self.output_dense.build(shape[:-1] + (self.convolution.filters,))
-        self.built = True
-
-    def call(self, features, position=None, label=None, training=None):
-        """Return the features plus the block's output."""
-        hidden = self.convolution(self.input_dense(features))
-        hidden = ops.relu(self.context(hidden, position, label))
-        return features + self.output_dense(self.dropout_layer(hidden, training=training))
-
-    def get_config(self):
-        """Return every constructor argument."""
-        config = super().get_config()
-        config.update(
-            rank=self.rank,
-            filters=self.filters,
-            kernel_size=self.kernel_size,
-            position=self.position,
-            label=self.label,
-            dropout=self.dropout,
-        )
-        return config
+from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -243,7 +30,7 @@ class PixelCNN(keras.Model):
     beside it. A
     `sample_weight` may have the shape `(n,)` or `(n, *grid)`; the loss is then the weighted mean.
 
-    The paper form of study `oasis2d` is `PixelCNN((8, 8), 16, filters=128, num_blocks=4,
+    The form of OASISVQ (Brzoskowski) is `PixelCNN((8, 8), 16, filters=128, num_blocks=4,
     first_kernel_size=7, gated=False)`.
 
     Args:
@@ -272,53 +59,35 @@ class PixelCNN(keras.Model):
 
     def __init__(
         self,
-        grid_shape,
-        num_codes,
-        filters=96,
-        num_blocks=8,
-        kernel_size=3,
-        first_kernel_size=7,
-        gated=True,
-        num_classes=None,
-        embedding_dim=None,
-        position_embedding=None,
-        dropout=0.0,
-        label_smoothing=0.0,
+        grid_shape: tuple[int, ...],
+        num_codes: int,
+        filters: int = 96,
+        num_blocks: int = 8,
+        kernel_size: int = 3,
+        first_kernel_size: int = 7,
+        gated: bool = True,
+        num_classes: int | None = None,
+        embedding_dim: int | None = None,
+        position_embedding: bool | None = None,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.grid_shape = tuple(int(size) for size in grid_shape)
-        rank = len(self.grid_shape)
-        if rank not in (1, 2, 3) or min(self.grid_shape) < 1:
-            raise ValueError(
-                "`grid_shape` must be one to three positive integers. "
-                f"Received: grid_shape={grid_shape}"
-            )
-        positive = {"num_codes": num_codes, "filters": filters, "num_blocks": num_blocks}
-        if num_classes is not None:
-            positive["num_classes"] = num_classes
-        for name, value in positive.items():
-            if int(value) != value or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")
-        for name, value in {
-            "kernel_size": kernel_size,
-            "first_kernel_size": first_kernel_size,
-        }.items():
-            smallest = 1 if name == "kernel_size" else 3
-            if int(value) != value or value < smallest or value % 2 == 0:
-                raise ValueError(
-                    f"`{name}` must be an odd integer, {smallest} or more. Received: {name}={value}"
-                )
-        for name, value in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
+        self.grid_shape = _checked_grid(grid_shape)
+        self.rank = len(self.grid_shape)
         if embedding_dim is None:
             embedding_dim = 64 if gated else 0
-        if int(embedding_dim) != embedding_dim or embedding_dim < 0:
-            raise ValueError(
-                "`embedding_dim` must be an integer, 0 or more. "
-                f"Received: embedding_dim={embedding_dim}"
-            )
+        _check_whole("num_codes", num_codes, 1)
+        _check_whole("filters", filters, 1)
+        _check_whole("num_blocks", num_blocks, 1)
+        if num_classes is not None:
+            _check_whole("num_classes", num_classes, 1)
+        _check_odd("kernel_size", kernel_size, 1)
+        _check_odd("first_kernel_size", first_kernel_size, 3)
+        _check_share("dropout", dropout)
+        _check_share("label_smoothing", label_smoothing)
+        _check_whole("embedding_dim", embedding_dim, 0)
         self.num_codes = int(num_codes)
         self.filters = int(filters)
         self.num_blocks = int(num_blocks)
@@ -330,56 +99,34 @@ class PixelCNN(keras.Model):
         self.position_embedding = self.gated if position_embedding is None else position_embedding
         self.dropout = float(dropout)
         self.label_smoothing = float(label_smoothing)
-        self.rank = rank
+        self._make_layers()
+        self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
+        self._functions = _Functions()
+        self.build(None)
 
+    def _make_layers(self):
+        """Makes all layers, in the order in which they draw their initial weights."""
         policy = self.dtype_policy
         context = {"position": self.position_embedding, "label": self.num_classes is not None}
+        self.context_dim = self.embedding_dim or max(1, self.filters // 2)
+        self.code_embedding = self.label_embedding = None
         if self.embedding_dim:
             self.code_embedding = keras.layers.Embedding(
                 self.num_codes, self.embedding_dim, dtype=policy, name="code_embedding"
             )
-        else:
-            self.code_embedding = None
-        self.context_dim = self.embedding_dim or max(1, self.filters // 2)
         if context["label"]:
             self.label_embedding = keras.layers.Embedding(
                 self.num_classes, self.context_dim, dtype=policy, name="label_embedding"
             )
-        else:
-            self.label_embedding = None
-        stacks = rank if self.gated else 1
-        if self.gated:
-            self.first_convolutions = [
-                CausalConv(
-                    self.filters,
-                    self.first_kernel_size,
-                    axis=axis,
-                    include_current=False,
-                    padding_channel=True,
-                    dtype=policy,
-                    name=f"first_{axis}",
-                )
-                for axis in range(rank)
-            ]
-        else:
-            self.first_convolutions = [
-                MASKED_CONVOLUTIONS[rank](
-                    self.filters,
-                    self.first_kernel_size,
-                    mask_type="A",
-                    padding_channel=True,
-                    dtype=policy,
-                    name="first",
-                )
-            ]
+        self.first_convolutions = self._make_first_convolutions()
         self.first_contexts = [
             ContextProjection(self.filters, **context, dtype=policy, name=f"first_context_{axis}")
-            for axis in range(stacks)
+            for axis in range(len(self.first_convolutions))
         ]
         block = GatedBlock if self.gated else PlainBlock
         self.blocks = [
             block(
-                rank,
+                self.rank,
                 self.filters,
                 self.kernel_size,
                 **context,
@@ -389,24 +136,39 @@ class PixelCNN(keras.Model):
             )
             for index in range(self.num_blocks)
         ]
+        # A masked B convolution of size 1×1 is a dense layer over the channels.
+        self.betweens = [
+            keras.layers.Dense(
+                self.filters, activation="relu", dtype=policy, name=f"between_{index}"
+            )
+            for index in range(0 if self.gated else self.num_blocks - 1)
+        ]
+        self.head = None
         if self.gated:
-            self.betweens = []
             self.head = keras.layers.Dense(
                 self.filters, activation="relu", dtype=policy, name="head"
             )
-        else:
-            # A masked B convolution of size 1×1 is a dense layer over the channels.
-            self.betweens = [
-                keras.layers.Dense(
-                    self.filters, activation="relu", dtype=policy, name=f"between_{index}"
-                )
-                for index in range(self.num_blocks - 1)
-            ]
-            self.head = None
         self.logits_dense = keras.layers.Dense(self.num_codes, dtype="float32", name="logits")
-        self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
-        self._functions = _Functions()
-        self.build(None)
+
+    def _make_first_convolutions(self):
+        """The convolutions that hide the code at their centre: one for each stack."""
+        options = {"padding_channel": True, "dtype": self.dtype_policy}
+        if not self.gated:
+            masked = MASKED_CONVOLUTIONS[self.rank]
+            return [
+                masked(self.filters, self.first_kernel_size, mask_type="A", name="first", **options)
+            ]
+        return [
+            CausalConv(
+                self.filters,
+                self.first_kernel_size,
+                axis=axis,
+                include_current=False,
+                name=f"first_{axis}",
+                **options,
+            )
+            for axis in range(self.rank)
+        ]
 
     def build(self, input_shape=None):
         """Make all weights; the constructor calls it, since `grid_shape` says all."""
@@ -451,12 +213,12 @@ class PixelCNN(keras.Model):
             )
         return ops.cast(inputs, "int32"), None if labels is None else ops.cast(labels, "int32")
 
-    def call(self, inputs, labels=None, training=None):
+    def call(self, inputs, labels=None, training: bool | None = None):
         """Return float32 logits `(batch, *grid, num_codes)` of int codes `(batch, *grid)`."""
         codes, labels = self._split(inputs, labels)
         return self.features(codes, labels, training=training)[-1]
 
-    def features(self, codes, labels=None, training=None):
+    def features(self, codes, labels=None, training: bool | None = None) -> list:
         """Return what every layer computes, the logits last.
 
         Args:
@@ -486,23 +248,23 @@ class PixelCNN(keras.Model):
         if self.gated:
             return self._gated_features(stacks, context, training)
         features = ops.relu(stacks[0])
-        found = [features]
+        outputs = [features]
         for index, block in enumerate(self.blocks):
             features = block(features, **context, training=training)
             if index < len(self.betweens):
                 features = self.betweens[index](features)
-            found.append(features)
-        return [*found, self.logits_dense(features)]
+            outputs.append(features)
+        return [*outputs, self.logits_dense(features)]
 
     def _gated_features(self, stacks, context, training):
         """`features` of the gated form, from the outputs of the first convolutions."""
-        found = [stacks[-1]]
+        outputs = [stacks[-1]]
         skip = ops.zeros_like(stacks[-1])
         for block in self.blocks:
             stacks, skip = block(stacks, skip, **context, training=training)
-            found.append(stacks[-1])
+            outputs.append(stacks[-1])
         hidden = self.head(ops.relu(skip))
-        return [*found, self.logits_dense(hidden)]
+        return [*outputs, self.logits_dense(hidden)]
 
     def compute_output_shape(self, input_shape):
         """Return `(batch, *grid, num_codes)`."""
@@ -580,7 +342,13 @@ class PixelCNN(keras.Model):
             )
         return np.broadcast_to(labels, (n,)).astype("int32")
 
-    def code_log_prob(self, codes, labels=None, batch_size=64, context=None):
+    def code_log_prob(
+        self,
+        codes: np.ndarray,
+        labels: np.ndarray | int | None = None,
+        batch_size: int = 64,
+        context: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Log-probability of every code given the earlier ones.
 
         Args:
@@ -615,7 +383,9 @@ class PixelCNN(keras.Model):
         logits = self.features(context, labels, training=False)[-1]
         return _pick(ops.log_softmax(logits, axis=-1), codes)
 
-    def log_prob(self, codes, labels=None, batch_size=64):
+    def log_prob(
+        self, codes: np.ndarray, labels: np.ndarray | int | None = None, batch_size: int = 64
+    ) -> np.ndarray:
         """Log-probability of whole grids.
 
         Args:
@@ -629,7 +399,9 @@ class PixelCNN(keras.Model):
         by_code = self.code_log_prob(codes, labels, batch_size).astype("float64")
         return by_code.reshape(len(by_code), -1).sum(axis=1).astype("float32")
 
-    def bits_per_code(self, codes, labels=None, batch_size=64):
+    def bits_per_code(
+        self, codes: np.ndarray, labels: np.ndarray | int | None = None, batch_size: int = 64
+    ) -> float:
         """Mean of -log2 p over all codes given, as a float.
 
         Args:
@@ -642,17 +414,17 @@ class PixelCNN(keras.Model):
 
     def sample(
         self,
-        n,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        seed=None,
-        labels=None,
-        method="cached",
-        batch_size=16,
-        known_codes=None,
-        known_mask=None,
-    ):
+        n: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        labels: np.ndarray | int | None = None,
+        method: str = "cached",
+        batch_size: int = 16,
+        known_codes: np.ndarray | None = None,
+        known_mask: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Draw code grids.
 
         Each code is the argmax of (filtered logits / temperature + Gumbel noise), and the noise of
@@ -667,11 +439,10 @@ class PixelCNN(keras.Model):
                 temperature and `top_k`) reaches this share, in (0, 1], or None.
             seed: integer, or None for fresh noise.
             labels: one class, or `n` of them, where the prior is conditional.
-            method: "cached" (one compiled loop that computes every activation once) or "naive" (one
-                call of the whole network for each code: hundreds of times slower, the reference).
+            method: "cached", or "naive": a call of the network for each code, the slow reference.
             batch_size: grids drawn at once.
-            known_codes: int `(n, *grid)`, codes to be kept where `known_mask` is True: the rest is
-                drawn given the kept codes that come earlier in raster order.
+            known_codes: int `(n, *grid)`, codes taken as they are where `known_mask` is True: the
+                rest is drawn given the known codes that come earlier in raster order.
             known_mask: bool `(n, *grid)`.
 
         Returns:
@@ -680,52 +451,44 @@ class PixelCNN(keras.Model):
         Raises:
             UserError: if an argument is out of its range.
         """
-        if int(n) != n or n < 0:
-            raise UserError(f"n: found {n}, want an integer, 0 or more")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"temperature: found {temperature}, want a number, 0 or more")
-        if top_k is not None and (int(top_k) != top_k or top_k < 1):
-            raise UserError(f"top_k: found {top_k}, want an integer, 1 or more")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise UserError(f"top_p: found {top_p}, want a number in (0, 1]")
-        if method not in ("cached", "naive"):
-            raise UserError(f'method: found {method!r}, want "cached" or "naive"')
-        if (known_codes is None) != (known_mask is None):
-            raise UserError("known_codes, known_mask: found one of them, want both or neither")
-        if top_k is not None and top_k >= self.num_codes:
-            top_k = None
+        _check_sampling(n, temperature, top_k, top_p, method)
         n = int(n)
         labels = self._check_labels(labels, n)
-        known = np.full((n, *self.grid_shape), -1, "int32")
-        if known_codes is not None:
-            known_codes = np.broadcast_to(known_codes, known.shape)
-            known_mask = np.broadcast_to(known_mask, known.shape).astype(bool)
-            known[known_mask] = self._check_codes(known_codes, "known_codes")[known_mask]
-        known = known.reshape(n, int(np.prod(self.grid_shape)))
+        known = self._known(n, known_codes, known_mask)
         generator = np.random.default_rng(seed)
         options = {
-            "top_k": None if top_k is None else int(top_k),
+            "top_k": None if top_k is None or top_k >= self.num_codes else int(top_k),
             "nucleus": top_p is not None and top_p < 1,
             "greedy": temperature == 0,
         }
-        # Tensors rather than constants of the program: another value compiles nothing anew.
+        # Tensors rather than constants of the program, so that another value compiles nothing.
         scalars = [np.float32(temperature or 1.0), np.float32(1.0 if top_p is None else top_p)]
         draw = self._draw_cached if method == "cached" else self._draw_naive
-        out = np.empty((n, *self.grid_shape), "int32")
+        codes = np.empty((n, *self.grid_shape), "int32")
+        given = [known] if labels is None else [known, labels]
         for start, stop, padded in _batches(n, batch_size):
-            if options["greedy"]:
-                noise = np.zeros((padded, known.shape[1], 1), "float32")
-            else:
-                noise = _padded(self._gumbel(generator, stop - start), padded)
-            batch = [noise, _padded(known[start:stop], padded)]
-            if labels is not None:
-                batch.append(_padded(labels[start:stop], padded))
-            out[start:stop] = draw(batch, scalars, options)[: stop - start]
-        return out
+            noise = self._noise(generator, stop - start, options["greedy"])
+            batch = [noise, *(part[start:stop] for part in given)]
+            batch = [_padded(part, padded) for part in batch]
+            codes[start:stop] = draw(batch, scalars, options)[: stop - start]
+        return codes
 
-    def _gumbel(self, generator, n):
-        """Draw standard Gumbel noise `(n, positions, num_codes)`, float32."""
-        shape = (n, int(np.prod(self.grid_shape)), self.num_codes)
+    def _known(self, n, codes, mask):
+        """Codes that are known beforehand, int32 `(n, positions)`, -1 for those to be drawn."""
+        if (codes is None) != (mask is None):
+            raise UserError("known_codes, known_mask: found one of them, want both or neither")
+        known = np.full((n, *self.grid_shape), -1, "int32")
+        if codes is not None:
+            mask = np.broadcast_to(mask, known.shape).astype(bool)
+            codes = np.broadcast_to(codes, known.shape)
+            known[mask] = self._check_codes(codes, "known_codes")[mask]
+        return known.reshape(n, math.prod(self.grid_shape))
+
+    def _noise(self, generator, n, greedy):
+        """Draw standard Gumbel noise `(n, positions, num_codes)`, float32; one zero if greedy."""
+        shape = (n, math.prod(self.grid_shape), 1 if greedy else self.num_codes)
+        if greedy:
+            return np.zeros(shape, "float32")
         noise = generator.standard_exponential(shape, dtype="float32")
         # Minus the logarithm of an exponential variable is a Gumbel one; zero has no logarithm.
         np.maximum(noise, np.finfo("float32").tiny, out=noise)
@@ -830,3 +593,44 @@ def _padded(array, size):
     if missing == 0:
         return array
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+
+
+def _checked_grid(grid_shape):
+    sizes = tuple(int(size) for size in grid_shape)
+    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
+        raise ValueError(
+            "`grid_shape` must be one to three positive integers. "
+            f"Received: grid_shape={grid_shape}"
+        )
+    return sizes
+
+
+def _check_whole(name, value, smallest):
+    if int(value) != value or value < smallest:
+        expected = "a positive integer" if smallest else "an integer, 0 or more"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+
+
+def _check_odd(name, value, smallest):
+    if int(value) != value or value < smallest or value % 2 == 0:
+        raise ValueError(
+            f"`{name}` must be an odd integer, {smallest} or more. Received: {name}={value}"
+        )
+
+
+def _check_share(name, value):
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
+
+
+def _check_sampling(n, temperature, top_k, top_p, method):
+    if int(n) != n or n < 0:
+        raise UserError(f"n: found {n}, want an integer, 0 or more")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature: found {temperature}, want a number, 0 or more")
+    if top_k is not None and (int(top_k) != top_k or top_k < 1):
+        raise UserError(f"top_k: found {top_k}, want an integer, 1 or more")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p: found {top_p}, want a number in (0, 1]")
+    if method not in ("cached", "naive"):
+        raise UserError(f'method: found {method!r}, want "cached" or "naive"')

@@ -23,7 +23,7 @@ from keras import ops
 
 
 def gate(hidden):
-    """Return tanh(a) * sigmoid(b), a and b being the halves of the channels of `hidden`."""
+    """Return tanh(a) * sigmoid(b) `(..., channels / 2)`, a and b the halves of `hidden`."""
     half = hidden.shape[-1] // 2
     return ops.tanh(hidden[..., :half]) * ops.sigmoid(hidden[..., half:])
 
@@ -66,14 +66,14 @@ class Chooser:
         logits = logits / self.temperature
         if self.top_k is None and not self.nucleus:
             return logits
-        kept = ops.top_k(logits, self.top_k or logits.shape[-1], sorted=True)[0]
-        lowest = kept[..., -1:]
+        largest = ops.top_k(logits, self.top_k or logits.shape[-1], sorted=True)[0]
+        lowest = largest[..., -1:]
         if self.nucleus:
-            p = ops.exp(kept - kept[..., :1])
+            p = ops.exp(largest - largest[..., :1])
             p = p / ops.sum(p, axis=-1, keepdims=True)
             before = ops.cumsum(p, axis=-1) - p
             # The most probable code always stays: nothing comes before it.
-            lowest = ops.min(ops.where(before < self.top_p, kept, math.inf), -1, keepdims=True)
+            lowest = ops.min(ops.where(before < self.top_p, largest, math.inf), -1, keepdims=True)
         return ops.where(logits >= lowest, logits, -math.inf)
 
 
@@ -121,16 +121,16 @@ class _Recursion:
             biases: for each axis its constant terms within this slice, `(size, *rest, channels)`.
 
         Returns:
-            Codes `(batch, size, *rest)`, what the network wants to keep of every code `(batch,
-            size, *rest, kept)` or None, and the trace or None.
+            Codes `(batch, size, *rest)`, what the network stores of every code `(batch,
+            size, *rest, stored)` or None, and the trace or None.
         """
         if axis == self.network.rank - 1:
             return self.codes(offset, inherited)
         network = self.network
         size, *rest = network.grid[axis:]
         buffers = [ops.zeros((size, self.batch, *rest), "int32")]
-        if network.kept:
-            buffers.append(ops.zeros((size, self.batch, *rest, network.kept)))
+        if network.stored:
+            buffers.append(ops.zeros((size, self.batch, *rest, network.stored)))
         if self.trace:
             buffers.append(ops.zeros((size, self.batch, *rest, network.traced)))
         caches = network.slice_caches(axis, self.batch)
@@ -142,15 +142,11 @@ class _Recursion:
             handed = _leading(handed)  # (next size, batch, *rest, channels)
             if inner[axis + 1] is not None:
                 handed = handed + network.bias(axis + 1, inner[axis + 1])
-            found = self.level(axis + 1, offset * size + index, handed, inner)
-            codes, kept, _ = found
+            drawn = self.level(axis + 1, offset * size + index, handed, inner)
+            codes, stored, _ = drawn
             history = _pushed(history, network.embed(codes))
-            caches = network.slice_update(caches, kept)
-            found = [part for part in found if part is not None]
-            buffers = [
-                _written(buffer, part, index) for buffer, part in zip(buffers, found, strict=True)
-            ]
-            return (index + 1, *buffers, history, *caches)
+            caches = network.slice_update(caches, stored)
+            return (index + 1, *_filled(buffers, drawn, index), history, *caches)
 
         count = len(caches)
         state = ops.while_loop(lambda index, *_: index < size, body, (0, *buffers, *caches))
@@ -161,24 +157,21 @@ class _Recursion:
         network = self.network
         size = network.grid[-1]
         buffers = [ops.zeros((size, self.batch), "int32")]
-        if network.kept:
-            buffers.append(ops.zeros((size, self.batch, network.kept)))
+        if network.stored:
+            buffers.append(ops.zeros((size, self.batch, network.stored)))
         if self.trace:
             buffers.append(ops.zeros((size, self.batch, network.traced)))
         caches = network.code_caches(self.batch)
 
         def body(index, *state):
             buffers, (history, *caches) = state[: len(state) - count], state[len(state) - count :]
-            logits, caches, kept, traced = network.code_step(
+            logits, caches, stored, traced = network.code_step(
                 history, caches, _at(inherited, index), self.trace
             )
             position = offset * size + index
             code = self.choose(logits, _column(self.noise, position), _column(self.known, position))
             history = _pushed(history, code[:, None])
-            found = [part for part in (code, kept, traced) if part is not None]
-            buffers = [
-                _written(buffer, part, index) for buffer, part in zip(buffers, found, strict=True)
-            ]
+            buffers = _filled(buffers, (code, stored, traced), index)
             return (index + 1, *buffers, history, *caches)
 
         count = len(caches)
@@ -186,11 +179,11 @@ class _Recursion:
         return self._unpacked(state[1 : 1 + len(buffers)])
 
     def _unpacked(self, buffers):
-        """Return codes, kept and trace with the batch first, None for what is absent."""
+        """Return codes, stored numbers and trace with the batch first, None for what is absent."""
         buffers = [ops.swapaxes(buffer, 0, 1) for buffer in buffers]
         codes = buffers.pop(0)
-        kept = buffers.pop(0) if self.network.kept else None
-        return codes, kept, buffers.pop(0) if self.trace else None
+        stored = buffers.pop(0) if self.network.stored else None
+        return codes, stored, buffers.pop(0) if self.trace else None
 
 
 class _Network:
@@ -198,6 +191,9 @@ class _Network:
 
     def __init__(self, model, labels, batch):
         self.model = model
+        self.batch = batch
+        self.filters = model.filters
+        self.traced = model.filters * (model.num_blocks + 1) + model.num_codes
         self.grid = model.grid_shape
         self.rank = model.rank
         self.reach = model.kernel_size // 2
@@ -217,6 +213,18 @@ class _Network:
     def embed(self, codes):
         """Return the input channels `(..., channels)` of int codes `(...)`."""
         return ops.take(self.table, codes, axis=0)
+
+    def slice_caches(self, axis, batch):
+        """Caches `(batch, *rest, channels)` at the start of a level: codes, then each block."""
+        rest = self.grid[axis + 1 :]
+        caches = [ops.zeros((batch, *rest, self.first_reach * self.table.shape[1]))]
+        blocks = self.model.num_blocks
+        return caches + [ops.zeros((batch, *rest, self.reach * self.filters))] * blocks
+
+    def code_caches(self, batch):
+        """Caches `(batch, channels)` at the start of a line: the last codes, one of each block."""
+        caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
+        return caches + [ops.zeros((batch, self.reach * self.filters))] * self.model.num_blocks
 
     def constants(self, layers):
         """Return the constant terms of several convolutions, concatenated along the channels.
@@ -269,13 +277,10 @@ class _Network:
 class _Gated(_Network):
     """The gated form: stack s runs at level s and hands its gated output to stack s + 1."""
 
-    kept = 0
+    stored = 0
 
     def __init__(self, model, labels, batch):
         super().__init__(model, labels, batch)
-        self.batch = batch
-        self.filters = model.filters
-        self.traced = model.filters * (model.num_blocks + 1) + model.num_codes
         self.biases, self.by_label = [], []
         for axis in range(self.rank):
             layers = [(model.first_convolutions[axis], model.first_contexts[axis])]
@@ -303,12 +308,6 @@ class _Gated(_Network):
         self.outputs = [_dense(block.output_dense) for block in model.blocks]
         self.head = _dense(model.head)
 
-    def slice_caches(self, axis, batch):
-        """Caches at the start of a level: embedded codes, then one for each block."""
-        rest = self.grid[axis + 1 :]
-        caches = [ops.zeros((batch, *rest, self.first_reach * self.table.shape[1]))]
-        return caches + [ops.zeros((batch, *rest, self.reach * self.filters))] * len(self.outputs)
-
     def slice_step(self, axis, history, caches, inherited):
         """Run stack `axis` on one slice `(batch, *rest)`; all its inputs are known."""
         first = inherited[..., : self.filters]
@@ -329,21 +328,16 @@ class _Gated(_Network):
             features = features + carried
         return ops.concatenate(handed, axis=-1), new_caches
 
-    def slice_update(self, caches, kept):
+    def slice_update(self, caches, stored):
         """The step has made the new caches already."""
         return caches
-
-    def code_caches(self, batch):
-        """Caches at the start of a line: the last codes, then one for each block."""
-        caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
-        return caches + [ops.zeros((batch, self.reach * self.filters))] * len(self.outputs)
 
     def code_step(self, history, caches, inherited, trace):
         """Run the last stack on one code; return logits, caches, None and the trace."""
         first = inherited[..., : self.filters]
         inherited = _pieces(inherited[..., self.filters :], 2 * self.filters, len(caches))
         features = first + self.look_up(history)  # (batch, filters)
-        found = [features]
+        trail = [features]
         skip = None
         new_caches = []
         for cache, kernel, (weights, bias), term in zip(
@@ -355,10 +349,10 @@ class _Gated(_Network):
             features = features + outputs[:, : self.filters]
             added = outputs[:, self.filters :]
             skip = added if skip is None else skip + added
-            found.append(features)
+            trail.append(features)
         hidden = ops.relu(_apply(ops.relu(skip), self.head))
         logits = _apply(hidden, self.logits_dense)
-        traced = ops.concatenate([*found, logits], axis=-1) if trace else None
+        traced = ops.concatenate([*trail, logits], axis=-1) if trace else None
         return logits, new_caches, None, traced
 
 
@@ -367,11 +361,8 @@ class _Plain(_Network):
 
     def __init__(self, model, labels, batch):
         super().__init__(model, labels, batch)
-        self.batch = batch
-        self.filters = model.filters
         self.half = model.blocks[0].convolution.filters
-        self.kept = model.filters * model.num_blocks
-        self.traced = model.filters * (model.num_blocks + 1) + model.num_codes
+        self.stored = model.filters * model.num_blocks
         layers = [(model.first_convolutions[0], model.first_contexts[0])]
         layers += [(block.convolution, block.context) for block in model.blocks]
         place, label = self.constants(layers)
@@ -403,12 +394,6 @@ class _Plain(_Network):
         channels = self.filters + self.half * len(self.dense)
         return ops.zeros((self.grid[axis], self.batch, *self.grid[axis + 1 :], channels))
 
-    def slice_caches(self, axis, batch):
-        """Caches at the start of a level: embedded codes, then one for each block."""
-        rest = self.grid[axis + 1 :]
-        caches = [ops.zeros((batch, *rest, self.first_reach * self.table.shape[1]))]
-        return caches + [ops.zeros((batch, *rest, self.reach * self.filters))] * len(self.dense)
-
     def slice_step(self, axis, history, caches, inherited):
         """Add what the slices before this one contribute to every masked convolution."""
         sizes = [self.model.first_kernel_size] + [self.model.kernel_size] * len(caches)
@@ -420,36 +405,31 @@ class _Plain(_Network):
         ]
         return inherited + ops.concatenate(parts, axis=-1), caches
 
-    def slice_update(self, caches, kept):
+    def slice_update(self, caches, stored):
         """Append the convolutions' inputs in the slice that has just been drawn."""
-        pieces = _pieces(kept, self.filters, len(caches))
+        pieces = _pieces(stored, self.filters, len(caches))
         return [_pushed(cache, piece) for cache, piece in zip(caches, pieces, strict=True)]
-
-    def code_caches(self, batch):
-        """Caches at the start of a line: the last codes, then one for each block."""
-        caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
-        return caches + [ops.zeros((batch, self.reach * self.filters))] * len(self.dense)
 
     def code_step(self, history, caches, inherited, trace):
         """Run the chain on one code; return logits, caches, the masked inputs and the trace."""
         features = ops.relu(inherited[:, : self.filters] + self.look_up(history))
         inherited = _pieces(inherited[:, self.filters :], self.half, len(caches))
-        found, kept, new_caches = [features], [], []
+        trail, stored, new_caches = [features], [], []
         for index, (cache, kernel, (before, after), term) in enumerate(
             zip(caches, self.lines, self.dense, inherited, strict=True)
         ):
             hidden = ops.relu(_apply(features, before))
-            kept.append(hidden)
+            stored.append(hidden)
             seen = ops.concatenate([cache, hidden], axis=-1)
             new_caches.append(seen[:, self.filters :])
             hidden = ops.relu(term + ops.matmul(seen, kernel))
             features = features + ops.relu(_apply(hidden, after))
             if index < len(self.betweens):
                 features = ops.relu(_apply(features, self.betweens[index]))
-            found.append(features)
+            trail.append(features)
         logits = _apply(features, self.logits_dense)
-        traced = ops.concatenate([*found, logits], axis=-1) if trace else None
-        return logits, new_caches, ops.concatenate(kept, axis=-1), traced
+        traced = ops.concatenate([*trail, logits], axis=-1) if trace else None
+        return logits, new_caches, ops.concatenate(stored, axis=-1), traced
 
 
 def _weights(variable):
@@ -541,6 +521,9 @@ def _column(tensor, index):
     return ops.squeeze(ops.slice(tensor, start, shape), 1)
 
 
-def _written(buffer, part, index):
-    """Return `buffer` with `part` at `index` of its first axis."""
-    return ops.slice_update(buffer, (index,) + (0,) * (len(buffer.shape) - 1), part[None])
+def _filled(buffers, parts, index):
+    """Return `buffers` with each of `parts` that is not None at `index` of its first axis."""
+    return [
+        ops.slice_update(buffer, (index,) + (0,) * (len(buffer.shape) - 1), part[None])
+        for buffer, part in zip(buffers, [p for p in parts if p is not None], strict=True)
+    ]

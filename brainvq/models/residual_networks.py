@@ -1,4 +1,4 @@
-"""The residual encoder and decoder of variant `best`, in 1D, 2D and 3D.
+"""Residual encoder and decoder that work on patches, in 1D, 2D and 3D.
 
 Designed for a processor without an accelerator: no convolution but the last one runs at full
 resolution, and upsampling is a rearrangement of channels. On two cores a step over 32 slices of
@@ -9,23 +9,23 @@ import keras
 from keras import layers
 
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
+from brainvq.models.conv_networks import CONVOLUTIONS, _rank
 
-CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 # Each residual branch starts small, so that a deep network starts close to a shallow one.
 BRANCH_SCALE = 0.2
 
 
 def residual_encoder(
-    input_shape,
-    filters=(64, 128),
-    blocks=(2, 2),
-    patch=4,
-    embedding_dim=16,
-    hidden=0.5,
-    activation="silu",
-    groups=0,
-    name="encoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (64, 128),
+    blocks: tuple[int, ...] = (2, 2),
+    patch: int = 4,
+    embedding_dim: int = 16,
+    hidden: float = 0.5,
+    activation: str = "silu",
+    groups: int = 0,
+    name: str = "encoder",
+) -> keras.Model:
     """Patches, then residual blocks at each level, down to a grid of vectors.
 
     Blocks of `patch` pixels become channels (`SpaceToDepth`), a 3×3 convolution makes
@@ -60,12 +60,7 @@ def residual_encoder(
             `blocks` and `filters` differ in length.
     """
     build = _Parts(input_shape, filters, blocks, hidden, activation, groups)
-    stride = patch * 2 ** (len(filters) - 1)
-    if any(size is not None and size % stride for size in input_shape[:-1]):
-        raise ValueError(
-            f"Spatial sizes must be multiples of {stride}, the stride of patch={patch} and "
-            f"{len(filters) - 1} halvings. Received: input_shape={tuple(input_shape)}"
-        )
+    _check_stride(input_shape, patch, len(filters) - 1)
     inputs = keras.Input(input_shape)
     x = SpaceToDepth(patch)(inputs)  # (batch, *spatial / patch, patch**n * channels)
     for level, channels in enumerate(filters):
@@ -80,18 +75,18 @@ def residual_encoder(
 
 
 def residual_decoder(
-    input_shape,
-    filters=(64, 128),
-    blocks=(2, 2),
-    patch=4,
-    refine_filters=8,
-    channels=1,
-    hidden=0.5,
-    activation="silu",
-    output_activation="relu",
-    groups=0,
-    name="decoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (64, 128),
+    blocks: tuple[int, ...] = (2, 2),
+    patch: int = 4,
+    refine_filters: int = 8,
+    channels: int = 1,
+    hidden: float = 0.5,
+    activation: str = "silu",
+    output_activation: str | None = "relu",
+    groups: int = 0,
+    name: str = "decoder",
+) -> keras.Model:
     """The way back of `residual_encoder`, by sub-pixel convolutions.
 
     A 3×3 convolution to `filters[-1]`, residual blocks, then for each finer level a 1×1 convolution
@@ -138,16 +133,20 @@ def residual_decoder(
     return keras.Model(inputs, x, name=name)
 
 
+def _check_stride(input_shape, patch, halvings):
+    stride = patch * 2**halvings
+    if any(size is not None and size % stride for size in input_shape[:-1]):
+        raise ValueError(
+            f"Spatial sizes must be multiples of {stride}, the stride of patch={patch} and "
+            f"{halvings} halvings. Received: input_shape={tuple(input_shape)}"
+        )
+
+
 class _Parts:
     """What encoder and decoder are built of."""
 
     def __init__(self, input_shape, filters, blocks, hidden, activation, groups):
-        self.rank = len(input_shape) - 1
-        if self.rank not in CONVOLUTIONS:
-            raise ValueError(
-                "The shape must hold one to three spatial sizes and the channels. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
+        self.rank = _rank(input_shape)
         if len(filters) != len(blocks) or not filters:
             raise ValueError(
                 "`filters` and `blocks` must have one entry per level. "

@@ -16,15 +16,15 @@ MOMENTUM = 0.9
 
 
 def strided_encoder(
-    input_shape,
-    filters=(4, 8, 16, 32),
-    norm="batch",
-    skips=False,
-    checkpoint=False,
-    groups=4,
-    activation="relu",
-    name="encoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (4, 8, 16, 32),
+    norm: str = "batch",
+    skips: bool = False,
+    checkpoint: bool = False,
+    groups: int = 4,
+    activation: str = "relu",
+    name: str = "encoder",
+) -> keras.Model:
     """Convolutions of stride 2 down to a grid of vectors.
 
     For each entry of `filters` a stage: a 3×3×3 convolution of stride 2, normalisation, activation,
@@ -73,16 +73,16 @@ def strided_encoder(
 
 
 def strided_decoder(
-    input_shape,
-    filters=(4, 8, 16, 32),
-    norm="batch",
-    skips=False,
-    checkpoint=False,
-    groups=4,
-    activation="relu",
-    channels=1,
-    name="decoder",
-):
+    input_shape: tuple,
+    filters: tuple[int, ...] = (4, 8, 16, 32),
+    norm: str = "batch",
+    skips: bool = False,
+    checkpoint: bool = False,
+    groups: int = 4,
+    activation: str = "relu",
+    channels: int = 1,
+    name: str = "decoder",
+) -> keras.Model:
     """The mirror of `strided_encoder`, by transposed convolutions of stride 2.
 
     For each entry of `filters` but the last, in reverse, a stage: a 3×3×3 transposed convolution of
@@ -131,7 +131,7 @@ def strided_decoder(
 class CheckpointedNetwork(keras.Model):
     """A network of this module that trades time for memory in training (Chen et al. 2016).
 
-    Of each stage only the inputs are kept for the backward pass, which computes the rest again:
+    Of each stage only the inputs are stored for the backward pass, which computes the rest again:
     a forward pass more per step. Results, weights and their file are those of the same network
     without it. On a processor it saves about a tenth of a step's memory, at four or at sixteen
     channels, for a third more time: most of it is the volumes at full resolution themselves, of
@@ -142,7 +142,7 @@ class CheckpointedNetwork(keras.Model):
     every `Concatenate`, and as further outputs those of the stages before the last.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training: bool | None = None, mask=None):
         """Applies the network; in training stage by stage, each recomputed."""
         if not training:
             return super().call(inputs, training=training, mask=mask)
@@ -150,7 +150,7 @@ class CheckpointedNetwork(keras.Model):
         outputs = []
         for stage in self._stages():
             joined = isinstance(stage[0], layers.Concatenate)
-            # The end of a decoder is not recomputed: nothing of it but its output would be kept.
+            # The end of a decoder is not recomputed: nothing of it but its output is stored.
             apply = _recomputed if isinstance(stage[-1], layers.Activation) else _applied
             x = apply(stage, [x, skips.pop()] if joined else x)
             outputs.append(x)

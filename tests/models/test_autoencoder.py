@@ -260,8 +260,8 @@ def test_continuous_vectors_are_decoded_by_the_same_decoder_and_weighed():
     z = ops.convert_to_numpy(model.encoder(X))
     np.testing.assert_allclose(model.continuous(X, batch_size=4), z, atol=1e-6)
     expected = ops.convert_to_numpy(model.decoder(z))
-    for found in (outputs["continuous_reconstruction"], model.reconstruct(X, 4, continuous=True)):
-        np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5)
+    for images in (outputs["continuous_reconstruction"], model.reconstruct(X, 4, continuous=True)):
+        np.testing.assert_allclose(ops.convert_to_numpy(images), expected, atol=1e-5)
     quantized = model.decode(model.encode(X))
     np.testing.assert_allclose(
         ops.convert_to_numpy(outputs["reconstruction"]), quantized, atol=1e-5

@@ -117,8 +117,8 @@ def test_a_set_block_equals_its_formula():
     mean, deviation = x.mean(-1, keepdims=True), np.sqrt(x.var(-1, keepdims=True) + 1e-3)
     hidden = silu(dense(block.widen, (x - mean) / deviation * scale + shift))
     expected = x + dense(block.narrow, hidden)
-    told = silu(dense(block.read, expected.mean(1, keepdims=True)))
-    expected = expected + dense(block.tell, told)
+    added = silu(dense(block.read, expected.mean(1, keepdims=True)))
+    expected = expected + dense(block.tell, added)
     np.testing.assert_allclose(ops.convert_to_numpy(block(x)), expected, rtol=2e-4, atol=2e-4)
 
 

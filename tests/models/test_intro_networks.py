@@ -113,8 +113,8 @@ def test_a_linear_path_starts_as_principal_component_analysis(patch):
     decoder = intro_decoder((8, 8, 8, 1), **TINY, patch=patch, linear=True)
     set_mean(encoder, decoder, mean, 0.05)
     set_components(encoder, decoder, components)
-    found = ops.convert_to_numpy(encoder(x)[0])
-    np.testing.assert_allclose(found, scores, atol=0.3)  # with what convolutions add at the start
+    mean = ops.convert_to_numpy(encoder(x)[0])
+    np.testing.assert_allclose(mean, scores, atol=0.3)  # with what convolutions add at the start
     last = next(w for w in decoder.weights[::-1] if len(w.shape) == 5)
     last.assign(0 * last)
     np.testing.assert_allclose(decoder(scores), x, atol=2e-3)

@@ -27,23 +27,23 @@ def test_equals_scikit_image_2d(window, data_range):
         skimage_ssim(a[..., 0], b[..., 0], win_size=window, data_range=data_range)
         for a, b in zip(x, y, strict=True)
     ]
-    found = ops.convert_to_numpy(structural_similarity(x, y, window, data_range))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    similarity = ops.convert_to_numpy(structural_similarity(x, y, window, data_range))
+    assert similarity.dtype == np.float32
+    np.testing.assert_allclose(similarity, expected, atol=2e-5)
     assert min(expected) < 0.95  # a comparison of equal images would show nothing
 
 
 def test_equals_scikit_image_3d_and_channels():
     x, y = images((2, 12, 9, 10, 1))
     expected = [skimage_ssim(a[..., 0], b[..., 0], data_range=1) for a, b in zip(x, y, strict=True)]
-    found = ops.convert_to_numpy(structural_similarity(x, y))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    similarity = ops.convert_to_numpy(structural_similarity(x, y))
+    np.testing.assert_allclose(similarity, expected, atol=2e-5)
     x, y = images((2, 12, 11, 3))
     expected = [
         skimage_ssim(a, b, data_range=1, channel_axis=-1) for a, b in zip(x, y, strict=True)
     ]
-    found = ops.convert_to_numpy(structural_similarity(x, y))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    similarity = ops.convert_to_numpy(structural_similarity(x, y))
+    np.testing.assert_allclose(similarity, expected, atol=2e-5)
 
 
 def test_equal_images_and_flat_images():
@@ -83,8 +83,8 @@ def test_above_the_knee_squared_errors_count_by_their_logarithm():
     x, y = images()
     squared = np.square(x - y).mean((1, 2, 3))
     loss = ReconstructionLoss(mse_weight=2.0, mse_knee=0.01)
-    found = ops.convert_to_numpy(loss.call(x, y))[:, 0, 0]
-    np.testing.assert_allclose(found, 2.0 * 0.01 * np.log1p(squared / 0.01), rtol=1e-5)
+    values = ops.convert_to_numpy(loss.call(x, y))[:, 0, 0]
+    np.testing.assert_allclose(values, 2.0 * 0.01 * np.log1p(squared / 0.01), rtol=1e-5)
     wide = ops.convert_to_numpy(ReconstructionLoss(mse_knee=1e4).call(x, y))[:, 0, 0]
     np.testing.assert_allclose(wide, squared, rtol=1e-3)
     with pytest.raises(ValueError, match="`mse_knee` must be above 0"):

@@ -179,8 +179,8 @@ def traced(prior, codes, labels):
         return pixelcnn_sampler.decode(prior, choose, noise, known, labels, trace=True)
 
     labels = None if labels is None else labels.astype("int32")
-    found = compile_function(run, owner=prior)(codes.reshape(len(codes), -1), labels)
-    return [numpy_of(part) for part in found]
+    results = compile_function(run, owner=prior)(codes.reshape(len(codes), -1), labels)
+    return [numpy_of(part) for part in results]
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_cached_equals_naive_layer_by_layer(rank, options):
     prior = make(GRIDS[rank], **options)
     codes = draw_codes(prior, 3)
     labels = labels_of(prior, 3)
-    kept, found = traced(prior, codes, labels)
-    np.testing.assert_array_equal(kept, codes)
+    drawn, trace = traced(prior, codes, labels)
+    np.testing.assert_array_equal(drawn, codes)
     wanted = prior.features(codes, labels)
     assert len(wanted) == prior.num_blocks + 2
     start = 0
     for layer in map(numpy_of, wanted):
-        part = found[..., start : start + layer.shape[-1]]
+        part = trace[..., start : start + layer.shape[-1]]
         np.testing.assert_allclose(part, layer, rtol=1e-4, atol=2e-5)
         start += layer.shape[-1]
-    assert start == found.shape[-1]
+    assert start == trace.shape[-1]
 
 
 @pytest.mark.parametrize(("gated", "rank", "num_classes"), KINDS)
@@ -305,9 +305,9 @@ def test_filters_allow_what_they_should(seed, temperature, top_k, top_p):
     top_p = None if top_p is None else np.float32(top_p)
     choose = pixelcnn_sampler.Chooser(temperature, top_p, top_k, nucleus=top_p is not None)
     filtered = numpy_of(choose.filtered(ops.convert_to_tensor(logits)))
-    for row, found in zip(logits, filtered, strict=True):
-        kept = set(np.flatnonzero(np.isfinite(found)).tolist())
-        assert kept == allowed(row, temperature, top_k, top_p)
+    for row, values in zip(logits, filtered, strict=True):
+        possible = set(np.flatnonzero(np.isfinite(values)).tolist())
+        assert possible == allowed(row, temperature, top_k, top_p)
 
 
 def test_samples_stay_within_the_filters():

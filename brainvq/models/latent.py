@@ -1,0 +1,109 @@
+"""What `encode` of a model gives and `decode` takes, and the base class of the models that do."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from brainvq.backend import compile_function
+from brainvq.models.batches import apply_in_batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Integers in 0 … num_codes − 1, on a grid: `(n, *grid)`, or `(n, *grid, num_quantizers)`.
+
+    The last axis is there where the `depth` of the model is not None.
+
+    Attributes:
+        num_codes: number of codes K of the codebook, or of each stage's.
+        num_quantizers: codes per grid cell; 1 without a `ResidualQuantizer`.
+    """
+
+    num_codes: int
+    num_quantizers: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """Float32 vectors: one for a whole sample, `(n, size)`, or one per cell, `(n, *grid, size)`.
+
+    Attributes:
+        size: numbers in a vector.
+    """
+
+    size: int
+
+
+class LatentModel(keras.Model):
+    """Base class of `Autoencoder` and `IntroVAE`: what can be asked of either.
+
+    A model has `reconstruct(x)`, `encode(x)` and `decode(z)` of NumPy arrays, and `latent`, which
+    says what `encode` gives and `decode` takes. What follows is declared here for the model that
+    does not have it, so that no caller needs to know which of the two it holds.
+    """
+
+    bottleneck = None
+    """The layer between encoder and decoder; None where the encoder makes the vector itself."""
+
+    num_codes = None
+    """Number of codes K of the codebook, or of each stage's; None where there is none."""
+
+    depth = None
+    """Codes per grid cell on a last axis of the codes; None where there is no such axis."""
+
+    has_skips = False
+    """Whether the decoder also reads the encoder's finer levels."""
+
+    continuous_weight = None
+    """Weight of the reconstruction from vectors before they are quantised; None for none."""
+
+    decodes_codes = False
+    """Whether images are made from codes alone."""
+
+    is_adversarial = False
+    """Whether the encoder is trained as a critic of the decoder."""
+
+    # Names of the constructor's arguments that are layers.
+    _parts = ("encoder", "decoder")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._compiled_functions = {}
+
+    @property
+    def latent(self) -> Codes | Vector:
+        """What `encode` gives and `decode` takes."""
+        raise NotImplementedError
+
+    def bits_per_sample(self, sample_shape: tuple[int, ...]) -> float | None:
+        """Bits that the codes of a sample take without a prior.
+
+        Args:
+            sample_shape: `(*spatial, channels)` of one sample.
+
+        Returns:
+            The number of codes times log2(K); None where reconstructions are not made of codes.
+        """
+        del sample_shape
+
+    def _serialized_parts(self):
+        """The layers among the constructor's arguments, for `get_config`."""
+        return {
+            name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuilds the model and its parts from `get_config`."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in cls._parts
+        }
+        return cls(**{**config, **parts})
+
+    def _batched(self, name, function, array: np.ndarray, batch_size):
+        """Applies a function to an array batch by batch; compiled once under its name."""
+        if name not in self._compiled_functions:
+            self._compiled_functions[name] = compile_function(function, owner=self)
+        return apply_in_batches(self._compiled_functions[name], array, batch_size, name)

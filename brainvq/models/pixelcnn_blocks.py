@@ -1,0 +1,223 @@
+"""The layers that `PixelCNN` stacks: the context of a code, and one block of either form."""
+
+import keras
+from keras import ops
+
+from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
+from brainvq.models import pixelcnn_sampler
+
+
+def _over_grid(vector, rank):
+    """Reshape `(batch, channels)` to `(batch, 1, ..., channels)` with `rank` grid axes."""
+    return ops.reshape(vector, (-1,) + (1,) * rank + (vector.shape[-1],))
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class ContextProjection(keras.layers.Layer):
+    """Adds what is known beside the codes (place in the grid, class) to a feature map.
+
+    This is the term V h of the conditional PixelCNN (van den Oord et al., 2016, equations 3 and
+    4), with one matrix for each kind of context.
+
+    Args:
+        filters: number of channels of the feature map.
+        position: whether a position embedding is given.
+        label: whether a class embedding is given.
+
+    Call with `features` `(batch, *grid, filters)`, `position` `(1, *grid, dim)` or None and `label`
+    `(batch, dim)` or None; it returns the shape of `features`.
+    """
+
+    def __init__(self, filters: int, position: bool = True, label: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.position = position
+        self.label = label
+        self.position_dense = None
+        self.label_dense = None
+        if position:
+            self.position_dense = keras.layers.Dense(
+                filters, use_bias=False, dtype=self.dtype_policy, name="position_dense"
+            )
+        if label:
+            self.label_dense = keras.layers.Dense(
+                filters, use_bias=False, dtype=self.dtype_policy, name="label_dense"
+            )
+
+    def build(self, dim):
+        """Make the matrices `(dim, filters)`."""
+        for dense in (self.position_dense, self.label_dense):
+            if dense is not None:
+                dense.build((None, dim))
+        self.built = True
+
+    def call(self, features, position=None, label=None):
+        """Return `features` plus the projected context; see the class for shapes."""
+        if self.position_dense is not None:
+            features = features + self.position_dense(position)
+        if self.label_dense is not None:
+            features = features + _over_grid(self.label_dense(label), len(features.shape) - 2)
+        return features
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(filters=self.filters, position=self.position, label=self.label)
+        return config
+
+
+class _Block(keras.layers.Layer):
+    """What the two blocks share: their arguments, and a context of the same kinds."""
+
+    def __init__(self, rank, filters, kernel_size, position, label, dropout, **kwargs):
+        super().__init__(**kwargs)
+        self.rank = rank
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.position = position
+        self.label = label
+        self.dropout = dropout
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            rank=self.rank,
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            position=self.position,
+            label=self.label,
+            dropout=self.dropout,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class GatedBlock(_Block):
+    """One layer of the gated PixelCNN over all stacks: tanh(a) * sigmoid(b), residual and skip.
+
+    Stack s looks back along axis s. Each stack feeds the next one with a 1×1 convolution of its
+    gated output; the last stack, which sees every earlier position, writes to the skip sum.
+
+    Args:
+        rank: number of axes of the grid, which is the number of stacks.
+        filters: channels of each stack.
+        kernel_size: odd integer.
+        position: whether a position embedding conditions the gates.
+        label: whether a class embedding conditions the gates.
+        dropout: rate on the gated output of the last stack.
+
+    Call with `stacks`, a list of `rank` tensors `(batch, *grid, filters)`, `skip` `(batch, *grid,
+    filters)`, and the two embeddings; it returns the new list and the new skip sum.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        filters: int,
+        kernel_size: int = 3,
+        position: bool = True,
+        label: bool = False,
+        dropout: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(rank, filters, kernel_size, position, label, dropout, **kwargs)
+        policy = self.dtype_policy
+        self.convolutions = [
+            CausalConv(2 * filters, kernel_size, axis=axis, dtype=policy, name=f"conv_{axis}")
+            for axis in range(rank)
+        ]
+        self.contexts = [
+            ContextProjection(2 * filters, position, label, dtype=policy, name=f"context_{axis}")
+            for axis in range(rank)
+        ]
+        self.carries = [
+            keras.layers.Dense(2 * filters, use_bias=False, dtype=policy, name=f"carry_{axis}")
+            for axis in range(rank - 1)
+        ]
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        # Residual and skip in one product: half the number of small matrix products per code.
+        self.output_dense = keras.layers.Dense(2 * filters, dtype=policy, name="output_dense")
+
+    def build(self, dim):
+        """Make all weights; `dim` is the number of channels of the embeddings."""
+        shape = (None,) * (self.rank + 1) + (self.filters,)
+        for convolution in self.convolutions:
+            convolution.build(shape)
+        for context in self.contexts:
+            context.build(dim)
+        for carry in self.carries:
+            carry.build(shape)
+        self.output_dense.build(shape)
+        self.built = True
+
+    def call(self, stacks, skip, position=None, label=None, training: bool | None = None):
+        """Return the new stacks and the new skip sum; see the class for shapes."""
+        new_stacks = []
+        carried = None
+        for axis, features in enumerate(stacks):
+            hidden = self.contexts[axis](self.convolutions[axis](features), position, label)
+            if carried is not None:
+                hidden = hidden + self.carries[axis - 1](carried)
+            carried = pixelcnn_sampler.gate(hidden)
+            if axis < self.rank - 1:
+                new_stacks.append(features + carried)
+        outputs = self.output_dense(self.dropout_layer(carried, training=training))
+        new_stacks.append(stacks[-1] + outputs[..., : self.filters])
+        return new_stacks, skip + outputs[..., self.filters :]
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class PlainBlock(_Block):
+    """Residual block of the plain PixelCNN: 1×1, masked B k×k with half the filters, 1×1, all ReLU.
+
+    Args:
+        rank: number of axes of the grid.
+        filters: channels of input and output.
+        kernel_size: odd integer.
+        position: whether a position embedding is added to the masked convolution.
+        label: whether a class embedding is added to it.
+        dropout: rate on the output of the masked convolution.
+
+    Call with features `(batch, *grid, filters)` and the two embeddings; it returns the same shape.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        filters: int,
+        kernel_size: int = 3,
+        position: bool = False,
+        label: bool = False,
+        dropout: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(rank, filters, kernel_size, position, label, dropout, **kwargs)
+        policy = self.dtype_policy
+        half = max(1, filters // 2)
+        self.input_dense = keras.layers.Dense(
+            filters, activation="relu", dtype=policy, name="input_dense"
+        )
+        self.convolution = MASKED_CONVOLUTIONS[rank](
+            half, kernel_size, mask_type="B", dtype=policy, name="convolution"
+        )
+        self.context = ContextProjection(half, position, label, dtype=policy, name="context")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.output_dense = keras.layers.Dense(
+            filters, activation="relu", dtype=policy, name="output_dense"
+        )
+
+    def build(self, dim):
+        """Make all weights; `dim` is the number of channels of the embeddings."""
+        shape = (None,) * (self.rank + 1) + (self.filters,)
+        self.input_dense.build(shape)
+        self.convolution.build(shape)
+        self.context.build(dim)
+        self.output_dense.build(shape[:-1] + (self.convolution.filters,))
+        self.built = True
+
+    def call(self, features, position=None, label=None, training: bool | None = None):
+        """Return the features plus the block's output, `(batch, *grid, filters)`."""
+        hidden = self.convolution(self.input_dense(features))
+        hidden = ops.relu(self.context(hidden, position, label))
+        return features + self.output_dense(self.dropout_layer(hidden, training=training))
