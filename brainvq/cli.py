@@ -45,10 +45,7 @@ def main(arguments=None):
 
 
 def run(command, arguments, prog):
-    """Runs one command and ends the process with the status that its outcome deserves.
-
-    The status is 0 for success, 2 for a mistake of the user (one line on standard error), 130 for
-    Ctrl-C. Anything else is a defect of ours and keeps its traceback.
+    """Runs one command; see `guarded` for how the process ends.
 
     Args:
         command: one of `COMMANDS`.
@@ -58,13 +55,23 @@ def run(command, arguments, prog):
     if arguments[:1] == ["--version"]:
         print(f"brainvq {__version__}")
         return
+    guarded(lambda: importlib.import_module(f"brainvq.app.{command}").main(arguments, prog))
+
+
+def guarded(call):
+    """Calls a function and ends the process with the status that its outcome deserves.
+
+    The status is 0 for success, 2 for a mistake of the user (one line on standard error), 130 for
+    Ctrl-C, with the text of the `KeyboardInterrupt`. Anything else is a defect of ours and keeps
+    its traceback.
+    """
     # Each model compiles its own functions; TensorFlow warns that a program with many models does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # Lines that nobody reads any more, after `| head`, must not stop a training, nor be told of.
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         with _missing_packages():
-            importlib.import_module(f"brainvq.app.{command}").main(arguments, prog)
+            call()
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))

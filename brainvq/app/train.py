@@ -98,7 +98,7 @@ def train_run(run, prog):
     from brainvq.app import measure, stages
     from brainvq.files import write_json
     from brainvq.training.fit import duration
-    from brainvq.training.programs import Clock
+    from brainvq.training.runs import Clock
 
     log = run.folder.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())

@@ -1,5 +1,6 @@
 """The folder of a run: what it holds, how it is found, and what marks a stage as done."""
 
+import contextlib
 import logging
 import re
 import sys
@@ -162,3 +163,31 @@ def start_log(path=None):
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     return logger
+
+
+class Clock:
+    """Adds up the seconds of each stage over all the sittings of a run.
+
+    Args:
+        path: JSON file that keeps the sums.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    @contextlib.contextmanager
+    def __call__(self, stage):
+        """Times the body of a `with` and adds it to `stage`."""
+        began = time.monotonic()
+        yield
+        sums = self.seconds()
+        sums[stage] = round(sums.get(stage, 0.0) + time.monotonic() - began, 2)
+        write_json(self.path, sums)
+
+    def seconds(self):
+        """Seconds of each stage so far (dict)."""
+        return read_json(self.path) if self.path.exists() else {}
+
+    def total(self):
+        """Seconds of all stages together."""
+        return sum(self.seconds().values())

@@ -26,7 +26,7 @@ def draw_volumes(run):
     options, store = run.study.sampling, run.store
     codes = run.prior.sample(options.samples, seed=run.study.seed, **options.arguments)
     write_array(run.file("samples", "codes.npy"), codes)
-    training = StoredVolumes(store, run.rows["train"])
+    training = data.StoredVolumes(store, run.rows["train"])
     affine = centred_affine(store)
     drawn, unseen = [], []
     for start in range(0, len(codes), COMPARED):
@@ -49,33 +49,12 @@ def draw_volumes(run):
     }
 
 
-class StoredVolumes:
-    """Samples of a store as an array that reads what is asked for, when it is asked for.
-
-    Args:
-        store: an `ArrayStore` of volumes.
-        rows: int array, the sample numbers.
-    """
-
-    def __init__(self, store, rows):
-        self.store, self.rows = store, rows
-        self.shape = (len(rows), *store.sample_shape)
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, places):
-        chosen = self.rows[places]
-        volumes = self.store.read(np.atleast_1d(chosen))
-        return volumes if np.ndim(chosen) else volumes[0]
-
-
 def nearest(volumes, training):
     """The training volume nearest to each of some volumes.
 
     Args:
         volumes: float `(n, x, y, z, 1)`.
-        training: `StoredVolumes`.
+        training: `brainvq.data.StoredVolumes`.
 
     Returns:
         List of (place in `training`, root mean square distance), one for each volume.
