@@ -5,7 +5,7 @@ in mm or in units of a model. They are drawn as projections onto the three plane
 streamlines on top, and follow the radiological convention of `planes`: the patient's right is at
 the left of axial and coronal views, anterior at the left of sagittal ones. So the sagittal view is
 from the patient's left, the coronal one from the front and the axial one from below. All panels of
-a figure have one scale, and each figure a bar that tells it.
+a figure have one scale, and each figure has a bar of that scale.
 
 A streamline has the colour of its direction at each point, as is usual: red to the sides, green to
 front and back, blue up and down.

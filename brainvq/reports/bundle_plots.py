@@ -259,7 +259,7 @@ def rate_distortion_figure(table, *, title="What a streamline costs and what is 
     Returns:
         `pathlib.Path` of the PNG, or the Figure. Codecs without error are left out of the panel of
         errors, as its axis is logarithmic; those that take more than four times the bits of all
-        families with several members are told in the legend.
+        families with several members are named in the legend.
 
     Raises:
         ValueError: a column is missing, or there is no row.

@@ -1,7 +1,7 @@
 """What all figures share: the style, the PNG and its title, and pictures whose sides are marked.
 
 A figure is a function that returns a `matplotlib.figure.Figure`, made public by `png_figure`, which
-adds what every figure takes: `path`, the PNG to write, and `simulated`, which the title tells.
+adds what every figure takes: `path`, the PNG to write, and `simulated`, which the title states.
 """
 
 import functools
@@ -67,7 +67,7 @@ def png_figure(*, dark=False):
     """A decorator: makes a public figure of a function that draws one.
 
     The public function also takes `path`, its last positional argument, and `simulated`, and its
-    docstring tells of both; it writes the Figure to `path` and returns that. The function that
+    docstring describes both; it writes the Figure to `path` and returns that. The function that
     draws gets its `title` as it is to be written, with the note on simulated brains, and
     `simulated` only where it has such a parameter itself. It draws in the common style;
     Matplotlib's rcParams are as before afterwards.

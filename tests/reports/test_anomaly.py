@@ -31,7 +31,7 @@ def scan():
 
 
 @pytest.fixture(scope="module")
-def found(scan):
+def lesion_scores(scan):
     x, mask, scores, _ = scan
     counted = LesionScores()
     for i, name in enumerate(("a", "b", "c")):
@@ -108,11 +108,11 @@ def test_planes_go_through_the_largest_lesion(scan, tmp_path):
     assert anomaly.anomaly_planes(volume, maps, affine, tmp_path / "p.png").exists()
 
 
-def test_curves_state_areas_and_chance(found):
-    curves = {name: found.curves(name) for name in found.methods}
-    figure = anomaly.roc_and_precision_recall(curves, found.pooled(), None, simulated=True)
+def test_curves_state_areas_and_chance(lesion_scores):
+    curves = {name: lesion_scores.curves(name) for name in lesion_scores.methods}
+    figure = anomaly.roc_and_precision_recall(curves, lesion_scores.pooled(), None, simulated=True)
     text = text_of(figure)
-    pooled = found.pooled().set_index("method")
+    pooled = lesion_scores.pooled().set_index("method")
     assert f"{pooled.loc['combined', 'average_precision']:.4f}" in text
     assert f"{pooled.loc['pixel', 'auroc']:.3f}" in text
     assert f"chance: {pooled['prevalence'].iloc[0]:.4f}" in text
@@ -120,17 +120,17 @@ def test_curves_state_areas_and_chance(found):
     assert "simulated" in text
 
 
-def test_bars_show_subjects_with_lesions(found):
-    figure = anomaly.score_bars(found.table(), None)
+def test_bars_show_subjects_with_lesions(lesion_scores):
+    figure = anomaly.score_bars(lesion_scores.table(), None)
     ax = figure.axes[0]
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert len(labels) == 3
     assert "mL" in labels[0]
     bars = [patch.get_height() for patch in ax.patches]
-    table = found.table().dropna(subset=["average_precision"])
+    table = lesion_scores.table().dropna(subset=["average_precision"])
     assert sorted(bars) == pytest.approx(sorted(table["average_precision"]))
     with pytest.raises(ValueError, match="empty"):
-        anomaly.score_bars(found.table().query("subject == 'well'"), None)
+        anomaly.score_bars(lesion_scores.table().query("subject == 'well'"), None)
 
 
 class TestReport:
@@ -139,11 +139,11 @@ class TestReport:
         text = write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
         return re.sub(r"\s+", " ", text)
 
-    def test_what_a_reader_needs(self, tmp_path, found):
-        path = anomaly.score_bars(found.table(), tmp_path / "b.png")
+    def test_what_a_reader_needs(self, tmp_path, lesion_scores):
+        path = anomaly.score_bars(lesion_scores.table(), tmp_path / "b.png")
         text = self.page(
             tmp_path,
-            found,
+            lesion_scores,
             {"bars": path, "scans": [(path, "scan one")]},
             about="a model",
             settings={"median": 5},
@@ -164,11 +164,11 @@ class TestReport:
             "median",
         ):
             assert words in text
-        own = found.summary().set_index("method").loc["combined", "average_precision"]
+        own = lesion_scores.summary().set_index("method").loc["combined", "average_precision"]
         assert f"{own:.3f}" in text
 
-    def test_t1_and_calibrated(self, tmp_path, found):
-        text = self.page(tmp_path, found, {}, modality="T1w", calibrated=True)
+    def test_t1_and_calibrated(self, tmp_path, lesion_scores):
+        text = self.page(tmp_path, lesion_scores, {}, modality="T1w", calibrated=True)
         assert "Meissen" not in text
         assert "found on other, healthy subjects" in text
         assert "simulated" not in text

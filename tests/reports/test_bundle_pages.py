@@ -6,7 +6,7 @@ from brainvq.reports.figures import code_usage_bars
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 
-FOUND = {
+MEASURES = {
     "buan": 0.91,
     "mse": 2.5e-4,
     "distance": 0.0123,
@@ -15,9 +15,9 @@ FOUND = {
     "distance_mm": 1.23,
     "closest_mm": 1.11,
 }
-WORSE = {**FOUND, "buan": 0.71}
+WORSE = {**MEASURES, "buan": 0.71}
 MM = ("buan_mm", "distance_mm", "closest_mm")
-SUBJECTS = pd.DataFrame([{"subject": "01", "streamlines": 60.5, **FOUND, "distance_mm": 7.77}])
+SUBJECTS = pd.DataFrame([{"subject": "01", "streamlines": 60.5, **MEASURES, "distance_mm": 7.77}])
 
 
 def about(bottleneck="ema"):
@@ -38,11 +38,11 @@ def about(bottleneck="ema"):
 
 
 def bundle(name, **changes):
-    spread = {f"{key}_sd": value / 10 for key, value in FOUND.items()}
-    return {"bundle": name, "samples": 5, "streamlines": 310, **FOUND, **spread, **changes}
+    spread = {f"{key}_sd": value / 10 for key, value in MEASURES.items()}
+    return {"bundle": name, "samples": 5, "streamlines": 310, **MEASURES, **spread, **changes}
 
 
-def told(features, numbers, share, groups=4):
+def classified(features, numbers, share, groups=4):
     return {
         "features": features,
         "numbers": numbers,
@@ -56,7 +56,7 @@ def told(features, numbers, share, groups=4):
 
 def metrics(without=(), **changes):
     usage = {"used": 500, "fraction": 500 / 512, "entropy_bits": 8.2, "perplexity": 301.5}
-    found = {
+    all_measures = {
         "test_subjects": 4,
         "one_person": False,
         "test_samples": 10,
@@ -65,7 +65,7 @@ def metrics(without=(), **changes):
         "scale_mm": 100.0,
         "streamlines": 64,
         "points": 64,
-        "reconstruction": FOUND,
+        "reconstruction": MEASURES,
         "bundles": [bundle("MCP"), bundle("PYT_L", buan=0.87)],
         "bits_per_streamline": 36.0,
         "numbers_per_streamline": 16.0,
@@ -77,10 +77,10 @@ def metrics(without=(), **changes):
             ],
         },
         "classification": [
-            told("coordinates", 12288, 0.9),
-            told("latents", 1024, 0.8),
-            told("codes", 2048, 0.7),
-            told("chance", 0, 0.5),
+            classified("coordinates", 12288, 0.9),
+            classified("latents", 1024, 0.8),
+            classified("codes", 2048, 0.7),
+            classified("chance", 0, 0.5),
         ],
         "codecs": {"residual k-means, 36 bits": WORSE, "local PCA and scalar, 36 bits": WORSE},
         "parameters": {"autoencoder": 123456},
@@ -115,7 +115,7 @@ def metrics(without=(), **changes):
         },
         **changes,
     }
-    return {name: value for name, value in found.items() if name not in without}
+    return {name: value for name, value in all_measures.items() if name not in without}
 
 
 def continuous(**changes):
@@ -131,14 +131,18 @@ def in_units():
         {key: value for key, value in row.items() if not key.startswith(MM)}
         for row in (bundle("MCP"), bundle("PYT_L"))
     ]
-    codecs = {"residual k-means, 36 bits": {key: FOUND[key] for key in FOUND if key not in MM}}
-    found = {key: value for key, value in FOUND.items() if key not in MM}
-    return metrics(scale_mm=None, reconstruction=found, bundles=rows, codecs=codecs)
+    codecs = {
+        "residual k-means, 36 bits": {key: MEASURES[key] for key in MEASURES if key not in MM}
+    }
+    known = {key: value for key, value in MEASURES.items() if key not in MM}
+    return metrics(scale_mm=None, reconstruction=known, bundles=rows, codecs=codecs)
 
 
-def text_of(tmp_path, found, study=None, figures=None, **options):
-    known = [name for name in SUBJECTS if name not in FOUND or name in found["reconstruction"]]
-    report = bundles_report(study or about(), found, SUBJECTS[known], figures or {}, **options)
+def text_of(tmp_path, measured, study=None, figures=None, **options):
+    known = [
+        name for name in SUBJECTS if name not in MEASURES or name in measured["reconstruction"]
+    ]
+    report = bundles_report(study or about(), measured, SUBJECTS[known], figures or {}, **options)
     return write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
 
@@ -189,8 +193,8 @@ def test_what_a_reader_looks_for_is_there(tmp_path):
     [("gumbel", "sums of all codes"), ("identity", "An autoencoder has no codes"), ("psom", "")],
 )
 def test_nothing_is_compressed(tmp_path, bottleneck, why):
-    study, found = about(bottleneck), continuous()
-    text = text_of(tmp_path, found, study)
+    study, measured = about(bottleneck), continuous()
+    text = text_of(tmp_path, measured, study)
     assert text.count("Nothing is compressed into bits") == 2  # above all, and with the measures
     assert "256 float numbers, and has 192 itself (64 points of 3): more than went in" in text
     assert why in text
@@ -198,7 +202,7 @@ def test_nothing_is_compressed(tmp_path, bottleneck, why):
     assert ("through sums of codes" in text) == (bottleneck == "gumbel")
     for words in ("Use of the codebook", "<h2>Prior", "<h2>New bundles", "made from these alone"):
         assert words not in text, words
-    card = bundles_card(study, found, split={"train": 1}, data_facts={})
+    card = bundles_card(study, measured, split={"train": 1}, data_facts={})
     assert card.bits is None
     assert card.codes == ""
     assert card.limitations[0].startswith("Nothing is compressed")
@@ -211,23 +215,23 @@ def test_fewer_numbers_are_no_bits_either(tmp_path):
 
 
 def test_codes_that_are_not_decoded(tmp_path):
-    found = metrics(without=("prior", "samples"), bits_per_streamline=None)
-    text = text_of(tmp_path, found, about("psom"))
+    measured = metrics(without=("prior", "samples"), bits_per_streamline=None)
+    text = text_of(tmp_path, measured, about("psom"))
     assert "The decoder does not read them" in text
     assert "vectors, not their codes" in text
-    card = bundles_card(about("psom"), found, split={"train": 1}, data_facts={})
+    card = bundles_card(about("psom"), measured, split={"train": 1}, data_facts={})
     assert card.codes.endswith("they are not decoded")
 
 
 def test_one_person_is_said_above_all(tmp_path):
-    rows = [told("latents", 1024, 0.8, groups=10), told("chance", 0, 0.5, groups=10)]
-    found = metrics(one_person=True, test_subjects=1, classification=rows)
-    text = text_of(tmp_path, found)
+    rows = [classified("latents", 1024, 0.8, groups=10), classified("chance", 0, 0.5, groups=10)]
+    measured = metrics(one_person=True, test_subjects=1, classification=rows)
+    text = text_of(tmp_path, measured)
     assert text.index("That flatters") < text.index("<h2>")
     assert "Folds are made of groups of streamlines" in text
     assert "Each test subject" not in text
     split = {"train": 40, "validation": 5, "test": 10}
-    card = bundles_card(about(), found, split=split, data_facts={})
+    card = bundles_card(about(), measured, split=split, data_facts={})
     assert card.split == {}  # groups are no subjects
     assert "40 train, 5 validation, 10 test" in card.split_rule
     assert "That flatters" in card.limitations[0]
@@ -241,14 +245,14 @@ def test_simulated_bundles_are_called_so(tmp_path):
 
 
 def test_units_that_are_not_known_in_mm(tmp_path):
-    found = in_units()
-    text = text_of(tmp_path, found)
+    measured = in_units()
+    text = text_of(tmp_path, measured)
     assert "in mm is not known" in text
     assert "1/unit" in text
     assert "0.0500 units for samples" in text
     for words in (" mm)", "BUAN, 6 mm", "dipy"):
         assert words not in text, words
-    card = bundles_card(about(), found, split={"train": 1}, data_facts={})
+    card = bundles_card(about(), measured, split={"train": 1}, data_facts={})
     assert "in mm is not known" in card.channels
     assert not any("mm" in label for label in card.measures["measure"])
 
@@ -263,25 +267,25 @@ def test_codecs_at_about_as_many_bits(tmp_path):
     [(1, [16, 16], "16 x 16 codes out of 512"), (2, [16, 16, 2], "16 x 16 cells of 2 codes")],
 )
 def test_codes_of_neighbouring_streamlines(tmp_path, stages, grid, words):
-    found = metrics(codes=metrics()["codes"][:stages], grid=grid)
-    text = text_of(tmp_path, found)
+    measured = metrics(codes=metrics()["codes"][:stages], grid=grid)
+    text = text_of(tmp_path, measured)
     assert words in text
     assert f"{4 * stages} codes out of 512, 36 bits" in text
     assert ("stages" in text) == (stages > 1)
 
 
 def test_a_bundle_with_a_single_group(tmp_path):
-    alone = {f"{key}_sd": None for key in FOUND}
+    alone = {f"{key}_sd": None for key in MEASURES}
     text = text_of(tmp_path, metrics(bundles=[bundle("MCP", **alone)]))
     assert "nan" not in text.lower().replace("finance", "")
     assert ">0.910<" in text  # the card has no spread
 
 
 def test_too_few_samples_to_classify(tmp_path):
-    found = metrics(classification=[])
-    assert "<h2>Latents" not in text_of(tmp_path, found)
+    measured = metrics(classification=[])
+    assert "<h2>Latents" not in text_of(tmp_path, measured)
     path = code_usage_bars([3, 2, 1], tmp_path / "f.png")
-    assert "<h2>Latents" in text_of(tmp_path, found, figures={"tsne": path})
+    assert "<h2>Latents" in text_of(tmp_path, measured, figures={"tsne": path})
 
 
 def test_figures_that_are_there_are_shown(tmp_path):

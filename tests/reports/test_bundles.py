@@ -153,10 +153,10 @@ class TestViews:
         colour = to_rgb(BUNDLE_COLOURS["PYT_L"])
         middles = {}
         for view, ax in axes.items():
-            found = lines_of(ax)
-            own = np.isclose(found.get_colors()[:, :3], colour).all(axis=1)
+            lines = lines_of(ax)
+            own = np.isclose(lines.get_colors()[:, :3], colour).all(axis=1)
             assert own.sum() == 6
-            own = np.concatenate([found.get_segments()[i] for i in np.flatnonzero(own)])
+            own = np.concatenate([lines.get_segments()[i] for i in np.flatnonzero(own)])
             frame = np.mean([ax.get_xlim(), ax.get_ylim()], axis=1)
             middles[view] = own.mean(axis=0) > frame
         assert middles["axial"].tolist() == [True, True]  # left at the right, front at the top
@@ -169,8 +169,8 @@ class TestViews:
         near, far = tract(1), tract(1)
         near[..., 1] += 1
         figure = bundles.bundle_views({"MCP": near, "PYT_L": far}, None)
-        found = lines_of(panels(figure)[1]).get_colors()  # coronal, from the front
-        np.testing.assert_allclose(found[-1, :3], to_rgb(BUNDLE_COLOURS["MCP"]))
+        colours = lines_of(panels(figure)[1]).get_colors()  # coronal, from the front
+        np.testing.assert_allclose(colours[-1, :3], to_rgb(BUNDLE_COLOURS["MCP"]))
 
     def test_counts_and_thinning(self):
         figure = bundles.bundle_views({"MCP": tract(50)}, None, most=7)
@@ -188,10 +188,10 @@ class TestGrid:
             assert a.get_xlim() == b.get_xlim()
             assert a.get_ylim() == b.get_ylim()
             assert a.get_aspect() == 1
-        found = words(figure)
-        assert any(text == "far\nBUAN 0.250" for text in found)
-        assert any(text.endswith(" mm") for text in found)
-        assert any("red left-right" in text for text in found)
+        texts = words(figure)
+        assert any(text == "far\nBUAN 0.250" for text in texts)
+        assert any(text.endswith(" mm") for text in texts)
+        assert any("red left-right" in text for text in texts)
         figure.canvas.draw()
         scales = [ax.get_window_extent().width / np.diff(ax.get_xlim())[0] for ax in figure.axes]
         np.testing.assert_allclose(scales, scales[0], rtol=0.02)
@@ -216,9 +216,9 @@ class TestPerturbation:
         figure = bundles.perturbation(
             rows, None, scores={"ae": {0.5: 0.123}}, view="axial", original=tract()
         )
-        found = words(figure)
-        assert {"no noise", "ε = 0.5", "ae", "vqvae", "BUAN 0.12"} <= set(found)
-        assert any("axial view, from below" in text for text in found)
+        texts = words(figure)
+        assert {"no noise", "ε = 0.5", "ae", "vqvae", "BUAN 0.12"} <= set(texts)
+        assert any("axial view, from below" in text for text in texts)
         assert len(panels(figure)) == 4
 
     def test_refused(self):
@@ -229,10 +229,10 @@ class TestPerturbation:
 
 class TestGenerated:
     def test_new_above_real(self):
-        made, real = {"MCP": tract() + 0.1}, {"MCP": tract() - 0.1}
-        figure = bundles.generated(made, real, None, views=("coronal",))
+        samples, real = {"MCP": tract() + 0.1}, {"MCP": tract() - 0.1}
+        figure = bundles.generated(samples, real, None, views=("coronal",))
         above, below = panels(figure)
-        for ax, lines in ((above, made["MCP"]), (below, real["MCP"])):
+        for ax, lines in ((above, samples["MCP"]), (below, real["MCP"])):
             drawn = np.concatenate(lines_of(ax).get_segments())
             assert drawn[:, 1].max() == pytest.approx(lines[..., 2].max())
         assert [ax.get_ylabel() for ax in (above, below)] == ["generated\ncoronal", "real\ncoronal"]
@@ -308,9 +308,9 @@ class TestTables:
         assert [len(line.get_xdata()) for line in right.lines] == [2]
         assert left.get_yscale() == "log"
         # Files are a hundred times as large: told, for they would press the curves together.
-        told = words(figure)
-        assert "float16:\n3,072 bits, error 1e-08" in told
-        assert "exact:\n6,144 bits, no error" in told
+        texts = words(figure)
+        assert "float16:\n3,072 bits, error 1e-08" in texts
+        assert "exact:\n6,144 bits, no error" in texts
         alone = bundles.rate_distortion_figure(RATES.drop(columns="family"), None)
         assert len(alone.axes[0].lines) == 4
         with pytest.raises(ValueError, match="mse"):

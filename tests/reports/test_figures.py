@@ -156,9 +156,9 @@ class TestReconstructionGrid:
             num_codes=K,
             codebook=BOOK,
         )
-        found = words(figure)
-        assert {"original", "codes", "reconstruction", "|error|", "s3"} <= set(found)
-        assert "SSIM 0.400" in found
+        texts = words(figure)
+        assert {"original", "codes", "reconstruction", "|error|", "s3"} <= set(texts)
+        assert "SSIM 0.400" in texts
 
     def test_error_row_has_one_scale_and_the_right_values(self):
         errors = [
@@ -218,9 +218,9 @@ class TestImageGrid:
 class TestCurves:
     def test_losses_add_up(self):
         panels = draw("loss_curves").axes
-        found = {ax.get_title(): ax.lines for ax in panels}
-        assert list(found) == ["Reconstruction", "VQ (commitment + codebook)", "Total"]
-        lines = found["VQ (commitment + codebook)"]
+        lines_of = {ax.get_title(): ax.lines for ax in panels}
+        assert list(lines_of) == ["Reconstruction", "VQ (commitment + codebook)", "Total"]
+        lines = lines_of["VQ (commitment + codebook)"]
         np.testing.assert_allclose(lines[0].get_ydata(), [0.4, 0.2, 0.03])
         np.testing.assert_allclose(lines[1].get_ydata(), [0.4, 0.2, 0.05])
         assert list(lines[0].get_xdata()) == [1, 2, 3]  # epochs are counted from 1

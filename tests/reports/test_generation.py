@@ -168,7 +168,7 @@ class TestTraversal:
 
 
 class TestMeasures:
-    def found(self, **options):
+    def draw(self, **options):
         models = {"VAE-8": (0.6, 0.95, 300.0), "IVAE-32": (1.1, 0.82, 20.0)}
         sharp, diverse, far = (
             {name: tables(*given)[i] for name, given in models.items()} for i in range(3)
@@ -176,7 +176,7 @@ class TestMeasures:
         return generation_figure(sharp, diverse, None, distances=far, **options)
 
     def test_every_value_is_written(self):
-        figure = self.found(simulated=True)
+        figure = self.draw(simulated=True)
         shown = words(figure)
         for word in ("VAE-8", "IVAE-32", "0.60", "1.10", "0.95", "0.82", "300", "20", "real"):
             assert word in shown

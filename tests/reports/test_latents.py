@@ -50,32 +50,39 @@ class TestScatter:
         return sum(len(c.get_offsets()) for ax in figure.axes for c in ax.collections)
 
     def test_every_scan_in_every_pair_of_axes(self):
-        found = discrimination()
-        models = {"VAE-8": found.components, "IVAE-32": -found.components}
-        figure = lda_scatter(models, found.labels, found.classes, None, simulated=True)
+        discriminants = discrimination()
+        models = {"VAE-8": discriminants.components, "IVAE-32": -discriminants.components}
+        figure = lda_scatter(
+            models, discriminants.labels, discriminants.classes, None, simulated=True
+        )
         assert len(figure.axes) == 6
         assert self.points(figure) == 6 * 40
         shown = words(figure)
         assert "Linear discriminants of unseen scans (simulated brains)" in shown
-        for name in found.classes:
+        for name in discriminants.classes:
             assert f"{name} (10)" in shown
         assert shown.count("VAE-8") == 3
         assert "discriminant 3" in shown
 
     @pytest.mark.parametrize(("count", "models", "panels"), [(2, 1, 1), (1, 1, 1), (2, 5, 5)])
     def test_fewer_classes_have_fewer_axes(self, count, models, panels):
-        found = discrimination(CLASSES[: count + 1])
-        components = {f"m{i}": found.components for i in range(models)}
-        figure = lda_scatter(components, found.labels, found.classes, None)
+        discriminants = discrimination(CLASSES[: count + 1])
+        components = {f"m{i}": discriminants.components for i in range(models)}
+        figure = lda_scatter(components, discriminants.labels, discriminants.classes, None)
         assert len(figure.axes) == panels
         assert self.points(figure) == panels * 40
 
     def test_colours_do_not_depend_on_who_is_there(self):
-        found = discrimination()
-        kept = found.labels != 0
+        discriminants = discrimination()
+        others = discriminants.labels != 0
         figures = [
-            lda_scatter({"m": found.components[rows]}, found.labels[rows], found.classes, None)
-            for rows in (np.full(40, True), kept)
+            lda_scatter(
+                {"m": discriminants.components[rows]},
+                discriminants.labels[rows],
+                discriminants.classes,
+                None,
+            )
+            for rows in (np.full(40, True), others)
         ]
         colours = [
             {tuple(np.round(c.get_facecolor()[0][:3], 3)) for ax in f.axes for c in ax.collections}
@@ -148,11 +155,11 @@ class TestTable:
 class TestMetadata:
     def test_shares_names_gaps_and_findings_are_shown(self):
         labels, table = metadata()
-        found = bias_audit(table, labels, permutations=100)
+        audit = bias_audit(table, labels, permutations=100)
         figure = metadata_figure(
             metadata_histograms(table, labels),
             None,
-            tests=found.tests,
+            tests=audit.tests,
             names={"te": "echo time (s)"},
             simulated=True,
         )
@@ -187,11 +194,11 @@ class TestMetadata:
 
 
 def test_files_are_written(tmp_path):
-    found = discrimination()
+    discriminants = discrimination()
     labels, table = metadata()
     calls = {
-        lda_scatter: ({"a": found.components}, found.labels, found.classes),
-        class_table_figure: (found.table,),
+        lda_scatter: ({"a": discriminants.components}, discriminants.labels, discriminants.classes),
+        class_table_figure: (discriminants.table,),
         metadata_figure: (metadata_histograms(table, labels),),
     }
     for draw, args in calls.items():

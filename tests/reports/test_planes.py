@@ -276,9 +276,9 @@ class TestReconstruction:
         original = phantom()
         other = original + RNG.normal(size=SHAPE).astype("float32")
         figure = planes.reconstruction_planes(original, other, RAS, None, simulated=True)
-        found = words(figure)
-        assert {"original", "reconstruction", "|error|", "intensity"} <= set(found)
-        assert any("simulated brains" in text for text in found)
+        texts = words(figure)
+        assert {"original", "reconstruction", "|error|", "intensity"} <= set(texts)
+        assert any("simulated brains" in text for text in texts)
         grey, errors = pictures(figure), pictures(figure, "inferno")
         assert len(grey) == 6
         assert len({image.get_clim() for image in grey}) == 1

@@ -23,14 +23,14 @@ def draw(path=None, **options):
 
 
 def test_rows_planes_and_sides_are_named():
-    found = words(draw(outliers={f"s{i}": TEMPLATE for i in range(5)}, simulated=True))
+    texts = words(draw(outliers={f"s{i}": TEMPLATE for i in range(5)}, simulated=True))
     for text in ("template", "mean of 7 scans", "outlier: s0", "outlier: s2", "R", "L"):
-        assert text in found
-    assert "outlier: s3" not in found
-    assert any("Registration to the template (simulated brains)" in text for text in found)
-    assert any("outline: brain of the template" in text for text in found)
+        assert text in texts
+    assert "outlier: s3" not in texts
+    assert any("Registration to the template (simulated brains)" in text for text in texts)
+    assert any("outline: brain of the template" in text for text in texts)
     for plane in ("axial", "coronal", "sagittal"):
-        assert any(plane in text for text in found)
+        assert any(plane in text for text in texts)
 
 
 def test_rows_have_their_own_brightness():

@@ -5,7 +5,9 @@ from brainvq.reports.model_card import write_model_card
 from brainvq.reports.slices import slices_card, slices_report
 
 MEASURE = {"mean": 0.9, "sd": 0.01, "n": 4}
-FOUND = {name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")}
+SIMILARITY = {
+    name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")
+}
 ABOUT = {
     "brainvq": "0.1",
     "keras": "3",
@@ -30,8 +32,8 @@ def metrics(**changes):
         "test_slices": 250,
         "simulated": False,
         "ssim_settings": {"window": "uniform"},
-        "reconstruction": FOUND,
-        "patch_kmeans": FOUND,
+        "reconstruction": SIMILARITY,
+        "patch_kmeans": SIMILARITY,
         "bits_per_slice": 2304.0,
         "grid": [16, 16],
         "stride": 8,
@@ -50,8 +52,8 @@ def metrics(**changes):
     }
 
 
-def text_of(tmp_path, found, **options):
-    report = slices_report(ABOUT, found, SUBJECTS, {}, **options)
+def text_of(tmp_path, measured, **options):
+    report = slices_report(ABOUT, measured, SUBJECTS, {}, **options)
     return write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
 
@@ -84,13 +86,13 @@ def test_simulated_and_left_out_scans_are_warned_of(tmp_path):
 
 
 def test_without_codes_and_prior(tmp_path):
-    found = metrics(bits_per_slice=None)
+    measured = metrics(bits_per_slice=None)
     for name in ("codes", "prior", "samples", "patch_kmeans", "grid", "stride"):
-        del found[name]
-    text = text_of(tmp_path, found)
+        del measured[name]
+    text = text_of(tmp_path, measured)
     assert "Use of the codebook" not in text
     assert "Held-out bits" not in text
-    card = slices_card(ABOUT, found, split={"train": 1}, data_facts={})
+    card = slices_card(ABOUT, measured, split={"train": 1}, data_facts={})
     assert card.codes == ""
 
 

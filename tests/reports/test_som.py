@@ -175,9 +175,9 @@ class TestGrid:
         expected = 100 * COUNTS / COUNTS.sum()
         np.testing.assert_allclose(np.ma.filled(use, 0).ravel(), expected)
         assert use.mask.sum() == 1
-        found = " ".join(words(figure))
-        assert "Use: 19 of 20" in found
-        assert "4 × 5 nodes of 3 channels" in found
+        text = " ".join(words(figure))
+        assert "Use: 19 of 20" in text
+        assert "4 × 5 nodes of 3 channels" in text
         assert {"row", "column"} <= set(words(figure))
         for ax in figure.axes[:4]:
             assert ax.get_ylim()[0] > ax.get_ylim()[1]  # row 0 at the top
@@ -289,10 +289,10 @@ class TestEncodings:
         sizes = used.get_sizes()
         assert (np.diff(sizes) > 0).all()  # by use
         left = np.mean((flat - BOOK[nearest]) ** 2) / np.mean((flat - flat.mean(axis=0)) ** 2)
-        found = " ".join(words(figure))
-        assert f"lies {100 * left:.0f} % of the encodings' variance" in found
-        assert "40 of 40 encodings and all 20 codes" in found
-        assert "1 codes not in use" in found
+        text = " ".join(words(figure))
+        assert f"lies {100 * left:.0f} % of the encodings' variance" in text
+        assert "40 of 40 encodings and all 20 codes" in text
+        assert "1 codes not in use" in text
 
     def test_same_seed_same_figure(self):
         a, b = (

@@ -11,7 +11,9 @@ from brainvq.reports.model_card import write_model_card
 from brainvq.reports.vector_pages import vectors_card, vectors_report
 
 MEASURE = {"mean": 0.9, "sd": 0.01, "n": 4}
-FOUND = {name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")}
+SIMILARITY = {
+    name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")
+}
 SHARPNESS = [
     {"measure": name, "samples": 0.1, "real": 0.4, "ratio": 0.25, "low": 0.2, "high": 0.3}
     for name in ("laplacian", "laplacian_foreground")
@@ -50,10 +52,10 @@ METRICS = {
     "test_scans": 9,
     "simulated": False,
     "ssim_settings": {"window": "uniform"},
-    "reconstruction": FOUND,
+    "reconstruction": SIMILARITY,
     "parameters": {"autoencoder": 1234567},
     "latent_size": 256,
-    "components": {"count": 250, "reconstruction": FOUND},
+    "components": {"count": 250, "reconstruction": SIMILARITY},
     "reconstruction_sharpness": SHARPNESS,
     "generation": {"count": 128, "real": 9, "model": DRAWN, "components": DRAWN},
     "latents": {

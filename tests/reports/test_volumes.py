@@ -7,8 +7,10 @@ from brainvq.reports.model_card import write_model_card
 from brainvq.reports.volumes import volumes_card, volumes_report
 
 MEASURE = {"mean": 0.9, "sd": 0.01, "n": 4}
-FOUND = {name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")}
-WORSE = {name: {**MEASURE, "mean": 0.7} for name in FOUND}
+SIMILARITY = {
+    name: MEASURE for name in ("ssim", "ssim_foreground", "psnr", "psnr_foreground", "mse")
+}
+WORSE = {name: {**MEASURE, "mean": 0.7} for name in SIMILARITY}
 USAGE = {"num_codes": 256, "used": 200, "fraction": 200 / 256, "perplexity": 70.0}
 QUANTIZATION = {"quantization_error": 1.5, "quantization_mse": 0.07, "vectors": 3564}
 SUBJECTS = pd.DataFrame({"subject": ["01"], "ssim": [0.9]})
@@ -37,11 +39,11 @@ def about(**model):
 
 
 def metrics(without=(), **changes):
-    found = {
+    all_measures = {
         "test_subjects": 4,
         "simulated": False,
         "ssim_settings": {"window": "uniform"},
-        "reconstruction": FOUND,
+        "reconstruction": SIMILARITY,
         "continuous_reconstruction": WORSE,
         "bits_per_volume": 7128.0,
         "grid": [9, 11, 9],
@@ -85,11 +87,11 @@ def metrics(without=(), **changes):
         },
         **changes,
     }
-    return {name: value for name, value in found.items() if name not in without}
+    return {name: value for name, value in all_measures.items() if name not in without}
 
 
-def text_of(tmp_path, found, study=None, figures=None, **options):
-    report = volumes_report(study or about(), found, SUBJECTS, figures or {}, **options)
+def text_of(tmp_path, measured, study=None, figures=None, **options):
+    report = volumes_report(study or about(), measured, SUBJECTS, figures or {}, **options)
     return write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
 
@@ -129,25 +131,25 @@ def test_what_a_reader_looks_for_is_there(tmp_path):
     [({}, "vectors as they are"), ({"skips": True}, "also reads the encoder&#39;s finer levels")],
 )
 def test_reconstructions_that_are_not_made_from_codes(tmp_path, model, why):
-    found = metrics(bits_per_volume=None, without=("prior", "samples"))
-    text = text_of(tmp_path, found, about(**model))
+    measured = metrics(bits_per_volume=None, without=("prior", "samples"))
+    text = text_of(tmp_path, measured, about(**model))
     assert text.count("not made from codes") == 2  # above all, and where the measures are
     assert why in text
     assert "made from these alone" not in text
     assert "Bits a volume" not in text
     assert "200 of 256" in text
-    card = volumes_card(about(**model), found, split={"train": 1}, data_facts={})
+    card = volumes_card(about(**model), measured, split={"train": 1}, data_facts={})
     assert card.bits is None
     assert card.codes.endswith("the decoder does not read them")
     assert "not made from codes" in card.limitations[0]
 
 
 def test_without_codes(tmp_path):
-    found = metrics(
+    measured = metrics(
         bits_per_volume=None,
         without=("codes", "grid", "stride", "som", "tissue", "prior", "samples", "patch_kmeans"),
     )
-    text = text_of(tmp_path, found)
+    text = text_of(tmp_path, measured)
     assert "This variant has no codes" in text
     for words in (
         "Use of the codebook",
@@ -158,7 +160,7 @@ def test_without_codes(tmp_path):
     ):
         assert f">{words}<" not in text
     assert 'role="note"' not in text
-    card = volumes_card(about(), found, split={"train": 1}, data_facts={})
+    card = volumes_card(about(), measured, split={"train": 1}, data_facts={})
     assert card.codes == card.shape_rule == ""
 
 
