@@ -20,6 +20,7 @@ import os
 import sys
 
 __version__ = "0.1.0"
+BACKENDS = ("tensorflow", "jax", "torch")
 # Public names and the modules that have them: what is here is imported when it is asked for.
 _PUBLIC = {
     "brainvq.tasks.trained": ("load", "shipped"),
@@ -128,13 +129,28 @@ class _Registration(importlib.abc.MetaPathFinder):
 
         def execute_and_register(module):
             with _no_start_up_lines() if name == "keras" else contextlib.nullcontext():
-                execute(module)
+                try:
+                    execute(module)
+                except ModuleNotFoundError as error:
+                    raise _without_backend(error) from None
             # Layers that import Keras are not whole yet: they are followed by their own turn.
             if name != "keras" or "brainvq.layers" not in sys.modules:
                 importlib.import_module("brainvq.models")
 
         spec.loader.exec_module = execute_and_register
         return spec
+
+
+def _without_backend(error):
+    """The error itself, or what to install where Keras has nothing to compute with."""
+    if error.name not in BACKENDS:
+        return error
+    choices = " or ".join(f"pip install brainvq[{name}]" for name in BACKENDS)
+    return ModuleNotFoundError(
+        f"{error.name}: is not installed, and Keras computes with it; expected a backend: "
+        f"{choices} (KERAS_BACKEND chooses another one)",
+        name=error.name,
+    )
 
 
 if "keras" in sys.modules:

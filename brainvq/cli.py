@@ -17,11 +17,10 @@ import logging
 import os
 import sys
 
-from brainvq import __version__
+from brainvq import BACKENDS, __version__
 from brainvq.errors import UserError
 
 COMMANDS = ("train", "predict", "compare", "prepare", "simulate")
-BACKENDS = ("tensorflow", "jax", "torch")
 
 logger = logging.getLogger("brainvq")
 
@@ -100,11 +99,7 @@ def _missing_packages():
         if package in ("", "brainvq"):
             raise
         if package in BACKENDS:
-            choices = " or ".join(f"pip install brainvq[{name}]" for name in BACKENDS)
-            raise UserError(
-                f"{package}: is not installed, and Keras computes with it; expected a backend: "
-                f"{choices} (another one is chosen by KERAS_BACKEND)"
-            ) from None
+            raise UserError(str(error)) from None
         raise UserError(
             f"{package}: is not installed; expected the packages of the application: pip install "
             "brainvq[app]"
