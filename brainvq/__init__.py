@@ -23,7 +23,8 @@ __version__ = "0.1.0"
 BACKENDS = ("tensorflow", "jax", "torch")
 # Public names and the modules that have them: what is here is imported when it is asked for.
 _PUBLIC = {
-    "brainvq.tasks.trained": ("load", "shipped"),
+    "brainvq.tasks.trained": ("load",),
+    "brainvq.training.shipped": ("shipped",),
     "brainvq.layers": (
         "AddVolume",
         "Bottleneck",
