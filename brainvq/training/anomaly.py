@@ -28,7 +28,7 @@ class AnomalyDetector:
         passes: times that restoring goes over a slice, see `restore`. Default 2.
         temperature: of the draws. Default 1.
         top_p: of the draws, see `PixelCNN.sample`. Default 0.9: a restoration should hold what is
-            usual, and rare codes are the very thing to be found.
+            usual, and rare codes are the very thing to be detected.
         sharpness: how much the restorations nearest to the slice count for more; 0 weighs all
             alike. See `restore`. Default 15.
         mirror: whether surprise is averaged with that of the slice flipped left to right. The prior
@@ -104,8 +104,8 @@ class AnomalyDetector:
             UserError: there is no prior, or the grid is of another size.
         """
         self._check_grid(codes)
-        found = self.prior.code_log_prob(codes, labels, batch_size=self.batch_size)
-        return -found / np.float32(math.log(2))
+        log_p = self.prior.code_log_prob(codes, labels, batch_size=self.batch_size)
+        return -log_p / np.float32(math.log(2))
 
     def surprise_of(self, slices, labels=None, codes=None):
         """Bits of each code of slices; averaged over both reading sides with `mirror`.
@@ -120,11 +120,11 @@ class AnomalyDetector:
         """
         if codes is None:
             codes = self.model.encode(slices, batch_size=self.batch_size)
-        found = self.surprise(codes, labels)
+        bits = self.surprise(codes, labels)
         if self.mirror:
             flipped = self.model.encode(slices[:, :, ::-1], batch_size=self.batch_size)
-            found = (found + self.surprise(flipped, labels)[:, :, ::-1]) / 2
-        return found
+            bits = (bits + self.surprise(flipped, labels)[:, :, ::-1]) / 2
+        return bits
 
     def calibrate(self, slices, labels=None, quantile=0.95):
         """Sets `threshold_bits` to what a share of the codes of healthy slices stays below.
@@ -175,9 +175,9 @@ class AnomalyDetector:
         The codes are read in raster order. Where the surprise of a code given the codes before it,
         restored ones among them, exceeds the threshold, another code is drawn from the prior in its
         place. So the inside of a lesion, which does not surprise beside its own rim, does so once
-        the rim is restored, and what was surprising only because of a lesion before it is kept.
+        the rim is restored, and what was surprising only because of a lesion before it stays.
 
-        The original reads code by code. Here the surprise of all codes is found at once and the
+        The original reads code by code. Here the surprise of all codes is computed at once and the
         reading is repeated `passes` times with the same noise, each time in the context that the
         last one left. A code is settled once all before it are, so the results come to agree, after
         a few passes nearly everywhere.
@@ -213,8 +213,8 @@ class AnomalyDetector:
                 known = None if labels is None else np.asarray(labels)[rows]
                 for draw in range(self.draws):
                     seed = np.random.SeedSequence([self.seed, draw, start])
-                    found = self._read(codes[rows], improbable[rows], known, seed)
-                    restored[draw, rows], replaced[draw, rows] = found
+                    drawn = self._read(codes[rows], improbable[rows], known, seed)
+                    restored[draw, rows], replaced[draw, rows] = drawn
                     bar.update(len(rows))
         return restored, replaced
 
@@ -243,21 +243,21 @@ class AnomalyDetector:
         slices = np.asarray(slices, "float32")
         size = slices.shape[1:3]
         codes = self.model.encode(slices, batch_size=self.batch_size)
-        found = {"codes": codes, "reconstruction": self._decoded(codes, size)}
+        evidence = {"codes": codes, "reconstruction": self._decoded(codes, size)}
         if self.prior is None:
-            return found
+            return evidence
         bits = self.surprise_of(slices, labels, codes)
-        found["surprise"] = self.to_pixels(bits, size)
+        evidence["surprise"] = self.to_pixels(bits, size)
         restored, replaced = self.restore(codes, labels)
-        found["replaced"] = replaced.mean(axis=0, dtype="float32")
+        evidence["replaced"] = replaced.mean(axis=0, dtype="float32")
         for name in ("restored", "brighter", "darker"):
-            found[name] = np.empty(slices.shape[:3], "float32")
+            evidence[name] = np.empty(slices.shape[:3], "float32")
         # A few slices at a time: all draws of a scan at once would fill the memory.
         for start in range(0, len(slices), self.batch_size):
             part = slice(start, start + self.batch_size)
             for name, values in self._weighed(slices[part, ..., 0], restored[:, part]).items():
-                found[name][part] = values
-        return found
+                evidence[name][part] = values
+        return evidence
 
     def _read(self, codes, improbable, labels, seed):
         """One draw of a batch: (restored codes, which of them were drawn)."""
@@ -280,10 +280,10 @@ class AnomalyDetector:
 
     def _surprise_among(self, codes, context, labels):
         """Bits of `codes`, each given the codes before it in `context` in place of its own."""
-        found = self.prior.code_log_prob(
+        log_p = self.prior.code_log_prob(
             codes, labels, batch_size=self.sampling_batch, context=context
         )
-        return -found / np.float32(math.log(2))
+        return -log_p / np.float32(math.log(2))
 
     def _weighed(self, x, restored):
         """Weighted means over the draws, for a few slices `(m, rows, cols)`."""
@@ -308,11 +308,11 @@ class AnomalyDetector:
     def _check_grid(self, codes):
         if self.prior is None:
             raise UserError("prior: none; expected a run whose prior is trained")
-        found, expected = np.shape(codes)[1:], self.prior.grid_shape
-        if found != tuple(expected):
+        given, expected = np.shape(codes)[1:], self.prior.grid_shape
+        if given != tuple(expected):
             sizes = (
                 " x ".join(str(n * s) for n, s in zip(grid, self.model.stride, strict=True))
-                for grid in (found, expected)
+                for grid in (given, expected)
             )
             raise UserError(
                 "slices: found {} pixels; expected {}, the size that the prior was trained for "

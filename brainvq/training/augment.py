@@ -61,12 +61,12 @@ class Augment:
         factor = rng.uniform(1 - self.gain, 1 + self.gain, ones).astype("float32")
         moved = np.zeros_like(batch)
         for image, target, mirrored, shift in zip(batch, moved, flips, shifts, strict=True):
-            source = np.flip(image, self.flip_axis) if mirrored else image
+            turned = np.flip(image, self.flip_axis) if mirrored else image
             sizes = image.shape[:-1]
             pairs = [(min(max(s, -n), n), n) for s, n in zip(shift, sizes, strict=True)]
             to = tuple(slice(max(s, 0), n + min(s, 0)) for s, n in pairs)
             of = tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in pairs)
-            target[to] = source[of]
+            target[to] = turned[of]
         if self.gamma:
             np.power(np.maximum(moved, 0, out=moved), power, out=moved)
         if self.gain:

@@ -5,9 +5,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from brainvq.backend import compile_function
-from brainvq.layers.bottleneck import BottleneckChain
 from brainvq.layers.quantizer import Quantizer, nearest_codes
-from brainvq.layers.residual_quantizer import ResidualQuantizer
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.training.som_init import kohonen_map, order_on_grid
@@ -35,7 +33,7 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
             list, the first is clustered.
         batches: iterable of arrays `(batch, *spatial, channels)`, or of tuples that begin with one
             (a `tf.data.Dataset` or `keras.utils.PyDataset` too). It must end.
-        max_vectors: int, the most vectors kept for clustering.
+        max_vectors: int, the most vectors that are clustered.
         seed: int, for the sample, the clustering and the order.
         tail: float ≥ 0, for the stages after the first. Default 0: all vectors count alike.
 
@@ -47,12 +45,12 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
     """
     members = _members(
         model,
-        lambda last: all(isinstance(stage, Quantizer) for stage in _stages(last)),
+        lambda stages: all(isinstance(stage, Quantizer) for stage in stages),
         "a quantiser with a codebook, such as VectorQuantizer",
     )
     rng = np.random.default_rng(seed)
     sample, per_batch = _encoded_sample(model, members, batches, max_vectors, rng)
-    stages = _stages(members[-1])
+    stages = model.bottleneck.stages()
     for stage in stages:
         weights = None
         if tail and stage is not stages[0]:
@@ -110,7 +108,7 @@ def kohonen_initialize(
             (`SOMQuantizer`, `ProbabilisticSOM`), a `ResidualQuantizer` whose first stage is one
             (the others stay as they are), or a chain that ends in such.
         batches: see `kmeans_initialize`.
-        max_vectors: int, the most vectors kept for fitting.
+        max_vectors: int, the most vectors that are fitted.
         seed: int, for the sample and the starts.
         iterations: see `kohonen_map`, as for the arguments below.
         first_radius: float > 0, or None for half the grid's longer side.
@@ -126,10 +124,10 @@ def kohonen_initialize(
     """
     members = _members(
         model,
-        lambda last: isinstance(_stages(last)[0], GridQuantizer),
+        lambda stages: isinstance(stages[0], GridQuantizer),
         "a quantiser with a grid, such as SOMQuantizer",
     )
-    quantizer = _stages(members[-1])[0]
+    quantizer = model.bottleneck.stages()[0]
     rng = np.random.default_rng(seed)
     sample, _ = _encoded_sample(model, members, batches, max_vectors, rng)
     codebook = kohonen_map(
@@ -153,35 +151,28 @@ def principal_initialize(model, batches, max_vectors=100_000, seed=0):
     Args:
         model: built `brainvq.Autoencoder` whose bottleneck is a `TorusQuantizer`, a
             `ResidualQuantizer` whose first stage is one, or a chain that ends in such.
-        batches: see `kmeans_initialize`.
-        max_vectors: int, the most vectors kept.
+        batches: iterable of arrays `(batch, *spatial, channels)`; see `kmeans_initialize`.
+        max_vectors: int, the most vectors in the sample.
         seed: int, for the sample.
 
     Raises:
         ValueError: if the bottleneck is another, or there is no data.
     """
     members = _members(
-        model, lambda last: isinstance(_stages(last)[0], TorusQuantizer), "a TorusQuantizer"
+        model, lambda stages: isinstance(stages[0], TorusQuantizer), "a TorusQuantizer"
     )
     sample, _ = _encoded_sample(model, members, batches, max_vectors, np.random.default_rng(seed))
-    _stages(members[-1])[0].set_coordinates(sample)
+    model.bottleneck.stages()[0].set_coordinates(sample)
 
 
 def _members(model, fits, expected):
-    """The parts of a model's bottleneck, in turn; the last must be one that fits."""
-    chained = isinstance(model.bottleneck, BottleneckChain)
-    members = model.bottleneck.bottlenecks if chained else [model.bottleneck]
-    if not fits(members[-1]):
+    """The parts of a model's bottleneck, in turn; the stages of the last must fit."""
+    if not fits(model.bottleneck.stages()):
         raise ValueError(
             f"The bottleneck must be {expected}, or end in one. "
             f"Received: model.bottleneck={model.bottleneck}"
         )
-    return members
-
-
-def _stages(quantizer):
-    """The stages of a quantiser that has some; else itself, as the only one."""
-    return quantizer.quantizers if isinstance(quantizer, ResidualQuantizer) else [quantizer]
+    return model.bottleneck.members()
 
 
 def _encoded_sample(model, members, batches, max_vectors, rng):
@@ -200,7 +191,7 @@ def _encoded_sample(model, members, batches, max_vectors, rng):
         return keras.ops.cast(z, "float32")  # (batch, *grid, dim)
 
     encode = compile_function(encode, owner=model)
-    cosine = _stages(members[-1])[0].distance == "cosine"
+    cosine = model.bottleneck.stages()[0].distance == "cosine"
     sample, seen, per_batch = None, 0, 0
     for x in _images(batches):
         vectors = keras.ops.convert_to_numpy(encode(x))
@@ -226,12 +217,12 @@ def _images(batches):
 
 
 def _keep(sample, vectors, seen, size, rng):
-    """Reservoir sampling: each of the `seen + len(vectors)` vectors is kept equally likely."""
+    """Reservoir sampling: each of the `seen + len(vectors)` vectors stays equally likely."""
     room = size - len(sample)
     sample = np.concatenate([sample, vectors[: max(room, 0)]])
     late = vectors[max(room, 0) :]
     positions = np.arange(seen + len(vectors) - len(late), seen + len(vectors))
     slots = rng.integers(0, positions + 1)
-    kept = slots < size
-    sample[slots[kept]] = late[kept]
+    drawn = slots < size
+    sample[slots[drawn]] = late[drawn]
     return sample

@@ -65,10 +65,10 @@ class TrainingState:
                 "wrote: delete it to start this stage again"
             ) from None
         variables = _variables(model)
-        found, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
-        if found != expected:
+        expected = [tuple(variable.shape) for variable in variables]
+        if [array.shape for array in arrays] != expected:
             raise UserError(
-                f"{self.path}: holds {len(found)} arrays that do not fit the {len(expected)} of "
+                f"{self.path}: holds {len(arrays)} arrays that do not fit the {len(expected)} of "
                 "this network; expected a checkpoint of the same settings"
             )
         for variable, array in zip(variables, arrays, strict=True):
@@ -77,9 +77,8 @@ class TrainingState:
 
 
 def to_numpy(variable):
-    """The value of a Keras variable as a NumPy array, on any backend."""
-    value = variable.value
-    return value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+    """The value of a Keras variable as a NumPy array of its shape, on any backend."""
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable.value))
 
 
 def _variables(model):
@@ -109,7 +108,7 @@ def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=
 
     Raises:
         UserError: the loss, another value of the logs or a weight became NaN or infinite; the state
-            of the last good epoch is kept.
+            of the last good epoch stays on disk.
     """
     state = TrainingState(state)
     history = state.restore(model)
@@ -136,7 +135,7 @@ def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=
 
 
 def first_not_finite(logs):
-    """What went wrong in the logs of a step, such as `loss became nan`; None where nothing did."""
+    """The first log of a step that is not finite, as `loss became nan`; None where all are."""
     # The loss first: what else is wrong with it follows from it.
     for name, value in sorted((logs or {}).items(), key=lambda item: item[0] != "loss"):
         if not math.isfinite(float(value)):
@@ -145,7 +144,7 @@ def first_not_finite(logs):
 
 
 def first_not_finite_weight(model):
-    """The same for the weights of a model."""
+    """The first weight of a model that is not finite, as text; None where all are."""
     for variable in model.trainable_variables:
         if not np.isfinite(to_numpy(variable)).all():
             return f"weight {variable.path} became nan or infinite"
@@ -287,7 +286,7 @@ class BestWeights(keras.callbacks.Callback):
             np.savez(file, value=value, epoch=epoch + 1, **weights)
 
     def restore(self, model):
-        """Puts the best weights back; returns their epoch, or None where none was kept."""
+        """Puts the best weights back; returns their epoch, or None where there is no file."""
         value, epoch, weights = self._read()
         if math.isfinite(value):
             model.set_weights(weights)

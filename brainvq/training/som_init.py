@@ -1,6 +1,20 @@
 """Codebooks that are maps from the start: Kohonen's map without gradients, and order on a grid.
 
 Arrays only: `brainvq.training.codebook_init` joins these with models.
+
+The final radius of a map trades order for closeness. Near 0 the map is k-means. On held-out vectors
+of a 3D autoencoder of simulated brains (32 dimensions, 16 × 16 nodes, rectangle and toroid) the
+topographic error with 4 neighbours, and the mean distance to the nearest node as a multiple of
+k-means', were
+
+    radius 0.4: 0.37 and 0.40, 1.00 and 1.00
+    radius 0.5: 0.26 and 0.30, 1.03 and 1.04
+    radius 0.7: 0.15 and 0.18, 1.09 and 1.11
+    radius 1.0: 0.10 and 0.18, 1.17 and 1.20
+    radius 1.5: 0.09 and 0.18, 1.28 and 1.36
+
+A `SOMQuantizer` in training holds its nodes about where r = 1 / √(2 ln((α + β) / β)) would: 0.5
+with its default losses, whatever the radius that it starts from.
 """
 
 import numpy as np
@@ -31,26 +45,12 @@ def kohonen_map(
     Σ_k h(c(x), k) ‖x − w_k‖² (ibid., section 3.12) then takes its last `iterations // 4` steps on
     all vectors, at the final radius.
 
-    `final_radius` trades order for closeness. Near 0 the map is k-means. On held-out vectors of a
-    3D autoencoder of simulated brains (32 dimensions, 16 × 16 nodes, rectangle and toroid) the
-    topographic error with 4 neighbours, and the mean distance to the nearest node as a multiple of
-    k-means', were
-
-        radius 0.4: 0.37 and 0.40, 1.00 and 1.00
-        radius 0.5: 0.26 and 0.30, 1.03 and 1.04
-        radius 0.7: 0.15 and 0.18, 1.09 and 1.11
-        radius 1.0: 0.10 and 0.18, 1.17 and 1.20
-        radius 1.5: 0.09 and 0.18, 1.28 and 1.36
-
-    A `SOMQuantizer` in training holds its nodes about where r = 1 / √(2 ln((α + β) / β)) would: 0.5
-    with its default losses, whatever the radius that it starts from.
-
     Args:
         vectors: float `(n, dim)`, n ≥ 1, finite.
         grid: `brainvq.layers.SOMGrid`.
         iterations: int ≥ 1, iterations from the first to the final radius. Default 40.
         first_radius: float > 0, in steps of the grid; None (default) for half its longer side.
-        final_radius: float > 0, in steps of the grid. Default 1.
+        final_radius: float > 0, in steps of the grid. Default 1; see the module for others.
         starts: int ≥ 1, starts to choose from. Default 12.
         seed: int, for the sample and the turns; the same seed gives the same map.
 
@@ -60,11 +60,7 @@ def kohonen_map(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or 0 in vectors.shape:
-        raise ValueError(f"`vectors` must be (n, dim), n > 0. Received: shape {vectors.shape}")
-    if not np.isfinite(vectors).all():
-        raise ValueError("`vectors` must be finite. Received: NaN or infinity")
+    vectors = _checked_vectors(vectors)
     if iterations < 1 or starts < 1:
         raise ValueError(
             "`iterations` and `starts` must be at least 1. "
@@ -96,7 +92,7 @@ def order_on_grid(centres, grid, *, starts=12, seed=0):
     The sum over neighbouring nodes of the squared distance between their centres is lowered: a
     quadratic assignment problem. Several maps are fitted to the centres (`kohonen_map`), centres
     assigned to their nodes one to one, at the least sum of squared distances, and pairs swapped as
-    long as that helps. The best result is kept: a local optimum, and never worse than the order
+    long as that helps. The best result is returned: a local optimum, and never worse than the order
     given.
 
     Args:
@@ -130,6 +126,15 @@ def order_on_grid(centres, grid, *, starts=12, seed=0):
     return min(orders, key=lambda order: np.sum(grid.adjacency * apart[np.ix_(order, order)]))
 
 
+def _checked_vectors(vectors):
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise ValueError(f"`vectors` must be (n, dim), n > 0. Received: shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise ValueError("`vectors` must be finite. Received: NaN or infinity")
+    return vectors
+
+
 def _starts(vectors, grid, count, rng):
     """Yields `count` codebooks: the grid laid into the principal space, as it is and turned."""
     values, axes = np.linalg.eigh(vectors.T.astype("float64") @ vectors / len(vectors))
@@ -145,8 +150,8 @@ def _starts(vectors, grid, count, rng):
     else:
         places, layouts = np.sqrt(12) * (places - 0.5), [[0, 1]]
     rank = min(places.shape[1], len(values))
-    spread = np.sqrt(np.maximum(values[::-1][:rank], 0.0))
-    components = axes[:, ::-1][:, :rank].T * spread[:, None]  # (rank, dim)
+    deviations = np.sqrt(np.maximum(values[::-1][:rank], 0.0))
+    components = axes[:, ::-1][:, :rank].T * deviations[:, None]  # (rank, dim)
     for start in range(count):
         if start < len(layouts):
             laid = places[:, layouts[start]]  # each column has variance 1

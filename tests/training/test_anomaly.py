@@ -60,10 +60,10 @@ def sick(n=6):
 
 def test_surprise_is_minus_log2(detector, prior):
     codes = sick()
-    found = detector.surprise(codes)
-    np.testing.assert_allclose(found, -prior.code_log_prob(codes) * BITS, rtol=1e-5)
-    assert (found[1::2, 1, 2] > 4).all()
-    assert np.median(found[:, :, 1:]) < 0.5
+    surprise = detector.surprise(codes)
+    np.testing.assert_allclose(surprise, -prior.code_log_prob(codes) * BITS, rtol=1e-5)
+    assert (surprise[1::2, 1, 2] > 4).all()
+    assert np.median(surprise[:, :, 1:]) < 0.5
 
 
 def test_mirror_averages_both_readings(prior):
@@ -78,21 +78,21 @@ def test_mirror_averages_both_readings(prior):
 def test_to_pixels_is_linear_between_the_centres(detector):
     column = np.arange(4.0)
     grid = np.broadcast_to(column[:, None] + 10 * column, (2, 4, 4))
-    found = detector.to_pixels(grid, (16, 16))
+    pixels = detector.to_pixels(grid, (16, 16))
     place = np.clip((np.arange(16) + 0.5) / 4 - 0.5, 0, 3)
-    np.testing.assert_allclose(found[1], place[:, None] + 10 * place, atol=1e-5)
+    np.testing.assert_allclose(pixels[1], place[:, None] + 10 * place, atol=1e-5)
     # 14 pixels were padded to 16, one on each side.
     cut = detector.to_pixels(grid, (14, 16))
-    np.testing.assert_allclose(cut, found[:, 1:-1], atol=1e-5)
+    np.testing.assert_allclose(cut, pixels[:, 1:-1], atol=1e-5)
     with pytest.raises(ValueError, match="Received: 4 cells"):
         detector.to_pixels(grid, (17, 16))
 
 
 def test_calibration_is_the_quantile_of_healthy_codes(detector):
     images = Still().decode(healthy(40))
-    found = detector.calibrate(images, quantile=0.9)
+    threshold = detector.calibrate(images, quantile=0.9)
     bits = detector.surprise(healthy(40))
-    assert found == detector.threshold_bits == pytest.approx(np.quantile(bits, 0.9))
+    assert threshold == detector.threshold_bits == pytest.approx(np.quantile(bits, 0.9))
     with pytest.raises(UserError, match="quantile"):
         detector.calibrate(images, quantile=1.0)
 
@@ -147,20 +147,20 @@ def test_evidence_weighs_the_draws_as_published(detector):
     codes = sick()
     detector.threshold_bits = 4.0
     images = Still().decode(codes) + np.float32(0.02)
-    found = detector.evidence(images)
+    evidence = detector.evidence(images)
     x = images[..., 0]
     draws = np.stack([Still().decode(c)[..., 0] for c in detector.restore(codes)[0]])
     distance = np.abs(x - draws).mean(axis=(2, 3))
     weight = np.exp(15 * distance.mean(axis=0) / distance)
     weight = (weight / weight.sum(axis=0))[..., None, None]
-    np.testing.assert_allclose(found["restored"], (weight * draws).sum(0), atol=1e-5)
-    total = found["brighter"] + found["darker"]
+    np.testing.assert_allclose(evidence["restored"], (weight * draws).sum(0), atol=1e-5)
+    total = evidence["brighter"] + evidence["darker"]
     np.testing.assert_allclose(total, (weight * np.abs(x - draws)).sum(0), atol=1e-5)
-    np.testing.assert_array_equal(found["codes"], codes)
-    assert found["replaced"][1, 1, 2] == 1
-    assert found["surprise"].shape == found["reconstruction"].shape == x.shape
+    np.testing.assert_array_equal(evidence["codes"], codes)
+    assert evidence["replaced"][1, 1, 2] == 1
+    assert evidence["surprise"].shape == evidence["reconstruction"].shape == x.shape
     # The wrong cell is the one that stands out.
-    cell = found["brighter"][1].reshape(4, 4, 4, 4).mean(axis=(1, 3))
+    cell = evidence["brighter"][1].reshape(4, 4, 4, 4).mean(axis=(1, 3))
     assert np.unravel_index(cell.argmax(), cell.shape) == (1, 2)
 
 

@@ -23,12 +23,12 @@ def test_nothing_asked_for_changes_nothing():
 
 def test_same_generator_same_result_and_the_input_stays():
     x = batch()
-    kept = x.copy()
+    before = x.copy()
     change = Augment(shift=3, flip=0.5, gain=0.1, gamma=0.2)
     first = change(x, rng(1))
     np.testing.assert_array_equal(change(x, rng(1)), first)
     assert not np.array_equal(change(x, rng(2)), first)
-    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(x, before)
     assert first.dtype == np.float32
     assert first.shape == x.shape
 

@@ -9,7 +9,7 @@ import pytest
 
 import brainvq
 from brainvq.errors import UserError
-from brainvq.training import classify
+from brainvq.training import classify, classify_methods
 from brainvq.training.augment import Augment
 from brainvq.training.classify import (
     METHODS,
@@ -69,26 +69,28 @@ def encoded(samples, model):
 
 
 @pytest.fixture(scope="module")
-def found(samples, model):
+def result(samples, model):
     return cross_validate(samples, [SPLIT], methods=HERE, model=model, **LONG)
 
 
-def test_all_methods_find_what_is_plain_to_see(found):
-    assert tuple(found.probabilities) == HERE
-    assert list(found.subjects) == sorted(LABELS)
-    assert found.classes == ("a", "b")
-    for name, p in found.probabilities.items():
+def test_all_methods_find_what_is_plain_to_see(result):
+    assert tuple(result.probabilities) == HERE
+    assert list(result.subjects) == sorted(LABELS)
+    assert result.classes == ("a", "b")
+    for name, p in result.probabilities.items():
         assert p.shape == (1, 12, 2)
         np.testing.assert_allclose(p.sum(axis=2), 1)
         if "linear" in name:
-            assert np.all(p[0].argmax(axis=1) == found.labels), name
-        assert np.mean(p[0].argmax(axis=1) == found.labels) >= 0.75, name
-    assert found.parameters["codes"] == found.parameters.get("encoder", found.parameters["codes"])
-    assert set(found.seconds) == set(HERE)
+            assert np.all(p[0].argmax(axis=1) == result.labels), name
+        assert np.mean(p[0].argmax(axis=1) == result.labels) >= 0.75, name
+    assert result.parameters["codes"] == result.parameters.get(
+        "encoder", result.parameters["codes"]
+    )
+    assert set(result.seconds) == set(HERE)
 
 
-def test_the_table_has_each_subject_once_a_method(found):
-    table = found.table()
+def test_the_table_has_each_subject_once_a_method(result):
+    table = result.table()
     assert len(table) == len(HERE) * 12
     assert list(table.columns) == ["method", "subject", "class", "predicted", "p(a)", "p(b)"]
     assert (table["class"] == table["subject"].map(LABELS)).all()
@@ -205,7 +207,7 @@ def test_each_subject_and_each_class_counts_alike(encoded, monkeypatch):
     )
     names, of_sample = np.unique(uneven.subjects, return_inverse=True)
     settings = classify.ClassifierSettings(epochs=1, filters=(4,), batch_size=100)
-    network = classify._METHODS["codes"](uneven, names, of_sample, None, settings)
+    network = classify_methods.make_method("codes", uneven, names, of_sample, None, settings)
     network.start(0, np.full(len(rows), -1))
     seen = {}
     monkeypatch.setattr(
@@ -226,10 +228,10 @@ def test_each_subject_and_each_class_counts_alike(encoded, monkeypatch):
 def test_area_averages_are_exact():
     x = np.random.default_rng(0).random((2, 128, 96, 1))
     expected = x.reshape(2, 64, 2, 96, 1).mean(axis=2)
-    found = classify._averaged(x)
-    assert found.shape == (2, 64, 64, 1)
-    np.testing.assert_allclose(found.mean(axis=2), expected.mean(axis=2), rtol=1e-5)
-    np.testing.assert_allclose(classify._area_matrix(100).sum(axis=1), 1, rtol=1e-5)
+    averaged = classify_methods._averaged(x)
+    assert averaged.shape == (2, 64, 64, 1)
+    np.testing.assert_allclose(averaged.mean(axis=2), expected.mean(axis=2), rtol=1e-5)
+    np.testing.assert_allclose(classify_methods._area_matrix(100).sum(axis=1), 1, rtol=1e-5)
 
 
 class TestWrongCalls:
@@ -284,8 +286,8 @@ class TestLabels:
         return path
 
     def test_classes_by_either_name_of_a_subject(self, people):
-        found = read_labels(f"{people}:group", ["00", "sub-01"])
-        assert found.to_dict() == {"00": "HC", "sub-01": "MS"}
+        labels = read_labels(f"{people}:group", ["00", "sub-01"])
+        assert labels.to_dict() == {"00": "HC", "sub-01": "MS"}
 
     @pytest.mark.parametrize(
         ("sign", "classes"),
@@ -297,13 +299,13 @@ class TestLabels:
         ],
     )
     def test_a_number_cut_in_two(self, people, sign, classes):
-        found = read_labels(f"{people}:age{sign}21", ["00", "01", "02"])
-        assert tuple(found) == classes
+        labels = read_labels(f"{people}:age{sign}21", ["00", "01", "02"])
+        assert tuple(labels) == classes
 
     def test_those_without_are_named_and_left_out(self, people, caplog):
         with caplog.at_level(logging.WARNING, "brainvq"):
-            found = read_labels(f"{people}:group", ["00", "90", "77"])
-        assert list(found.index) == ["00"]
+            labels = read_labels(f"{people}:group", ["00", "90", "77"])
+        assert list(labels.index) == ["00"]
         assert "2 of 3 subjects have no group and are left out: 90, 77" in caplog.text
 
     def test_first_column_of_a_csv(self, tmp_path):
@@ -336,7 +338,7 @@ class TestLabels:
 
 
 def test_a_result_with_repeats_has_one_table():
-    found = CrossValidation(
+    result = CrossValidation(
         np.array(["x", "y"]),
         np.array([0, 1]),
         ("a", "b"),
@@ -344,4 +346,4 @@ def test_a_result_with_repeats_has_one_table():
         {},
         {},
     )
-    np.testing.assert_allclose(found.table()["p(a)"], [0.7, 0.3])
+    np.testing.assert_allclose(result.table()["p(a)"], [0.7, 0.3])

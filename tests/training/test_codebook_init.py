@@ -148,8 +148,8 @@ def test_the_coordinates_of_a_torus_start_from_the_encodings(staged):
     model = VQVAETrainer(encoder, bottleneck, keras.Model(z, keras.layers.Dense(2)(z)))
     model.build((None, 10, 2))
     principal_initialize(model, [X])
-    found = value(first.coordinates(np.concatenate([X, X**2, X**3], axis=-1))).reshape(-1, 4)
-    np.testing.assert_allclose(np.cov(found[:, :2].T), np.eye(2), atol=0.01)
+    scores = value(first.coordinates(np.concatenate([X, X**2, X**3], axis=-1))).reshape(-1, 4)
+    np.testing.assert_allclose(np.cov(scores[:, :2].T), np.eye(2), atol=0.01)
 
 
 @pytest.mark.parametrize("topology", ["rectangular", "toroid"])
@@ -229,7 +229,7 @@ def test_what_cannot_be_clustered_is_named():
 
 
 def test_the_reservoir_keeps_each_vector_equally_often():
-    kept = np.zeros(30)
+    counts = np.zeros(30)
     for seed in range(2000):
         rng = np.random.default_rng(seed)
         sample = np.zeros((0, 1))
@@ -237,6 +237,6 @@ def test_the_reservoir_keeps_each_vector_equally_often():
             vectors = np.arange(start, min(start + 7, 30))[:, None]
             sample = _keep(sample, vectors, start, 10, rng)
         assert len(np.unique(sample)) == 10
-        kept[sample.astype(int).ravel()] += 1
+        counts[sample.astype(int).ravel()] += 1
     # A third each; 2000 draws have a standard error of 0.0105.
-    np.testing.assert_allclose(kept / 2000, 1 / 3, atol=0.05)
+    np.testing.assert_allclose(counts / 2000, 1 / 3, atol=0.05)

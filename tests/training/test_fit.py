@@ -84,9 +84,9 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path):
         train(tmp_path / "b", 6, [Stop(2)])
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", 6, [Stop(4)])
-    resumed, found = train(tmp_path / "b", 6)
+    resumed, history = train(tmp_path / "b", 6)
     pd.testing.assert_frame_equal(
-        found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-4
+        history.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-4
     )
     for one, other in zip(whole.weights, resumed.weights, strict=True):
         if "seed" not in one.path:
@@ -140,8 +140,8 @@ def test_training_stops_when_the_loss_is_no_number(tmp_path):
 
 def test_learning_rate_rises_then_falls_to_zero():
     rate = optimizer(0.1, 100, warmup=0.1)._learning_rate
-    found = [float(rate(step)) for step in (0, 5, 10, 55, 100)]
-    np.testing.assert_allclose(found, [0.0, 0.05, 0.1, 0.05, 0.0], atol=1e-6)
+    rates = [float(rate(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(rates, [0.0, 0.05, 0.1, 0.05, 0.0], atol=1e-6)
     assert float(optimizer(0.1, 100, schedule="constant").learning_rate) == pytest.approx(0.1)
 
 
@@ -171,8 +171,8 @@ def test_the_best_epoch_is_kept_and_survives_a_kill(tmp_path):
     model, history = train(tmp_path, 4, [Rising(), again])
     assert len(history) == 4
     assert again.restore(model) == 2
-    for kept, weight in zip(rising.weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(kept, weight)
+    for expected, weight in zip(rising.weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, weight)
 
 
 def test_without_a_finite_loss_nothing_is_kept(tmp_path):

@@ -74,9 +74,9 @@ def test_a_stopped_training_goes_on_with_both_optimizers(tmp_path, form):
     whole, expected = train(tmp_path / "a", 6, form=form)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", 6, [Stop(3)], form=form)
-    resumed, found = train(tmp_path / "b", 6, form=form)
+    resumed, history = train(tmp_path / "b", 6, form=form)
     pd.testing.assert_frame_equal(
-        found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-5
+        history.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-5
     )
     for of in (lambda model: model.weights, lambda model: model.optimizer.variables):
         for one, other in zip(values_of(of(whole)), values_of(of(resumed)), strict=True):
@@ -93,8 +93,8 @@ class Poison(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.kept = self.model.get_weights() if epoch == self.epoch else None
-        if self.kept:
+        self.good = self.model.get_weights() if epoch == self.epoch else None
+        if self.good:
             self.model.decoder.set_weights([w * np.nan for w in self.model.decoder.get_weights()])
 
 
@@ -106,8 +106,8 @@ def test_training_stops_on_nan_with_the_last_good_weights(caplog):
         )
     assert len(history.epoch) == 3
     assert "epoch 3: the loss became nan; training stops" in caplog.text
-    for kept, weight in zip(poison.kept, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(kept, weight)
+    for good, weight in zip(poison.good, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(good, weight)
     assert np.isfinite(model.sample(2, seed=0)).all()
 
 
@@ -126,8 +126,8 @@ def test_weights_that_no_loss_has_seen_are_not_kept(tmp_path):
     health = AdversarialHealth()
     with pytest.raises(UserError, match="the weight .*kernel became nan or infinite in epoch 2"):
         train(tmp_path / "b", 4, [Spoil(), health])
-    for kept, weight in zip(good.get_weights(), health.model.get_weights(), strict=True):
-        np.testing.assert_allclose(kept, weight, rtol=1e-6)
+    for expected, weight in zip(good.get_weights(), health.model.get_weights(), strict=True):
+        np.testing.assert_allclose(expected, weight, rtol=1e-6)
     _, history = train(tmp_path / "b", 1)
     assert len(history) == 1
 

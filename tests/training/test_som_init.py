@@ -93,11 +93,11 @@ class TestMap:
         grid = SOMGrid(8, 8)
         for seed in range(2):
             codebook = kohonen_map(vectors, grid, final_radius=0.5, seed=seed)
-            found = topology_measures(vectors, codebook, grid.neighbours)
-            assert found["topographic_error"] < 0.03
-            assert found["nodes_used"] == 64
+            measures = topology_measures(vectors, codebook, grid.neighbours)
+            assert measures["topographic_error"] < 0.03
+            assert measures["nodes_used"] == 64
             # A square of side 2 cut into 64 squares: 0.3826 times their side, at best.
-            assert found["quantization_error"] < 1.15 * 0.3826 / 4
+            assert measures["quantization_error"] < 1.15 * 0.3826 / 4
         assert codebook.dtype == np.float32
         assert codebook.shape == (64, 2)
 
@@ -107,9 +107,9 @@ class TestMap:
         grid = SOMGrid(*shape, "toroid")
         for seed in range(2):
             codebook = kohonen_map(vectors, grid, final_radius=0.5, seed=seed)
-            found = topology_measures(vectors, codebook, grid.neighbours)
-            assert found["topographic_error"] < error
-            assert found["nodes_used"] == grid.num_nodes
+            measures = topology_measures(vectors, codebook, grid.neighbours)
+            assert measures["topographic_error"] < error
+            assert measures["nodes_used"] == grid.num_nodes
 
     def test_a_rectangle_cannot_but_a_toroid_can(self):
         vectors = on_torus(3000, np.random.default_rng(2))
@@ -127,13 +127,13 @@ class TestMap:
         mixed = np.tanh(2 * latent @ rng.normal(size=(5, 40))) @ rng.normal(size=(40, 16))
         vectors = np.maximum(mixed, 0)
         grid = SOMGrid(8, 8)
-        found = []
+        rows = []
         for radius in (0.3, 0.7, 1.5):
             codebook = kohonen_map(vectors, grid, final_radius=radius, starts=2)
             measures = topology_measures(vectors, codebook, grid.neighbours)
             alike = neighbour_correlation(codebook, grid.neighbours)["mean"]
-            found.append((measures["quantization_error"], -measures["topographic_error"], alike))
-        assert np.all(np.diff(found, axis=0) > 0)
+            rows.append((measures["quantization_error"], -measures["topographic_error"], alike))
+        assert np.all(np.diff(rows, axis=0) > 0)
 
     def test_one_iteration_is_the_formula(self):
         rng = np.random.default_rng(4)
@@ -153,9 +153,9 @@ class TestMap:
         codebook = kohonen_map(vectors, grid, final_radius=0.5)
         again = kohonen_map(vectors, grid, final_radius=0.5)
         np.testing.assert_array_equal(codebook, again)
-        found = topology_measures(vectors, codebook, grid.neighbours)
-        assert found["topographic_error"] < 0.05
-        assert found["quantization_error"] < 1.15 * 0.3826 / 3
+        measures = topology_measures(vectors, codebook, grid.neighbours)
+        assert measures["topographic_error"] < 0.05
+        assert measures["quantization_error"] < 1.15 * 0.3826 / 3
 
     @pytest.mark.parametrize("topology", ["rectangular", "toroid"])
     @pytest.mark.parametrize("vectors", [np.ones((1, 3)), np.zeros((20, 1)), np.eye(4)])

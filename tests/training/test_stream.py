@@ -16,12 +16,12 @@ def test_an_epoch_takes_each_sample_once_at_most(count, batch_size, shuffle, epo
     data = np.arange(100, 100 + count)
     stream = BatchStream(data, np.arange(count), batch_size, shuffle=shuffle, seed=1)
     stream.epoch = epoch
-    found = values(stream)
-    assert len(set(found.tolist())) == len(found)
+    drawn = values(stream)
+    assert len(set(drawn.tolist())) == len(drawn)
     left_out = count % min(batch_size, count) if shuffle else 0
-    assert len(found) == count - left_out
+    assert len(drawn) == count - left_out
     if not shuffle:
-        np.testing.assert_array_equal(found, data)
+        np.testing.assert_array_equal(drawn, data)
 
 
 def test_order_depends_on_seed_and_epoch_alone():

@@ -87,9 +87,9 @@ def test_classes_make_a_batch(every_grid):
     several = as_distribution(prior, labels=[2, 0])
     assert several.batch_shape == (2,)
     assert several.sample(5, seed=(0, 0)).shape == (5, 2, 2, 2)
-    found = several.log_prob(every_grid[:, None]).numpy()
-    assert found.shape == (81, 2)
-    np.testing.assert_allclose(found[:, 1], prior.log_prob(every_grid, 0), atol=1e-5)
+    log_p = several.log_prob(every_grid[:, None]).numpy()
+    assert log_p.shape == (81, 2)
+    np.testing.assert_allclose(log_p[:, 1], prior.log_prob(every_grid, 0), atol=1e-5)
     assert several.log_prob(every_grid[0]).shape == (2,)
 
 
