@@ -11,6 +11,7 @@ Runs on slices are always measured anew; those on volumes, which takes minutes e
 not been measured yet. The same measures and figures make the report at the end of a training.
 """
 
+from brainvq.app import typed
 from brainvq.errors import UserError
 
 
@@ -30,7 +31,8 @@ def main(arguments, prog):
     if not paths:
         newest = RunFolder.newest("runs")
         if newest is None:
-            raise UserError("runs: holds no trained run; expected one (python train.py makes it)")
+            made = f"{typed('train', prog)} makes it"
+            raise UserError(f"runs: holds no trained run; expected one ({made})")
         paths = [newest.path]
     compare([RunFolder.open(path) for path in paths], again, log)
 

@@ -18,6 +18,7 @@ import shlex
 from pathlib import Path
 
 from brainvq import studies
+from brainvq.app import typed
 from brainvq.errors import UserError
 from brainvq.options import comparable, effective, take_option, to_dict
 
@@ -62,7 +63,7 @@ def train_variants(names, arguments, prog):
             train_run(run, prog)
             _forget_models()
         finished.append(str(run.path))
-    log.info("compare them: %s %s", prog.replace("train", "similarity"), shlex.join(finished))
+    log.info("compare them: %s %s", typed("compare", prog), shlex.join(finished))
 
 
 def _forget_models():
@@ -141,20 +142,21 @@ def open_run(arguments, prog):
 
         return LoadedRun.open(resume)
     study = studies.parse(arguments, prog, _help(prog))
-    return new_run(study, shlex.join([*prog.split(), *arguments]))
+    return new_run(study, shlex.join([*prog.split(), *arguments]), prog)
 
 
-def new_run(study, command):
+def new_run(study, command, prog):
     """Makes the folder of a new run; nothing is on disk until all that can be checked is checked.
 
     Args:
         study: a `brainvq.options.Study`.
         command: str, what the user typed.
+        prog: str, the program without its options.
 
     Returns:
         A `LoadedRun`.
     """
-    start = start_of(study)
+    start = start_of(study, prog)
     import keras
 
     from brainvq.app import stages
@@ -180,7 +182,7 @@ def new_run(study, command):
     return LoadedRun(folder, study)
 
 
-def start_of(study):
+def start_of(study, prog):
     """The trained run that a variant starts from, or None where it starts from nothing."""
     wanted, chosen = study.model.start, study.train.start_run
     if wanted is None:
@@ -205,7 +207,7 @@ def start_of(study):
         )
     raise UserError(
         f"--variant {study.variant}: found no trained run of {wanted} on these data in "
-        f"{study.runs}; expected one: python train.py {study.name} --variant {wanted}, or "
+        f"{study.runs}; expected one: {prog} {study.name} --variant {wanted}, or "
         f"--variants {wanted},{study.variant}"
     )
 
