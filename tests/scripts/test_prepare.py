@@ -8,11 +8,16 @@ import pytest
 from nibabel.affines import from_matvec
 from scipy import ndimage
 
-import dataset
-import hyperparameters
-from brainvq import data
+from brainvq import data, studies
+from brainvq.app import prepare
 from brainvq.data.scans import save_nifti
 from brainvq.errors import UserError
+from brainvq.tasks import of
+from brainvq.tasks.volumes.registration import (
+    describe_registration,
+    registration_quality,
+    template,
+)
 
 WORDS = ("introvae3d", "--variant", "ivae-256", "--data.source", "bids")
 MNI = ("--data.registration", "mni")
@@ -50,8 +55,8 @@ def bids(folder, space):
 def prepared(root, *words):
     """The volumes that the scans of a folder become."""
     words = [*WORDS, "--data.root", str(root), "--data.workers", "1", *map(str, words)]
-    study = hyperparameters.parse(words, "dataset.py", "")
-    return dataset.arrays(study, dataset.cohort(study)).read(slice(None))
+    study = studies.parse(words, "dataset.py", "")
+    return of(study).arrays(study, of(study).cohort(study)).read(slice(None))
 
 
 def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, capsys):
@@ -60,7 +65,7 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
     put_a_skull(images[1])
     words = ("--data.root", root, "--data.workers", 1)
     monkeypatch.chdir(tmp_path)
-    dataset.main(["prepare", *WORDS, *map(str, words)])
+    prepare.main([*WORDS, *map(str, words)], "python dataset.py prepare")
     output = capsys.readouterr().out
     (store,) = (data.ArrayStore.open(f.parent) for f in tmp_path.glob("cache/*/index.json"))
     volumes = store.read(slice(None))
@@ -84,7 +89,7 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
     files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert sorted(file.suffix for file in files) == [".csv", ".json", ".png"]
     monkeypatch.setattr(data.ArrayStore, "read", None)  # nothing is read, or made, again
-    dataset.main(["prepare", *WORDS, *map(str, words)])
+    prepare.main([*WORDS, *map(str, words)], "python dataset.py prepare")
     assert capsys.readouterr().out == output
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
 
@@ -135,14 +140,14 @@ class Store:
 
 
 def test_outliers_are_found_and_added_scans_are_scored(tmp_path):
-    study = hyperparameters.parse([*WORDS, "--data.root", str(tmp_path)], "dataset.py", "")
+    study = studies.parse([*WORDS, "--data.root", str(tmp_path)], "dataset.py", "")
     scans = data.open_cohort("simulated", n_subjects=1)
     rng = np.random.default_rng(0)
-    volumes = dataset.template(study).t1 + 0.1 * rng.random((7, 40, 48, 40))
+    volumes = template(study).t1 + 0.1 * rng.random((7, 40, 48, 40))
     volumes[2] = np.roll(volumes[2], 4, axis=1)
     volumes[4] = volumes[4, :, ::-1]
     first = Store(tmp_path / "key", volumes[:6])
-    found = dataset.registration_quality(study, scans, first)
+    found = registration_quality(study, scans, first)
     assert found["csv"] == tmp_path / "key-registration" / "registration.csv"
     assert sorted(found["outliers"]) == ["02", "04"]
     assert found["table"]["z"][int(found["outliers"][0])] == found["table"]["z"].min()
@@ -150,19 +155,19 @@ def test_outliers_are_found_and_added_scans_are_scored(tmp_path):
     assert found["table"]["outlier"].tolist() == [False, False, True, False, True, False]
     assert 0.3 < found["sharpness"] < 1
     again = Store(tmp_path / "key", volumes[:6])
-    kept = dataset.registration_quality(study, scans, again)
+    kept = registration_quality(study, scans, again)
     assert again.reads == 0
     pd.testing.assert_frame_equal(kept.pop("table"), found.pop("table"))
     assert kept == found
     # A scan that could not be read the first time.
-    more = dataset.registration_quality(study, scans, Store(tmp_path / "key", volumes))
+    more = registration_quality(study, scans, Store(tmp_path / "key", volumes))
     assert len(more["table"]) == 7
 
 
 def test_the_first_outliers_are_named():
     table = pd.DataFrame({"fit": [0.9, 0.85, 0.95]})
     found = {"table": table, "sharpness": 0.5, "csv": "a.csv", "picture": "a.png"}
-    text = dataset.describe_registration(found | {"outliers": list("abcdefg")})
+    text = describe_registration(found | {"outliers": list("abcdefg")})
     assert "registration of 3 scans: median fit 0.900 (lowest 0.850), sharpness" in text
     assert "\noutliers: a, b, c, d, e and 2 more\n" in text
-    assert "outliers: a, b\n" in dataset.describe_registration(found | {"outliers": ["a", "b"]})
+    assert "outliers: a, b\n" in describe_registration(found | {"outliers": ["a", "b"]})

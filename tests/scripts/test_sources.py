@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import dataset
-import hyperparameters
+from brainvq import studies
 from brainvq.errors import UserError
+from brainvq.tasks import of
+from brainvq.tasks.base import SPLITS
 
-SMALL = ("--data.slice-margin", "0", "0", "--data.size", "16", "--data.workers", "1")
+SMALL = ("--data.size", "16", "--data.workers", "1")
+# Slices that are cut already have no margin.
+WHOLE = ("--data.slice-margin", "0", "0")
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +36,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def arrays(source, root, *words):
-    words = ("oasis2d", "--data.source", source, "--data.root", str(root), *SMALL, *words)
-    study = hyperparameters.parse(list(words), "train.py", "")
-    scans = dataset.cohort(study)
-    store = dataset.arrays(study, scans)
-    return scans, store, dataset.split_rows(scans, store, study)
+    small = SMALL if source == "png" else (*SMALL, *WHOLE)
+    words = ("oasis2d", "--data.source", source, "--data.root", str(root), *small, *words)
+    study = studies.parse(list(words), "train.py", "")
+    scans = of(study).cohort(study)
+    store = of(study).arrays(study, scans)
+    return scans, store, of(study).split_rows(study, scans, store)
 
 
 @pytest.mark.parametrize("source", ["bids", "oasis1", "oasis2", "png"])
@@ -50,7 +54,7 @@ def test_a_tree_becomes_slices_of_disjoint_subjects(folder, make, source):
     scans, store, rows = arrays(source, root)
     assert store.sample_shape == (16, 16, 1)
     assert len(store.failures) == 0
-    subjects = [set(store.table["subject"].iloc[rows[split]]) for split in dataset.SPLITS]
+    subjects = [set(store.table["subject"].iloc[rows[split]]) for split in SPLITS]
     assert set.union(*subjects) == set(scans.subjects)
     assert sum(map(len, subjects)) == len(scans.subjects)
     images = store.read(slice(None))
@@ -61,11 +65,11 @@ def test_a_tree_becomes_slices_of_disjoint_subjects(folder, make, source):
 def test_an_oasis_tree_becomes_volumes(folder, make):
     words = ["som3d", "--data.source", "oasis1", "--data.root", str(make.oasis1(folder / "data"))]
     words += ["--data.shape", "16", "32", "16", "--data.workers", "1"]
-    study = hyperparameters.parse(words, "train.py", "")
-    scans = dataset.cohort(study)
-    store = dataset.arrays(study, scans)
+    study = studies.parse(words, "train.py", "")
+    scans = of(study).cohort(study)
+    store = of(study).arrays(study, scans)
     assert store.layout == "volumes"
-    assert store.sample_shape == dataset.sample_shape(study) == (16, 32, 16, 1)
+    assert store.sample_shape == study.data.sample_shape == (16, 32, 16, 1)
     volumes = store.read(slice(None))
     assert len(volumes) == len(scans.table)
     for volume in volumes:  # z-scores of the volume that the network sees

@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 
 import brainvq
-import dataset
-import hyperparameters
-import train
+from brainvq.app import train
 from brainvq.errors import UserError
-from brainvq.training.runs import RunFolder
+from brainvq.studies import STUDIES
+from brainvq.tasks.run import LoadedRun
 from tests.scripts.conftest import ROOT, SMOKE, only_run, run, start
 
 FILES = (
@@ -161,12 +160,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(trained
 
 def test_a_run_killed_before_its_cohort_was_written_draws_the_same_one(trained, tmp_path):
     made = only_run_folder(trained)
-    run_folder = RunFolder(tmp_path)
     (tmp_path / "study.json").write_bytes((made / "study.json").read_bytes())
-    study = hyperparameters.from_dict(run_folder.study["study"])
-    found = dataset.cohort_of_run(study, run_folder).table
+    drawn = LoadedRun.open(tmp_path).scans.table
     expected = pd.read_csv(made / "cohort.csv")
-    assert list(found["split"]) == list(expected["split"])
+    assert list(drawn["split"]) == list(expected["split"])
     assert (tmp_path / "cohort.csv").read_bytes() == (made / "cohort.csv").read_bytes()
 
 
@@ -197,7 +194,9 @@ def test_every_variant(tmp_path):
 
 
 def test_without_codes_there_is_no_prior(tmp_path):
-    run(tmp_path, "train.py", *SMOKE, "--model.bottleneck", "gaussian")
+    # Nor are there samples, or a number of them.
+    words = SMOKE[: SMOKE.index("--sampling.samples")]
+    run(tmp_path, "train.py", *words, "--model.bottleneck", "gaussian")
     made = only_run(tmp_path)
     assert (made / "report.html").exists()
     assert not (made / "prior.keras").exists()
@@ -217,7 +216,7 @@ def test_without_codes_there_is_no_prior(tmp_path):
         (["--data.spacing", "wide"], "--data.spacing"),
         (["--data.size", "100"], "--data.size: found 100; expected a multiple of 8"),
         (["--model.blocks", "1"], "--model.blocks: found 1 numbers"),
-        (["--model.beta", "-1"], "--model: "),
+        (["--model.beta", "-1"], "--model.beta: found -1"),
         (["--prior.kernel-size", "4"], "--prior: "),
         (["--sampling.top-p", "2"], "--sampling.top-p: found 2"),
     ],
@@ -225,7 +224,7 @@ def test_without_codes_there_is_no_prior(tmp_path):
 def test_a_mistake_is_named(tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        train.main(words)
+        train.main(words, "python train.py")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir()), "the disk is not as it was"
@@ -233,18 +232,22 @@ def test_a_mistake_is_named(tmp_path, monkeypatch, words, told):
 
 def test_a_mistake_ends_with_one_line_and_status_2(tmp_path):
     output, errors = run(tmp_path, "train.py", "nothing", status=2)
-    known = ", ".join(hyperparameters.STUDIES)
+    known = ", ".join(STUDIES)
     assert errors == f"error: study: found 'nothing'; expected one of {known}\n"
     assert output == ""
 
 
 def test_help_names_every_study_variant_and_option(capsys):
     with pytest.raises(SystemExit, match="0"):
-        train.main(["--help"])
+        train.main(["--help"], "python train.py")
     output = capsys.readouterr().out
-    for study, variants in hyperparameters.STUDIES.items():
+    for study, variants in STUDIES.items():
+        assert f"python train.py {study} --help" in output
         for variant in variants:
-            assert f"{study} --variant {variant}" in output
+            assert f"--variant {variant}" in output
+    with pytest.raises(SystemExit, match="0"):
+        train.main(["oasis2d", "--help"], "python train.py")
+    output = capsys.readouterr().out
     for option in ("--data.slice-spacing", "--model.num-codes", "--prior.dropout", "--seed"):
         assert option in output
 
