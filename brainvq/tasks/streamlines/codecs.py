@@ -53,7 +53,7 @@ def means(per_bundle):
 def codecs_at(bits, store, rows):
     """Measures of classical codecs at about so many bits, fitted on training streamlines.
 
-    They are the same for all variants of so many bits, and kept for a process.
+    They are the same for all variants of so many bits, and are measured once in a process.
 
     Args:
         bits: float, bits per streamline; rounded to a multiple of 9.

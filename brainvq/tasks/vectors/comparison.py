@@ -80,12 +80,15 @@ def _figures(runs, metrics, place):
             title=f"{kind.capitalize()} of each model beside unseen scans",
             simulated=simulated,
         )
-    told = {name: run for name, run in named.items() if "classes" in labelled[name]["latents"]}
+    with_classes = {
+        name: run for name, run in named.items() if "classes" in labelled[name]["latents"]
+    }
     shapes = {
-        np.load(run.file("latents", "classes.npy"), mmap_mode="r").shape for run in told.values()
+        np.load(run.file("latents", "classes.npy"), mmap_mode="r").shape
+        for run in with_classes.values()
     }
     if len(shapes) == 1:
-        scatter(told, place / "lda.png", simulated)
+        scatter(with_classes, place / "lda.png", simulated)
 
 
 def row_of(run, metrics):
