@@ -5,16 +5,23 @@ from scipy import ndimage
 
 from brainvq.data.errors import ScanError
 
-# A brain-extracted scan has this share of voxels at exactly zero, or more.
-_STRIPPED_ZEROS = 0.25
+# A brain-extracted scan has this share of voxels at the value of its background, or more; of what
+# stands out of that, less than the other share lies just above, where the noise of air is.
+_CONSTANT, _CROWDED = 0.25, 0.35
+
+# Shares of the range of intensities: what counts as one value, and what is far from another. This
+# share of the voxels is few. Of a z-scored brain more than the last share is far below background.
+_NARROW, _FAR, _FEW, _SIGNED = 1e-3, 0.1, 0.01, 0.03
 
 
 def foreground_mask(image):
     """Returns which voxels belong to the head or brain.
 
-    Brain-extracted scans (a quarter or more of the voxels exactly 0, and the others not crowded
-    just above 0 as the noise of air is) give the voxels above 0. Other scans are cut by Otsu's
-    threshold on a thinned copy. Islands much smaller than the largest part are dropped.
+    Brain-extracted scans (a quarter or more of the voxels at one value, and the others not crowded
+    just above it as the noise of air is) give the voxels above that value, which need not be 0;
+    of z-scored brains, whose background lies amid their values, those on both sides of it. Other
+    scans are cut by Otsu's threshold on a thinned copy. Islands much smaller than the largest part
+    are dropped.
 
     Args:
         image: (x, y, z) float.
@@ -25,8 +32,7 @@ def foreground_mask(image):
     Raises:
         ScanError: no voxel stands out of the background.
     """
-    threshold = _foreground_threshold(image)
-    mask = image > threshold
+    mask = _standing_out(image)
     if not mask.any():
         raise ScanError("no foreground: all voxels have the same value or none is above 0")
     # Islands are found on blocks of 2×2×2 voxels: an eighth of the work, and it joins parts that
@@ -46,17 +52,80 @@ def foreground_mask(image):
     return mask
 
 
-def _foreground_threshold(image):
-    thinned = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+def darkest(image):
+    """Returns the intensity that is black: the smallest, without the outliers below background.
+
+    A few voxels below the background, as bias correction, splines and dead voxels leave them, do
+    not count. Tissue that is darker than the background, as in z-scored brains, does.
+
+    Args:
+        image: (x, y, z) float.
+
+    Returns:
+        float32, the smallest value of the image or one above it.
+    """
+    smallest, thinned = image.min(), _thinned(image)
+    low, high = _range(image)
+    if smallest >= max(low, 0) or not high > low:
+        return smallest
+    dark = thinned[thinned <= _otsu(thinned, low, high)[0]]
+    level = np.median(dark)
+    # Three standard deviations of the background, by its median absolute deviation.
+    bound = level - 3 * 1.4826 * np.median(np.abs(dark - level))
+    if np.mean(image < bound - _FAR * (high - low)) > _FEW:
+        bound = low
+    return max(smallest, np.float32(bound))
+
+
+def _standing_out(image):
+    """Bool array: the voxels of brain or head, islands of noise included."""
+    thinned = _thinned(image)
     positive = thinned[thinned > 0]
-    if positive.size and np.mean(thinned == 0) >= _STRIPPED_ZEROS and thinned.min() >= 0:
+    if positive.size and np.mean(thinned == 0) >= _CONSTANT and thinned.min() >= 0:
         crowded = np.mean(positive < 0.1 * np.percentile(positive, 99))
-        if crowded < 0.35:
-            return 0.0
-    low, high = float(thinned.min()), float(np.percentile(thinned, 99.9))
+        if crowded < _CROWDED:
+            return image > 0
+    low, high = _range(thinned)
     if not high > low:
         # A few bright voxels only: the thinned copy may have missed them.
-        return float(image.min())
+        return image > image.min()
+    if low < 0 or thinned.min() < low or not (thinned == 0).any():
+        mask = _beyond_constant(image, thinned, low, high)
+        if mask is not None:
+            return mask
+    best, middle = _otsu(thinned, low, high)
+    # Otsu's optimum lies high where background fills most of the volume; half of the way back to
+    # the dark class keeps dim tissue (CSF, the shaded side of a coil) inside the head.
+    return image > float((best + middle) / 2)
+
+
+def _beyond_constant(image, thinned, low, high):
+    """The voxels that differ from a background of one value; None without such a background."""
+    span = high - low
+    counts, edges = np.histogram(thinned, bins=1000, range=(low, high))
+    fullest = int(np.argmax(counts))
+    inside = (thinned >= edges[fullest]) & (thinned <= edges[fullest + 1])
+    level = np.median(thinned[inside])
+    below = level - thinned
+    apart = np.count_nonzero(np.abs(below) > _NARROW * span)
+    if apart > (1 - _CONSTANT) * below.size:
+        return None
+    signed = np.count_nonzero(below > _FAR * span) > _SIGNED * apart
+    if signed:
+        return np.abs(image - level) > _NARROW * span
+    tolerance = _NARROW * span
+    ripples = below[below > tolerance]
+    if ripples.size > _FEW * below.size:
+        # Splines overshoot: what they leave above the background is as high as what is below.
+        tolerance = min(np.percentile(ripples, 90), 0.05 * span)
+    above = -below[-below > tolerance]
+    if not above.size or np.mean(above < 0.1 * np.percentile(above, 99)) >= _CROWDED:
+        return None
+    return image - level > tolerance
+
+
+def _otsu(thinned, low, high):
+    """Otsu's threshold, and the mean of the values below it."""
     counts, edges = np.histogram(thinned, bins=256, range=(low, high))
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -66,10 +135,19 @@ def _foreground_threshold(image):
     mean_below = sums / np.maximum(below, 1)
     mean_above = (sums[-1] - sums) / np.maximum(above, 1)
     between = np.where(valid, below * above * (mean_above - mean_below) ** 2.0, -1)
-    # Otsu's optimum lies high where background fills most of the volume; half of the way back to
-    # the dark class keeps dim tissue (CSF, the shaded side of a coil) inside the head.
     best = int(np.argmax(between))
-    return float((edges[best + 1] + mean_below[best]) / 2)
+    return edges[best + 1], mean_below[best]
+
+
+def _thinned(image):
+    return image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+
+
+def _range(image):
+    """The smallest value, or the 0.1th percentile where that is far below it, and the 99.9th."""
+    smallest = float(image.min())
+    low, high = (float(value) for value in np.percentile(image, [0.1, 99.9]))
+    return (low if smallest < low - _FAR * (high - low) else smallest), high
 
 
 def bounding_box(mask):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from brainvq.data.errors import ScanError
-from brainvq.data.foreground import foreground_mask
+from brainvq.data.foreground import darkest, foreground_mask
 from brainvq.errors import UserError
 
 
@@ -15,7 +15,7 @@ class ClipIntensity:
 
     Args:
         lower: percentile (0 to 100) that lower values are raised to; 0 (default) leaves the dark
-            end as it is, background included.
+            end as it is, background included, but for outliers below it (see `darkest`).
         upper: percentile that higher values are lowered to; default 99.9, 100 leaves them.
         over: the voxels the percentiles are taken over: "foreground" (default) or "all".
     """
@@ -39,10 +39,11 @@ class ScaleIntensity:
     """Brings intensities into [0, 1].
 
     Args:
-        method: "minmax" (default): (x − min) / (max − min) over all voxels. "max": x / max, with
+        method: "minmax" (default): (x − min) / (max − min) over all voxels, where min leaves out a
+            few outliers below the background, which become 0 (see `darkest`). "max": x / max, with
             values below 0 set to 0. "percentile": (x − low) / (high − low), cut off at 0 and 1.
         lower: percentile of the foreground for low ("percentile" only); 0 (default) is the minimum
-            of all voxels.
+            of all voxels, as for "minmax".
         upper: percentile of the foreground for high ("percentile" only); default 99.5.
     """
 
@@ -61,7 +62,7 @@ class ScaleIntensity:
         """The intensities (low, high) of `image` that become 0 and 1."""
         if self.method == "percentile":
             return _percentiles(image, self.lower, self.upper, "foreground")
-        return (image.min() if self.method == "minmax" else 0.0), image.max()
+        return (darkest(image) if self.method == "minmax" else 0.0), image.max()
 
     def __call__(self, image, affine):
         """Returns the image in [0, 1] and the same affine."""
@@ -109,7 +110,7 @@ def _percentiles(image, lower, upper, over):
     values = image
     if over == "foreground" and (lower > 0 or upper < 100):
         values = image[foreground_mask(image)]
-    low = np.percentile(values, lower) if lower > 0 else image.min()
+    low = np.percentile(values, lower) if lower > 0 else darkest(image)
     high = np.percentile(values, upper) if upper < 100 else image.max()
     return np.float32(low), np.float32(high)
 

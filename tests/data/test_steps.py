@@ -309,6 +309,66 @@ def test_foreground_of_a_few_voxels():
     np.testing.assert_array_equal(np.argwhere(foreground_mask(image)), [[33, 35, 37]])
 
 
+def one_voxel(value):
+    def change(image):
+        image = image.copy()
+        image[3, 4, 5] = value
+        return image
+
+    return change
+
+
+def biased(image):
+    """As a corrected bias leaves it: 7 of 10,000 voxels of the rim below 0."""
+    image, rng = image.copy(), np.random.default_rng(1)
+    rim = rng.choice(np.flatnonzero(image == 0), round(7e-4 * image.size), replace=False)
+    image.ravel()[rim] = rng.uniform(-20, 0, len(rim))
+    return image
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        one_voxel(-1),
+        one_voxel(-1e5),
+        biased,
+        lambda image: one_voxel(0)(image + 1000),
+        lambda image: image / 100 - 7,  # no background of 0, as scaled integers leave it
+        lambda image: image + np.random.default_rng(0).normal(0, 1e-3, image.shape),
+    ],
+)
+def test_a_few_dark_voxels_change_neither_scale_nor_foreground(change):
+    image, affine, _ = ball()
+    brain = image > 0
+    changed = np.asarray(change(image), np.float32)
+    np.testing.assert_array_equal(foreground_mask(changed), brain)
+    for lower in (ScaleIntensity(), ClipIntensity(upper=100)):
+        low = lower(changed, affine)[0]
+        assert np.ptp(low[~brain]) < 1e-3 * np.ptp(low)
+    scaled = ScaleIntensity()(changed, affine)[0]
+    np.testing.assert_allclose(scaled, ScaleIntensity()(image, affine)[0], atol=1e-3)
+
+
+def test_cubic_resampling_leaves_black_black():
+    image, affine, _ = ball()
+    new, affine = Resample(1.3, order=3, antialias=False)(image, affine)
+    assert new.min() < -5
+    scaled, _ = ScaleIntensity()(new, affine)
+    assert np.median(scaled) < 1e-3
+    linear = Resample(1.3, antialias=False)(image, np.eye(4))[0] > 10
+    mask = foreground_mask(new)
+    assert (mask & linear).sum() / (mask | linear).sum() > 0.9
+
+
+def test_a_z_scored_brain_keeps_its_dark_half():
+    image, affine, _ = ball()
+    brain = image > 0
+    scored = np.random.default_rng(0).normal(0, 1, image.shape).astype(np.float32) * brain
+    assert (foreground_mask(scored) == brain).mean() > 0.99
+    scaled, _ = ScaleIntensity()(scored, affine)
+    assert 0.3 < np.median(scaled) < 0.7
+
+
 def test_the_whole_chain_of_a_study_keeps_the_world():
     affine = np.eye(4)
     affine[:3, :3] = rotation(12, 0) @ np.diag([-0.9, 0.9, 1.2])
