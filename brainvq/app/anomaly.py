@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from brainvq import data
-from brainvq.data.inputs import comes_from_simulation, readable_scans, scan_paths, subject_of
+from brainvq.app.lesion_masks import mask_on, masks_by_scan
+from brainvq.data.inputs import comes_from_simulation, scan_paths
 from brainvq.errors import UserError
 from brainvq.evaluation import anomaly as scoring
 from brainvq.evaluation.lesion_scores import MEASURES, LesionScores
@@ -20,6 +21,7 @@ from brainvq.reports.anomaly import (
     score_bars,
 )
 from brainvq.reports.html import write_report
+from brainvq.tasks.names import readable_scans
 from brainvq.tasks.slices.samples import levels_for
 from brainvq.training.anomaly import AnomalyDetector
 
@@ -47,16 +49,22 @@ def anomaly(trained, options, log):
     if not options.scans:
         raise UserError("anomaly: found no scans; expected SCANS..., files or folders")
     search = Search(trained, options)
-    masks = masks_by_scan(options)
+    masks = masks_by_scan(options, log)
     thresholds = search.calibrate(log)
     search.simulated = all(map(comes_from_simulation, scan_paths(options.scans)))
     lesions, pictures = LesionScores(thresholds), []
-    for path, name, scan in readable_scans(options.scans, search.read, log):
+    where = {"out": options.out, "run": trained.path.name}
+    for path, given, scan in readable_scans(options.scans, search.read, log, **where):
         started = time.perf_counter()
-        result = Result(search, path, name, scan)
+        result = Result(search, path, given.name, scan)
         result.save_maps()
         if path in masks:
-            result.measure(masks[path], lesions)
+            try:
+                result.measure(masks[path], lesions)
+            except UserError as error:
+                if len(masks) == 1:
+                    raise
+                log.warning("not measured: %s", error)
         pictures += result.pictures()
         log.info("%s: %d slices (%.0f s)", path, len(scan.slices), time.perf_counter() - started)
     report(search, lesions, pictures, thresholds, log)
@@ -261,36 +269,3 @@ def _measures(lesions, out, simulated, log):
     shown = summary[["method", "n", *MEASURES, "pooled_average_precision"]]
     log.info("%s", shown.round(4).to_string(index=False))
     return drawn
-
-
-def masks_by_scan(options):
-    """The lesion mask of each scan that has one: dict of path to path."""
-    if not options.masks:
-        return {}
-    scans, masks = scan_paths(options.scans), scan_paths(options.masks)
-    if len(scans) == len(masks) == 1:
-        return dict(zip(scans, masks, strict=True))
-    of_subject = {}
-    for path in masks:
-        if subject_of(path) in of_subject:
-            raise UserError(
-                f"--masks: found {of_subject[subject_of(path)]} and {path}; expected one mask for "
-                "a subject"
-            )
-        of_subject[subject_of(path)] = path
-    pairs = {path: of_subject[subject_of(path)] for path in scans if subject_of(path) in of_subject}
-    if not pairs:
-        raise UserError(
-            f"--masks: none of {len(masks)} files ({next(iter(masks)).name}) is of the subject of "
-            f"a scan ({next(iter(scans)).name}); expected names that begin alike, as sub-01_"
-        )
-    return pairs
-
-
-def mask_on(scan, path):
-    """A lesion mask on the grid of a scan, bool; it may lie in another orientation or grid."""
-    mask, affine = data.load_scan((str(path),))
-    moved = data.to_original_grid(mask, affine, scan.shape, scan.original_affine, order=0) > 0.5
-    if (mask > 0.5).any() and not moved.any():
-        raise UserError(f"--masks: {path} lies outside of its scan; expected one in its space")
-    return moved

@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from brainvq import data, evaluation
-from brainvq.data.inputs import comes_from_simulation, scan_paths, subject_of
+from brainvq.data.inputs import comes_from_simulation, scan_paths
 from brainvq.errors import UserError
 from brainvq.files import write_csv
 from brainvq.reports.classification import classification_report
 from brainvq.reports.html import write_report
+from brainvq.tasks.names import inputs, stem_of
 from brainvq.tasks.samples import codebook_of
 from brainvq.tasks.slices.steps import picture_steps
 from brainvq.training import classify as training
@@ -167,17 +168,16 @@ def _prepared(cohort, steps, labels, options, simulated):
 
 def scans_as_cohort(names, trained):
     """Scan files as a cohort; of several contrasts in a BIDS folder that of the model."""
-    paths = scan_paths(names)
+    paths = list(scan_paths(names))
     suffix = "_" + trained.study.data.suffix
-    same = {path: name for path, name in paths.items() if path.name.split(".")[0].endswith(suffix)}
-    paths = same or paths
+    given = inputs([path for path in paths if stem_of(path).endswith(suffix)] or paths)
     table = pd.DataFrame(
         {
-            "scan_id": list(paths.values()),
-            "subject": [subject_of(path) for path in paths],
-            "session": [name if name != subject_of(path) else "" for path, name in paths.items()],
+            "scan_id": [one.name for one in given.values()],
+            "subject": [one.subject for one in given.values()],
+            "session": [one.name if one.name != one.subject else "" for one in given.values()],
             "modality": suffix[1:],
-            "paths": [(str(path),) for path in paths],
+            "paths": [(str(path),) for path in given],
         }
     )
     return data.Cohort("scans", table)

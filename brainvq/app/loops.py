@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainvq.data.inputs import named, readable
+from brainvq.data.inputs import readable
 from brainvq.files import write_csv
+from brainvq.tasks.names import inputs
 
 
 def reconstruct(trained, options, log):
@@ -63,10 +64,11 @@ def decode(trained, options, log):
     """
     samples = trained.task.samples
     samples.start_decode(trained, log)
-    names = named(map(Path, options.files))
+    run = trained.path.name
+    names = inputs(map(Path, options.files), people=False, out=options.out, run=run)
 
     def read(path):
-        return samples.read_latents(path, names[path], trained)
+        return samples.read_latents(path, names[path].name, trained)
 
     for path, _, (latents, sample) in readable(names, read, log):
         decoded = sample.decode(latents, options.batch_size)

@@ -23,7 +23,12 @@ class Sample:
         trained: `brainvq.tasks.trained.Trained`.
         path: `pathlib.Path` of the file.
         name: str, what the names of its results begin with.
+
+    Attributes:
+        subject: str, whose the file is; None where it does not matter.
     """
+
+    subject = None
 
     def __init__(self, trained, path, name):
         self.trained, self.path, self.name = trained, path, name

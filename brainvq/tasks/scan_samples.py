@@ -7,13 +7,14 @@ import pandas as pd
 
 from brainvq import data
 from brainvq.data.code_maps import label_maps, label_table
-from brainvq.data.inputs import comes_from_simulation, readable_scans, subject_of
+from brainvq.data.inputs import comes_from_simulation
 from brainvq.errors import UserError
 from brainvq.files import read_array, read_json, write_array, write_csv, write_json, write_text
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.reports import figures
 from brainvq.reports.planes import reconstruction_planes
 from brainvq.reports.som import brain_on_grid, grid_colours
+from brainvq.tasks.names import readable_scans, write_rows
 from brainvq.tasks.samples import Sample, Samples, codebook_of, save_codebook, sizes
 
 
@@ -78,7 +79,7 @@ class ScanSample(Sample):
         whole = self.model.decodes_codes
         return {
             "name": self.name,
-            "subject": subject_of(self.path),
+            "subject": self.subject,
             "file": str(self.path),
             **self.grid(latents),
             "bits": latents.size * self.model.bits_per_code if whole else np.nan,
@@ -166,8 +167,11 @@ class ScanSamples(Samples):
         def read(path):
             return self.read_scan(trained, path, options)
 
-        for path, name, scan in readable_scans(options.files, read, log):
-            yield self.sample(trained, path, name, scan)
+        where = {"out": options.out, "run": trained.path.name}
+        for path, given, scan in readable_scans(options.files, read, log, **where):
+            sample = self.sample(trained, path, given.name, scan)
+            sample.subject = given.subject
+            yield sample
 
     def require_codes(self, trained, verb):
         """Refuses a model without codes."""
@@ -196,7 +200,7 @@ class ScanSamples(Samples):
     def finish_encode(self, trained, rows, folder, log):
         """Writes codebook and `scans.csv`."""
         save_codebook(trained.model.bottleneck, folder)
-        write_csv(folder / "scans.csv", pd.DataFrame(rows))
+        write_rows(folder / "scans.csv", rows)
         log.info("codes, vectors (float16), codebook and scans.csv in %s", folder)
 
 
@@ -291,7 +295,7 @@ def _map_row(sample, labels):
     used, counts = np.unique(labels[labels > 0] - 1, return_counts=True)
     return {
         "name": sample.name,
-        "subject": subject_of(sample.path),
+        "subject": sample.subject,
         "file": str(sample.path),
         "voxels": int(counts.sum()),
         "codes_used": len(used),

@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-import pandas as pd
 
 from brainvq import data, evaluation
-from brainvq.data.inputs import comes_from_simulation, named, readable, tractogram_paths
+from brainvq.data.inputs import comes_from_simulation, readable, tractogram_paths
 from brainvq.errors import UserError
-from brainvq.files import read_array, write_array, write_csv, write_json
+from brainvq.files import read_array, write_array, write_json
 from brainvq.reports import bundles as pictures
+from brainvq.tasks.names import inputs, write_rows
 from brainvq.tasks.samples import Sample, Samples, require_finite, save_codebook, sizes
 from brainvq.tasks.streamlines import draws
 from brainvq.tasks.streamlines.figures import title_of
@@ -252,10 +252,11 @@ class BundleSamples(Samples):
         """Yields the sample of each tractogram; bad ones are reported and counted."""
         # Before the files: a mistake of the run is none of theirs.
         step_of(trained), known_scale(trained)
-        names = named(tractogram_paths(options.files))
+        paths = tractogram_paths(options.files)
+        names = inputs(paths, people=False, out=options.out, run=trained.path.name)
 
         def read(path):
-            sample = BundleSample.read(trained, path, names[path], options.points)
+            sample = BundleSample.read(trained, path, names[path].name, options.points)
             outside = (np.abs(sample.groups) > BOX).any(axis=-1).mean()
             if outside > OUTSIDE:
                 log.warning(
@@ -289,7 +290,7 @@ class BundleSamples(Samples):
 
     def finish_encode(self, trained, rows, folder, log):
         """Writes `tractograms.csv`, and the codebook where there is one."""
-        write_csv(folder / "tractograms.csv", pd.DataFrame(rows))
+        write_rows(folder / "tractograms.csv", rows)
         if not trained.model.decodes_codes:
             log.info(
                 "the decoder of %s reads vectors, not codes: NAME_latents.npy (float32) holds what "

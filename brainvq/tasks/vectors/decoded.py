@@ -11,9 +11,9 @@ import time
 import numpy as np
 
 from brainvq import data
-from brainvq.data.inputs import readable_scans
 from brainvq.files import write_json
 from brainvq.reports.generation import generated_planes
+from brainvq.tasks.names import readable_scans
 from brainvq.tasks.volumes.registration import grid_affine, registered_steps
 
 # Volumes that a picture has room for, and volumes beneath each other.
@@ -22,13 +22,14 @@ SHOWN, SHOWN_ROWS = 8, 4
 SAME_PLACE = 1e-3
 
 
-def read_scans(trained, names, log):
-    """Yields (path, name, `PreparedVolume`) of each scan; bad ones are reported and counted.
+def read_scans(trained, names, log, out=None):
+    """Yields (path, `Input`, `PreparedVolume`) of each scan; bad ones are reported and counted.
 
     Args:
         trained: `brainvq.tasks.trained.Trained`.
         names: paths of scans, or of folders of them.
         log: `logging.Logger`.
+        out: folder of the results.
     """
 
     def read(path):
@@ -40,7 +41,7 @@ def read_scans(trained, names, log):
         log.info("%s: read (%.1f s)", path, time.perf_counter() - started)
         return scan
 
-    return readable_scans(names, read, log)
+    return readable_scans(names, read, log, out=out, run=trained.path.name)
 
 
 def steps_for(trained, path):

@@ -1,10 +1,9 @@
 """Scans as volumes that become one vector each, and the way back; what `predict` does with them."""
 
-import pandas as pd
-
 from brainvq.errors import UserError
-from brainvq.files import read_array, write_array, write_csv
+from brainvq.files import read_array, write_array
 from brainvq.reports.planes import reconstruction_planes
+from brainvq.tasks.names import write_rows
 from brainvq.tasks.samples import Samples, require_finite
 from brainvq.tasks.scan_samples import ScanSample
 from brainvq.tasks.vectors import walks
@@ -115,8 +114,8 @@ class VectorSamples(Samples):
 
     def read(self, trained, options, log):
         """Yields the sample of each scan; bad ones are reported and counted."""
-        for path, name, scan in read_scans(trained, options.files, log):
-            yield VectorSample(trained, path, name, scan)
+        for path, given, scan in read_scans(trained, options.files, log, options.out):
+            yield VectorSample(trained, path, given.name, scan)
 
     def read_latents(self, path, name, trained):
         """Vectors `(n, latent_size)` of a file, checked against the model; see `Samples`."""
@@ -134,5 +133,5 @@ class VectorSamples(Samples):
 
     def finish_encode(self, trained, rows, folder, log):
         """Writes `latents.csv`."""
-        write_csv(folder / "latents.csv", pd.DataFrame(rows))
+        write_rows(folder / "latents.csv", rows, column="scan")
         log.info("%d vectors (float32) and latents.csv in %s", len(rows), folder)

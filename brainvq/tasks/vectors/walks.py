@@ -8,6 +8,7 @@ from brainvq.data.inputs import scan_paths
 from brainvq.errors import UserError
 from brainvq.files import write_array, write_json
 from brainvq.reports.generation import traversal_grid
+from brainvq.tasks.names import inputs
 from brainvq.tasks.vectors.decoded import (
     SHOWN,
     about_volumes,
@@ -61,7 +62,7 @@ def traverse(trained, options, log):
     dimensions, why = chosen_dimensions(trained, options)
     base, whose, stem = np.zeros(trained.model.latent_size), "zeros", ""
     if options.scan is not None:
-        name, scan = single(trained, options.scan, log)
+        name, scan = single(trained, options.scan, log, options.out)
         base, whose, stem = vectors_of(trained, [scan])[0], name, f"{name}_"
     log.info("dimensions %s: %s", ", ".join(map(str, dimensions)), why)
     folder, values = options.out, list(options.values)
@@ -106,7 +107,7 @@ def interpolate(trained, options, log):
         single_path(name)
     if len(scan_paths(options.files)) < 2:
         raise UserError(f"interpolate: found {options.files[0]} twice; expected two scans")
-    names = list(scan_paths(options.files).values())
+    names = [given.name for given in inputs(scan_paths(options.files)).values()]
     # One by one, because there is no way with one end.
     scans = [single(trained, name, log)[1] for name in options.files]
     vectors = way(vectors_of(trained, scans), names, options)
@@ -166,11 +167,11 @@ def chosen_dimensions(trained, options):
     )
 
 
-def single(trained, name, log):
+def single(trained, name, log, out=None):
     """The one scan of a path: (name of its results, `brainvq.data.PreparedVolume`)."""
     single_path(name)
-    ((_, name, scan),) = read_scans(trained, [name], log)
-    return name, scan
+    ((_, given, scan),) = read_scans(trained, [name], log, out)
+    return given.name, scan
 
 
 def single_path(name):
