@@ -50,6 +50,17 @@ class Bottleneck(keras.layers.Layer):
         """Whether `call` returns codes."""
         return self.num_codes is not None
 
+    def add_weight(self, *args, **kwargs):
+        """Adds a weight as every Keras layer does, marked as one that does not decay.
+
+        What a bottleneck holds itself, by whatever name, are places among the vectors, or counts of
+        them: drawn towards zero they would be wrong, not simpler. The kernels of layers inside of
+        it are no such weights.
+        """
+        weight = super().add_weight(*args, **kwargs)
+        weight.decays = False
+        return weight
+
     # Methods, not properties: Keras follows every attribute of a layer that it saves or loads.
 
     def members(self) -> list:

@@ -302,6 +302,26 @@ class BestWeights(keras.callbacks.Callback):
             return float(archive["value"]), int(archive["epoch"]), weights
 
 
+@keras.saving.register_keras_serializable(package="brainvq")
+class SelectiveAdamW(keras.optimizers.AdamW):
+    """AdamW that spares codebooks, biases, scales and tables of embeddings, after loading too.
+
+    A codebook is known by its layer: what a `brainvq.layers.Bottleneck` adds does not decay.
+
+    Args:
+        *args: see `keras.optimizers.AdamW`.
+        **kwargs: see there.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
+
+    def _apply_weight_decay(self, variables):
+        # Here, for the copies that a strategy makes of a variable know nothing of their layer.
+        super()._apply_weight_decay([v for v in variables if getattr(v, "decays", True)])
+
+
 def optimizer(
     learning_rate, steps, *, schedule="cosine", warmup=0.0, weight_decay=0.0, clip_norm=0.0
 ):
@@ -329,9 +349,7 @@ def optimizer(
     clip = {"global_clipnorm": clip_norm} if clip_norm else {}
     if not weight_decay:
         return keras.optimizers.Adam(learning_rate, **clip)
-    chosen = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, **clip)
-    chosen.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "codebook", "embeddings"])
-    return chosen
+    return SelectiveAdamW(learning_rate, weight_decay=weight_decay, **clip)
 
 
 def duration(seconds):

@@ -39,6 +39,49 @@ def make_model():
     return model
 
 
+@pytest.mark.parametrize(
+    "make_layer",
+    [
+        lambda: brainvq.VectorQuantizer(8),
+        lambda: brainvq.SOMQuantizer((2, 4)),
+        lambda: brainvq.ProbabilisticSOM((2, 4)),
+        lambda: brainvq.GumbelQuantizer(8),
+        lambda: brainvq.ResidualQuantizer([brainvq.VectorQuantizer(8) for _ in range(2)]),
+    ],
+)
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_codebooks_do_not_decay_and_kernels_do(make_layer, reloaded):
+    chosen = optimizer(1e-2, 50, schedule="constant", weight_decay=0.1)
+    if reloaded:
+        whole = keras.saving.serialize_keras_object(chosen)
+        chosen = keras.saving.deserialize_keras_object(whole)
+    dense = keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input((2, 4)), dense, Only(make_layer())])
+    variables = model.trainable_variables
+    before = [keras.ops.convert_to_numpy(v.value) + 0 for v in variables]
+    chosen.build(variables)
+    for _ in range(50):
+        chosen.apply([keras.ops.zeros(v.shape) for v in variables], variables)
+    for variable, old in zip(variables, before, strict=True):
+        new = keras.ops.convert_to_numpy(variable.value)
+        factor = (1 - 1e-3) ** 50 if variable is dense.kernel else 1.0
+        np.testing.assert_allclose(new, factor * old, rtol=1e-4, err_msg=variable.path)
+
+
+class Only(keras.layers.Layer):
+    """A bottleneck of which the vectors alone go on."""
+
+    def __init__(self, bottleneck):
+        super().__init__()
+        self.bottleneck = bottleneck
+
+    def build(self, input_shape):
+        self.bottleneck.build(input_shape)
+
+    def call(self, z):
+        return self.bottleneck(z)["quantized"]
+
+
 def train(folder, epochs, callbacks=()):
     stream = BatchStream(
         images(),
