@@ -10,8 +10,9 @@ class GroupNorm(keras.layers.Layer):
 
     What `keras.layers.GroupNormalization` computes, to rounding. That layer carries the groups as
     an axis through every operation on the full grid; here they are known to numbers per image and
-    channel alone, and the grid sees one multiplication and one addition. Mean and variance come
-    from the first two moments in one pass, in float32 whatever the dtype policy.
+    channel alone, and the grid sees one subtraction, one multiplication and one addition. The
+    variance is taken around the mean, in a second pass, so that a mean far from zero costs no
+    digits; in float32 whatever the dtype policy.
 
     `call(x)` takes float `(batch, *spatial, channels)` and returns the same shape. There is nothing
     that differs between training and inference, or that samples of a batch share.
@@ -53,13 +54,15 @@ class GroupNorm(keras.layers.Layer):
         values = ops.cast(x, "float32")
         spatial = tuple(range(1, len(x.shape) - 1))
         mean = self._over_groups(ops.mean(values, axis=spatial))  # (batch, channels)
-        square = self._over_groups(ops.mean(ops.square(values), axis=spatial))
-        # The difference of two means of squares can fall a rounding error under zero.
-        variance = ops.maximum(square - ops.square(mean), 0.0)
-        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
         shape = (-1, *(1 for _ in spatial), x.shape[-1])
-        offset = ops.reshape(self.beta - mean * scale, shape)
-        return ops.cast(values * ops.reshape(scale, shape) + offset, self.compute_dtype)
+        centred = values - ops.reshape(mean, shape)
+        # What the rounding of a large mean left over; small, so that squares of it cancel nothing.
+        rest = self._over_groups(ops.mean(centred, axis=spatial))
+        variance = self._over_groups(ops.mean(ops.square(centred), axis=spatial))
+        variance = ops.maximum(variance - ops.square(rest), 0.0)
+        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+        offset = ops.reshape(self.beta - rest * scale, shape)
+        return ops.cast(centred * ops.reshape(scale, shape) + offset, self.compute_dtype)
 
     def _over_groups(self, moments):
         """Means over the channels of each group, for each of them: (batch, channels) → same."""

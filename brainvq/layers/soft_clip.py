@@ -12,10 +12,11 @@ class SoftClip(keras.layers.Layer):
     Away from 0 and 1 by more than a few 1 / k it is the identity, so that sums of volumes stay sums
     (those of principal components, say), which a logistic function does not let them. Beyond, it is
     flat: an even background costs a network nothing to keep. Unlike a clipped value, one that lies
-    outside still has a gradient.
+    outside still has a gradient: exp(−k d) at a distance d from the range, above and below alike,
+    until that is less than float32 holds (d = 87 / k).
 
     `call(x)` takes a float tensor of any shape and returns the same shape; it computes in float32
-    whatever the dtype policy, for near 1 it takes the difference of two large numbers.
+    whatever the dtype policy.
 
     Args:
         sharpness: float > 0, k. Default 40: a corner as wide as 0.05.
@@ -33,9 +34,13 @@ class SoftClip(keras.layers.Layer):
 
     def call(self, x):
         """Bounds `x`; see the class."""
-        scaled = self.sharpness * ops.cast(x, "float32")
+        x = ops.cast(x, "float32")
+        # y(x) = 1 − y(1 − x): the lower half takes no difference of large, nearly equal numbers,
+        # in which both the value and its small gradient would be lost.
+        upper = x > 0.5
+        scaled = self.sharpness * ops.where(upper, 1.0 - x, x)
         y = (ops.softplus(scaled) - ops.softplus(scaled - self.sharpness)) / self.sharpness
-        return ops.cast(ops.clip(y, 0.0, 1.0), self.compute_dtype)  # clipped for rounding
+        return ops.cast(ops.where(upper, 1.0 - y, y), self.compute_dtype)
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
         """The input for which `call` returns `y`.

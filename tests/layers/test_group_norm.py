@@ -41,6 +41,22 @@ def test_it_is_the_formula_and_the_layer_of_keras(groups, mean):
     np.testing.assert_allclose(result, known, rtol=1e-2, atol=2e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e3, -3e4])
+@pytest.mark.parametrize("shape", [(2, 64, 6), (2, 16, 16, 6)])
+def test_a_mean_far_from_zero_costs_no_more_digits_than_in_keras(mean, shape):
+    x = normal(shape, mean)
+    x[..., 0] += np.float32(0.01 * mean)  # channels of one group that lie apart
+    grouped = x.astype("float64").reshape(len(x), -1, 3, 2)
+    expected = grouped - grouped.mean((1, 3), keepdims=True)
+    expected /= np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-3)
+    ours, theirs = (
+        np.abs(array(layer(x)) - expected.reshape(shape)).max()
+        for layer in (GroupNorm(3), keras.layers.GroupNormalization(3))
+    )
+    assert ours <= theirs + 2e-6
+    assert ours < 1e-6 * max(abs(mean), 10)
+
+
 def test_an_even_image_is_no_division_by_zero():
     layer = GroupNorm(2)
     np.testing.assert_allclose(array(layer(np.full((1, 5, 4), 7.3, "float32"))), 0, atol=2e-3)
