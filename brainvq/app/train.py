@@ -47,16 +47,14 @@ def train_variants(names, arguments, prog):
                 f"--variants: found {variant!r}; expected all, or some of {','.join(known)}"
             )
     # Before the first is trained: a mistake in the options is none of the last variant alone.
-    wanted = {
-        variant: studies.parse([*rest, "--variant", variant], prog, _help(prog))
-        for variant in known
-        if variant in chosen
-    }
+    chosen = [variant for variant in known if variant in chosen]
+    wanted = _parse_variants(chosen, rest, prog)
     from brainvq.training.runs import start_log
 
     log, finished = start_log(), []
     for variant, study in wanted.items():
-        run = run_of(study) or open_run([*rest, "--variant", variant], prog)
+        command = shlex.join([*prog.split(), *rest, "--variant", variant])
+        run = run_of(study) or new_run(study, command, prog)
         if run.has("finished.json"):
             log.info("%s %s: done, in %s", study.name, variant, run.path)
         else:
@@ -64,6 +62,19 @@ def train_variants(names, arguments, prog):
             _forget_models()
         finished.append(str(run.path))
     log.info("compare them: %s %s", typed("compare", prog), shlex.join(finished))
+
+
+def _parse_variants(chosen, words, prog):
+    """The study of each variant; an option that none of them has a use for is refused."""
+    wanted, unused = {}, {}
+    for variant in chosen:
+        unused[variant] = {}
+        words_of_one = [*words, "--variant", variant]
+        wanted[variant] = studies.parse(words_of_one, prog, _help(prog), unused[variant])
+    for path, message in unused[chosen[0]].items():
+        if all(path in others for others in unused.values()):
+            raise UserError(message)
+    return wanted
 
 
 def _forget_models():

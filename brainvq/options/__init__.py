@@ -4,7 +4,13 @@ A study is a `Study`; each network and each bottleneck is a class with its own o
 An option of another network, bottleneck or kind of sample does not exist.
 """
 
-from brainvq.options.base import check, check_conditions, effective, options_of
+from brainvq.options.base import (
+    check,
+    check_conditions,
+    effective,
+    options_of,
+    unused_options,
+)
 from brainvq.options.bottlenecks import (
     BOTTLENECKS,
     EMA,
@@ -106,4 +112,5 @@ __all__ = [
     "parse_fields",
     "take_option",
     "to_dict",
+    "unused_options",
 ]

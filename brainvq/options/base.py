@@ -139,14 +139,22 @@ def check_conditions(study, preset):
     Raises:
         UserError: an option that is not used differs from the preset.
     """
+    for message in unused_options(study, preset).values():
+        raise UserError(message)
+    return study
+
+
+def unused_options(study, preset):
+    """Options that differ from the preset and have no effect: dict of path to what to say of it."""
     before = {path: value for path, _, value in options_of(preset)}
+    unused = {}
     for path, field, value in options_of(study):
         used = field.metadata.get("used")
         if used is not None and path in before and value != before[path] and not used(study):
-            raise UserError(
+            unused[path] = (
                 f"--{path}: found {words(value)}; expected it with {field.metadata['only']} only"
             )
-    return study
+    return unused
 
 
 def effective(study):

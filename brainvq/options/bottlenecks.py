@@ -86,8 +86,9 @@ class Discrete(Bottleneck):
             return self.first()
         from brainvq.layers import ResidualQuantizer
 
-        stages = [self.averaged() for _ in range(self.depth - 1)]
-        return ResidualQuantizer([self.first(), *stages], beam=self.beam)
+        # In this order: layers draw their seeds as they are made.
+        stages = [self.first(), *(self.averaged() for _ in range(self.depth - 1))]
+        return ResidualQuantizer(stages, beam=self.beam)
 
     def averaged(self):
         """A codebook by moving averages of as many codes."""

@@ -183,10 +183,11 @@ class Model:
         sampling = GaussianSampling(kl_weight=self.latent.kl_weight)
         if self.bottleneck.is_sampled:
             return sampling
+        # Layers draw their seeds in the order in which they are made.
+        bottleneck = self.bottleneck.build()
         before = [sampling] if self.latent.sampled_latent else []
         if self.latent.latent_noise:
             before.append(LatentNoise(self.latent.latent_noise))
-        bottleneck = self.bottleneck.build()
         return BottleneckChain([*before, bottleneck]) if before else bottleneck
 
 

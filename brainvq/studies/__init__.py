@@ -8,7 +8,7 @@ A study is added by a file with `VARIANTS` (study → one line on it) and its na
 import importlib
 
 from brainvq.errors import UserError
-from brainvq.options import check, check_conditions, parse_fields, take_option
+from brainvq.options import check, check_conditions, parse_fields, take_option, unused_options
 
 NAMES = ("oasis2d", "ixi2d", "som3d", "introvae3d", "streamlines")
 DEFAULT_STUDY = "oasis2d"
@@ -25,13 +25,15 @@ SUMMARIES = {
 }
 
 
-def parse(arguments, prog, description):
+def parse(arguments, prog, description, unused=None):
     """Reads `[STUDY] [--variant NAME] [--smoke] [--field value ...]`.
 
     Args:
         arguments: list of str, the command line without the program's name.
         prog: name of the program, for the help.
         description: first lines of the help.
+        unused: dict that takes the options without an effect, path to message, in place of an
+            error: where options are for several variants, one of them may have no use for some.
 
     Returns:
         The chosen `Study` with the options applied.
@@ -48,7 +50,12 @@ def parse(arguments, prog, description):
     name = named or DEFAULT_STUDY
     preset, rest = choose(name, [word for word in rest if word != name])
     text = f"{SUMMARIES[name, preset.variant]}\n\n{_switches(preset)}"
-    return check(check_conditions(parse_fields(preset, rest, f"{prog} {name}", text), preset))
+    study = parse_fields(preset, rest, f"{prog} {name}", text)
+    if unused is None:
+        check_conditions(study, preset)
+    else:
+        unused |= unused_options(study, preset)
+    return check(study)
 
 
 def choose(name, arguments):
