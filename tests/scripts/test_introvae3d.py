@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import dataset
-import hyperparameters
-import similarity
-import train
-import vectors
+from brainvq.app import compare
+from brainvq.app.stages import train_autoencoder, try_networks
 from brainvq.errors import UserError
-from brainvq.files import write_json
+from brainvq.evaluation import PrincipalComponents, bias_audit
+from brainvq.files import records, write_json
+from brainvq.options import to_dict
+from brainvq.studies import STUDIES, parse
+from brainvq.tasks import of
+from brainvq.tasks.base import optimizer_of
+from brainvq.tasks.run import LoadedRun
+from brainvq.tasks.vectors.figures import frame, one_of_each
+from brainvq.tasks.vectors.latents import acquisition, classes
 from brainvq.training.fit import TrainingState
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
@@ -74,8 +79,8 @@ def vae(tmp_path_factory):
 
 
 def made(folder, variant):
-    (found,) = (folder / "runs").glob(f"introvae3d-{variant}-*")
-    return found
+    (path,) = (folder / "runs").glob(f"introvae3d-{variant}-*")
+    return path
 
 
 def read(folder, variant):
@@ -119,9 +124,9 @@ def test_subjects_of_the_splits_differ_and_latents_are_theirs(vae):
 
 def test_runs_are_compared(vae, capsys):
     with contextlib.chdir(vae):
-        similarity.main([str(path) for path in sorted((vae / "runs").iterdir())])
-    told = capsys.readouterr()
-    assert "audit of" in told.out + told.err
+        compare.main([str(path) for path in sorted((vae / "runs").iterdir())], "similarity.py")
+    printed = capsys.readouterr()
+    assert "audit of" in printed.out + printed.err
     table = pd.read_csv(vae / "runs" / "similarity.csv").set_index("variant")
     assert set(table.index) == {"best", "ivae-256"}
     assert set(table["latent_size"]) == {16}
@@ -139,15 +144,12 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
     folder = made(vae, "ivae-256")
     whole = load_model(folder / "model.keras")
     cut = RunFolder.create(tmp_path, "introvae3d", "ivae-256", RunFolder.open(folder).study)
-    study = hyperparameters.from_dict(cut.study["study"])
     cut.file("checkpoints").mkdir()
     for name in ("cohort.json", "cohort.csv", "vae_history.csv", "checkpoints/vae.npz"):
         cut.file(name).write_bytes((folder / name).read_bytes())
     with contextlib.chdir(vae):
-        scans = dataset.cohort_of_run(study, cut)
-        store = dataset.arrays(study, scans)
-        rows = dataset.split_rows(scans, store, study)
-        train.OPENED[:] = [cut]
+        loaded = LoadedRun.open(cut.path)
+        study, rows = loaded.study, loaded.rows
         stop = TrainingState.save
 
         def once(self, *args):
@@ -158,12 +160,12 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
         TrainingState.save = once
         try:
             with pytest.raises(KeyboardInterrupt):
-                train.train_autoencoder(study, cut, store, rows)
+                train_autoencoder(loaded)
         finally:
             TrainingState.save = stop
         assert not cut.has("model.keras")
-        resumed = train.train_autoencoder(study, cut, store, rows)
-        images = store.read(rows["test"])
+        resumed = train_autoencoder(loaded)
+        images = loaded.store.read(rows["test"])
     np.testing.assert_allclose(
         whole.reconstruct(images), resumed.reconstruct(images), rtol=0, atol=5e-3
     )
@@ -178,31 +180,29 @@ def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
 
 def test_a_planted_confound_raises_an_alarm_and_a_clean_cohort_none():
     """On numbers in place of encodings: that latents are told is tested elsewhere."""
-    options = hyperparameters.STUDIES["introvae3d"]["ivae-256"]
-    found = {}
+    options = STUDIES["introvae3d"]["ivae-256"]
+    audits = {}
     for confound in ("no", "site"):
         study = dataclasses.replace(
             options, data=dataclasses.replace(options.data, subjects=200, confound=confound)
         )
-        scans = dataset.cohort(study)
-        about = scans.table.drop(columns="paths")
-        meta = vectors.acquisition(about)
+        about = of(study).cohort(study).table.drop(columns="paths")
+        meta = acquisition(about)
         assert list(meta) == ["tr", "te", "pixel_bandwidth", "manufacturer", "site"]
         z = np.random.default_rng(0).normal(size=(len(about), 4))
-        audit = vectors.evaluation.bias_audit(
-            meta, vectors.classes(about), about["subject"], latents=z, permutations=200
+        audits[confound] = bias_audit(
+            meta, classes(about), about["subject"], latents=z, permutations=200
         )
-        found[confound] = audit
-    assert not found["no"].alarm
-    assert found["site"].alarm
-    assert any("site" in finding.name for finding in found["site"].findings)
+    assert not audits["no"].alarm
+    assert audits["site"].alarm
+    assert any("site" in finding.name for finding in audits["site"].findings)
 
 
 def test_components_are_those_of_a_gaussian():
     rng = np.random.default_rng(0)
     axes = rng.normal(size=(3, 64))
     volumes = (0.5 + 0.05 * rng.normal(size=(200, 3)) @ axes).reshape(200, 4, 4, 4, 1)
-    fitted = vectors.Components(3).fit(volumes.astype("float32"))
+    fitted = PrincipalComponents(3).fit(volumes.astype("float32"))
     inside = (volumes > 0).all() and (volumes < 1).all()
     z = fitted.encode(volumes.astype("float32"))
     np.testing.assert_allclose(z.std(axis=0, ddof=1), 1, rtol=1e-3)
@@ -218,25 +218,25 @@ def test_components_are_those_of_a_gaussian():
 def test_pictures_show_a_scan_of_each_class():
     groups = ["healthy"] * 5 + ["MS"] * 3 + ["leuko2"]
     about = pd.DataFrame({"group": groups})
-    assert list(vectors.one_of_each(about, np.arange(9))) == [0, 5, 6, 8]
+    assert list(one_of_each(about, np.arange(9))) == [0, 5, 6, 8]
     alone = pd.DataFrame({"group": [""] * 6})
-    assert list(vectors.one_of_each(alone, np.arange(2, 6))) == [2, 3, 4, 5]
+    assert list(one_of_each(alone, np.arange(2, 6))) == [2, 3, 4, 5]
 
 
 def test_what_is_not_known_is_none_in_json(tmp_path):
     table = pd.DataFrame({"a": [1, 2], "b": [0.5, np.nan], "c": ["x", "y"]})
-    found = vectors.records(table)
-    assert found == [{"a": 1, "b": 0.5, "c": "x"}, {"a": 2, "b": None, "c": "y"}]
-    write_json(tmp_path / "table.json", found)
-    pd.testing.assert_frame_equal(vectors.frame(found), table)
+    rows = records(table)
+    assert rows == [{"a": 1, "b": 0.5, "c": "x"}, {"a": 2, "b": None, "c": "y"}]
+    write_json(tmp_path / "table.json", rows)
+    pd.testing.assert_frame_equal(frame(rows), table)
 
 
 def test_an_unlabelled_cohort_has_no_classes():
     about = pd.DataFrame(
         {"group": [None, "", "a"], "tr": [np.nan, None, None], "site": ["", "", ""]}
     )
-    assert list(vectors.classes(about)) == ["", "", "a"]
-    assert vectors.acquisition(about) is None
+    assert list(classes(about)) == ["", "", "a"]
+    assert acquisition(about) is None
 
 
 @pytest.mark.parametrize(
@@ -266,22 +266,22 @@ def test_an_unlabelled_cohort_has_no_classes():
 def test_mistakes_are_named(words, message):
     words = ["introvae3d", "--variant", "ivae-256", *words]
     with pytest.raises(UserError, match=message):
-        train.try_networks(hyperparameters.parse(words, "train.py", "."))
+        try_networks(parse(words, "train.py", "."))
 
 
 def test_runs_of_vectors_and_of_codes_are_no_table(vae, tmp_path):
     about = RunFolder.open(made(vae, "ivae-256")).study
-    other = hyperparameters.to_dict(hyperparameters.STUDIES["som3d"]["ae"])
+    other = to_dict(STUDIES["som3d"]["ae"])
     made_up = RunFolder.create(tmp_path, "som3d", "ae", about | {"study": other})
     with pytest.raises(UserError, match="expected runs of one kind"):
-        similarity.main([str(made(vae, "ivae-256")), str(made_up.path)])
+        compare.main([str(made(vae, "ivae-256")), str(made_up.path)], "similarity.py")
 
 
 def test_a_decoder_learns_slower_than_its_critic():
-    options = hyperparameters.STUDIES["introvae3d"]["ivae-256"].train
+    options = STUDIES["introvae3d"]["ivae-256"].train
     assert 0 < options.decoder_rate < 1
-    critic = train.optimizer_of(options, 100)
-    decoder = train.optimizer_of(options, 100, options.decoder_rate)
+    critic = optimizer_of(options, 100)
+    decoder = optimizer_of(options, 100, options.decoder_rate)
     for optimizer in (critic, decoder):
         optimizer.build([keras.Variable(np.zeros(1))])
         optimizer.iterations.assign(50)

@@ -2,20 +2,23 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import bundles
-import dataset
-import hyperparameters
-import modules
-import similarity
-import train
+from brainvq import options, studies, tasks
+from brainvq.app import compare, train
+from brainvq.app.stages import epochs_of
 from brainvq.data import BUNDLES, resample, simulate_bundle, simulated_bundles
 from brainvq.errors import UserError
 from brainvq.evaluation import buan
+from brainvq.studies.streamlines import PUBLISHED
+from brainvq.tasks.base import prior_codes
+from brainvq.tasks.run import LoadedRun
+from brainvq.tasks.streamlines.figures import published
+from brainvq.tasks.streamlines.groups import scale_of
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
 
@@ -38,14 +41,14 @@ def runs_in(folder):
 
 
 def test_a_run_holds_everything_the_study_names(folder):
-    found = runs_in(folder)["best"]
+    trained = runs_in(folder)["best"]
     for name in (
         *("scale.json", "samples.csv", "subjects.csv", "metrics.json", "report.html"),
         *("MODEL_CARD.md", "model.keras", "prior.keras", "codes/test.npy", "samples/samples.npy"),
         *("samples/codes.npy", "samples/shapes.csv", "figures/restored.png", "figures/prior.png"),
     ):
-        assert found.file(*name.split("/")).exists(), name
-    metrics = found.metrics()
+        assert trained.file(*name.split("/")).exists(), name
+    metrics = trained.metrics()
     assert metrics["bits_per_streamline"] == 4 * 5  # four codes of 32
     assert metrics["grid"] == [64, 1, 4]
     assert metrics["simulated"]
@@ -57,18 +60,18 @@ def test_a_run_holds_everything_the_study_names(folder):
         "local PCA and scalar",
     }
     assert metrics["prior"]["bits_per_code"] > 0
-    report = found.file("report.html").read_text()
+    report = trained.file("report.html").read_text()
     assert "simulated" in report
 
 
 def test_measures_are_those_of_unseen_people(folder):
-    found = runs_in(folder)["best"]
-    cohort = pd.read_csv(found.file("cohort.csv"), dtype={"subject": str})
+    trained = runs_in(folder)["best"]
+    cohort = pd.read_csv(trained.file("cohort.csv"), dtype={"subject": str})
     tested = set(cohort.loc[cohort["split"] == "test", "subject"])
-    samples = pd.read_csv(found.file("samples.csv"), dtype={"subject": str})
+    samples = pd.read_csv(trained.file("samples.csv"), dtype={"subject": str})
     assert set(samples["subject"]) == tested
     assert set(samples["bundle"]) == set(NAMES)
-    people = pd.read_csv(found.file("subjects.csv"), dtype={"subject": str})
+    people = pd.read_csv(trained.file("subjects.csv"), dtype={"subject": str})
     for _, row in people.iterrows():
         own = samples[samples["subject"] == row["subject"]]
         assert row["buan"] == pytest.approx(own["buan"].mean())
@@ -85,7 +88,7 @@ def test_a_model_without_codes_claims_no_bits(folder):
 def test_what_is_done_is_left_alone(folder, monkeypatch):
     monkeypatch.chdir(folder)
     before = {path: path.stat().st_mtime for path in folder.glob("runs/*/*")}
-    train.main([*SMALL, "--variants", "best,vq-diff", "--data.subjects", "6"])
+    train.main([*SMALL, "--variants", "best,vq-diff", "--data.subjects", "6"], "python train.py")
     assert {path: path.stat().st_mtime for path in folder.glob("runs/s*-*/*")} == {
         path: time for path, time in before.items() if path.parent.name.startswith("streamlines")
     }
@@ -93,7 +96,8 @@ def test_what_is_done_is_left_alone(folder, monkeypatch):
 
 def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    similarity.main([str(found.path) for found in runs_in(folder).values()])
+    paths = [str(trained.path) for trained in runs_in(folder).values()]
+    compare.main(paths, "python similarity.py")
     table = pd.read_csv(folder / "runs" / "similarity.csv").set_index("model")
     assert table.loc["VQ-Diff", "published_buan"] == pytest.approx(0.9952, abs=1e-4)
     assert np.isnan(table.loc["VQ-Diff", "bits"])
@@ -109,9 +113,9 @@ def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch)
     assert rates.loc["best", "mse"] == pytest.approx(table.loc["best", "mse"])
     assert "VQ-Diff" not in rates.index  # it has no bits to be placed at
     for family in ("residual k-means", "PCA and k-means", "local PCA and scalar"):
-        found = rates[rates["family"] == family].sort_values("bits")
-        assert list(found["bits"]) == [9, 18, 36, 72]
-        assert found["mse"].iloc[-1] < found["mse"].iloc[0]
+        curve = rates[rates["family"] == family].sort_values("bits")
+        assert list(curve["bits"]) == [9, 18, 36, 72]
+        assert curve["mse"].iloc[-1] < curve["mse"].iloc[0]
     assert rates.loc[".trx file, float16", "mse"] < 1e-6
     assert rates.loc[".trk file", "bits"] > 2 * rates.loc[".trx file, float16", "bits"] * 0.95
     # Kept with the run: the second time nothing is fitted.
@@ -120,19 +124,19 @@ def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch)
 
 def test_epochs_are_as_many_as_the_steps_allow():
     stream = range(40)
-    options = hyperparameters.Train(epochs=30)
-    assert train.epochs_of(options, stream) == 30
-    assert train.epochs_of(replace(options, max_steps=400), stream) == 10
-    assert train.epochs_of(replace(options, max_steps=4000), stream) == 30
-    assert train.epochs_of(replace(options, max_steps=7), stream) == 1
+    training = options.Train(epochs=30)
+    assert epochs_of(training, stream) == 30
+    assert epochs_of(replace(training, max_steps=400), stream) == 10
+    assert epochs_of(replace(training, max_steps=4000), stream) == 30
+    assert epochs_of(replace(training, max_steps=7), stream) == 1
 
 
 def test_published_figures_stand_beside_their_bundles():
-    found = bundles.published({"vq-vae": "VQ-VAE", "best": "best"})
-    assert set(found) == {"VQ-VAE"}
-    assert found["VQ-VAE"]["PYT_R"] == 0.7154
-    assert found["VQ-VAE"]["CC_Fr_1"] == 0.3380
-    means = {variant: np.mean(row) for variant, row in bundles.PUBLISHED.items()}
+    by_title = published({"vq-vae": "VQ-VAE", "best": "best"})
+    assert set(by_title) == {"VQ-VAE"}
+    assert by_title["VQ-VAE"]["PYT_R"] == 0.7154
+    assert by_title["VQ-VAE"]["CC_Fr_1"] == 0.3380
+    means = {variant: np.mean(row) for variant, row in PUBLISHED.items()}
     rounded = {variant: round(float(mean), 3) for variant, mean in means.items()}
     assert rounded == {"vq-diff": 0.995, "ae": 1.0, "vae": 0.353, "vq-vae": 0.496, "vq-ema": 0.433}
 
@@ -156,10 +160,11 @@ def test_groups_of_one_person_are_split_by_groups(tmp_path, monkeypatch):
         [
             *("streamlines", "--smoke", "--variant", "vq-ema"),
             *("--data.source", "groups", "--data.root", str(root), "--prior.epochs", "0"),
-        ]
+        ],
+        "python train.py",
     )
-    (found,) = map(RunFolder.open, tmp_path.glob("runs/streamlines-*"))
-    metrics = found.metrics()
+    (trained,) = map(RunFolder.open, tmp_path.glob("runs/streamlines-*"))
+    metrics = trained.metrics()
     assert metrics["one_person"]
     assert metrics["scale_mm"] is None
     assert "distance_mm" not in metrics["reconstruction"]
@@ -170,13 +175,14 @@ def test_groups_of_one_person_are_split_by_groups(tmp_path, monkeypatch):
 def test_too_few_groups_of_one_person_are_named(tmp_path):
     root = groups_folder(tmp_path / "groups", names=("MCP",), count=2)
     words = ["--data.source", "groups", "--data.root", str(root), "--data.cache", str(tmp_path)]
-    study = hyperparameters.parse(["streamlines", *words], "", "")
-    scans = dataset.cohort(study)
+    study = studies.parse(["streamlines", *words], "", "")
+    task = tasks.of(study)
+    scans = task.cohort(study)
     with pytest.raises(UserError, match="no group of streamlines is left for the validation"):
-        dataset.split_rows(scans, dataset.arrays(study, scans), study)
+        task.split_rows(study, scans, task.arrays(study, scans))
     words += ["--data.assignments", "split.csv"]
     with pytest.raises(UserError, match="assignments: found split.csv; expected none"):
-        dataset.cohort(hyperparameters.parse(["streamlines", *words], "", ""))
+        task.cohort(studies.parse(["streamlines", *words], "", ""))
 
 
 def test_what_cannot_be_used_is_named(tmp_path):
@@ -187,50 +193,42 @@ def test_what_cannot_be_used_is_named(tmp_path):
     )
     assert errors.startswith("error: nowhere:")
     assert errors.count("\n") == 1
-    study = hyperparameters.parse(
-        ["streamlines", "--data.source", "tracts", "--data.root", "x", "--data.download"], "", ""
-    )
+    words = ["streamlines", "--data.source", "tracts", "--data.root", "x", "--data.download"]
     with pytest.raises(UserError, match="expected one of"):
-        dataset.cohort(study)
+        studies.parse(words, "", "")
 
 
 def test_bundles_are_numbered_for_the_prior_in_the_order_of_the_study():
-    study = hyperparameters.STUDIES["streamlines"]["best"]
-    assert modules.classes_of(study) == len(BUNDLES) == 12
-
-    class Store:
-        table = pd.DataFrame({"group": ["CC_Fr_1", "MCP", "FPT_L"]})
-
-    assert bundles.labels(study, Store, np.arange(3)).tolist() == [11, 0, 1]
+    study = studies.STUDIES["streamlines"]["best"]
+    assert study.classes == len(BUNDLES) == 12
+    table = pd.DataFrame({"group": ["CC_Fr_1", "MCP", "FPT_L"]})
+    loaded = SimpleNamespace(
+        study=study, store=SimpleNamespace(table=table), rows={"test": np.arange(3)}
+    )
+    assert tasks.of(study).labels(loaded, np.zeros((3, 64, 4)), "test").tolist() == [11, 0, 1]
     codes = np.arange(2 * 64 * 4).reshape(2, 64, 1, 4)
-    assert modules.prior_codes(codes).shape == (2, 64, 4)
-    np.testing.assert_array_equal(modules.prior_codes(codes)[1, 5], codes[1, 5, 0])
+    assert prior_codes(codes).shape == (2, 64, 4)
+    np.testing.assert_array_equal(prior_codes(codes)[1, 5], codes[1, 5, 0])
 
 
 def test_watched_groups_are_measured_as_in_the_end():
     rng = np.random.default_rng(0)
     originals = rng.uniform(-1, 1, (2, 8, 16, 3)).astype("float32")
-    found = originals + rng.normal(0, 0.02, originals.shape).astype("float32")
-    watched = bundles.watch(originals, found)
-    assert watched["val_mse"] == pytest.approx(np.square(found - originals).mean())
-    scores = [buan(a, b) for a, b in zip(originals, found, strict=True)]
+    restored = originals + rng.normal(0, 0.02, originals.shape).astype("float32")
+    watched = tasks.base.task("streamlines").watch(originals, restored)
+    assert watched["val_mse"] == pytest.approx(np.square(restored - originals).mean())
+    scores = [buan(a, b) for a, b in zip(originals, restored, strict=True)]
     assert watched["val_buan"] == pytest.approx(np.mean(scores))
 
 
 def test_samples_are_read_in_the_units_of_the_run(tmp_path):
-    study = hyperparameters.parse([*SMALL, "--data.subjects", "5"], "train.py", "")
-    scans = dataset.cohort(study)
-    store = data_store(study, scans, tmp_path)
-    rows = dataset.split_rows(scans, store, study)
-    kept = RunFolder.create(tmp_path, "streamlines", "best", {"study": {}})
-    units = dataset.in_units(store, rows, kept)
-    train_rows = np.unique(rows["train"])
+    words = [*SMALL, "--data.subjects", "5", "--data.cache", str(tmp_path)]
+    study = studies.parse(words, "train.py", "")
+    loaded = LoadedRun(RunFolder.create(tmp_path, "streamlines", "best", {"study": {}}), study)
+    train_rows = np.unique(loaded.rows["train"])
+    units = loaded.store
     assert np.abs(units.read(train_rows)).max() == pytest.approx(1.0, abs=1e-5)
-    back = bundles.scale_of(kept).to_mm(units.read(train_rows[:2]))
-    np.testing.assert_allclose(back, store.read(train_rows[:2]), atol=1e-3)
-    counted = store.table["group"].iloc[rows["train"]].value_counts()
+    back = scale_of(loaded).to_mm(units.read(train_rows[:2]))
+    np.testing.assert_allclose(back, loaded.arrays.read(train_rows[:2]), atol=1e-3)
+    counted = loaded.arrays.table["group"].iloc[loaded.rows["train"]].value_counts()
     assert counted.nunique() == 1  # equally many of each
-
-
-def data_store(study, scans, folder):
-    return dataset.arrays(replace(study, data=replace(study.data, cache=str(folder))), scans)
