@@ -22,7 +22,8 @@ def compile_function(function, owner=None, static_argnames=()):
     seen. On JAX, updates of variables within `function` are dropped: compile only functions that
     return all they compute.
 
-    Arrays and plain numbers become tensors, so that another temperature does not trace again.
+    Arrays and plain numbers become tensors, so that another temperature does not trace again. What
+    layers of `owner` name in `traced_settings` does, when it has changed.
 
     Args:
         function: callable of tensors that uses `keras.ops` only.
@@ -34,13 +35,45 @@ def compile_function(function, owner=None, static_argnames=()):
     Returns:
         A callable with the arguments of `function`; it returns backend tensors.
     """
+    owners = [] if owner is None else owner if isinstance(owner, list | tuple) else [owner]
+    programs = {}
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        settings = traced_settings(owners)
+        if settings not in programs:
+            # A function of its own: JAX would know the old one, and its program, again.
+            fresh = functools.partial(function)
+            programs[settings] = _compiled(fresh, owners, static_argnames)
+        return programs[settings](*args, **kwargs)
+
+    return call
+
+
+def traced_settings(owners) -> tuple:
+    """What layers hold as constants of compiled functions, and may be set anew.
+
+    Args:
+        owners: list of layers and models.
+
+    Returns:
+        A tuple of the values of the attributes that each layer names in `traced_settings`.
+    """
+    return tuple(
+        getattr(layer, name)
+        for owner in owners
+        for layer in owner._flatten_layers()
+        for name in getattr(layer, "traced_settings", ())
+    )
+
+
+def _compiled(function, owners, static_argnames):
     static = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         compiled = tf.function(function, reduce_retracing=True, autograph=False)
 
-        @functools.wraps(function)
         def call_tensorflow(*args, **kwargs):
             kwargs = {
                 name: value if name in static else _as_tensor(value)
@@ -52,15 +85,12 @@ def compile_function(function, owner=None, static_argnames=()):
     if keras.backend.backend() == "jax":
         import jax
 
-        owners = [] if owner is None else owner if isinstance(owner, list | tuple) else [owner]
-
         @functools.partial(jax.jit, static_argnames=static)
         def stateless(values, /, *args, **kwargs):
             mapping = list(zip(_variables(owners), values, strict=True))
             with keras.StatelessScope(state_mapping=mapping):
                 return function(*args, **kwargs)
 
-        @functools.wraps(function)
         def call_jax(*args, **kwargs):
             return stateless([variable.value for variable in _variables(owners)], *args, **kwargs)
 

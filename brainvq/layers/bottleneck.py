@@ -38,6 +38,9 @@ class Bottleneck(keras.layers.Layer):
     codebook = None
     """Float32 `(num_codes, dim)`, after a `depth` if there is one; None where there is none."""
 
+    traced_settings = ()
+    """Names of attributes that a compiled function holds as constants, though they can be set."""
+
     seed_generator = None
     """The `keras.random.SeedGenerator` of a layer that draws random numbers, else None."""
 

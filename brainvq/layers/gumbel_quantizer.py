@@ -1,6 +1,7 @@
 """The quantiser of VQ-Diff: a weighted mean of all codes, differentiable throughout."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from brainvq.layers.bottleneck import Bottleneck
@@ -51,7 +52,8 @@ class GumbelQuantizer(Bottleneck):
     Args:
         codebook_size: int ≥ 2, the number K of vectors in the codebook. Default 512, the paper's.
             (Not `num_codes`, which is None as in every layer without codes.)
-        temperature: float > 0, τ. Default 10, the paper's.
+        temperature: float > 0, τ. Default 10, the paper's. It can be set again at any time, as by a
+            callback that lowers it from epoch to epoch.
         noise_at_inference: bool, whether noise is drawn with `training=False` too. Default False.
         codebook_scale: float > 0, standard deviation of the Gaussian that the codebook starts from.
             Default √2: the text has variance 2. The authors' program has standard deviation 2.
@@ -76,18 +78,31 @@ class GumbelQuantizer(Bottleneck):
             raise ValueError(
                 f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}"
             )
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
         if codebook_scale <= 0:
             raise ValueError(
                 f"`codebook_scale` must be above 0. Received: codebook_scale={codebook_scale}"
             )
         self.codebook_size = codebook_size
-        self.temperature = temperature
+        self._live = _Live(_positive(temperature))
         self.noise_at_inference = bool(noise_at_inference)
         self.codebook_scale = codebook_scale
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+
+    @property
+    def temperature(self) -> float:
+        """The temperature τ, to the precision of float32."""
+        value = ops.convert_to_numpy(ops.convert_to_tensor(self._live.variable.value))
+        return float(str(np.float32(value)))  # 0.3, and not the float64 that is nearest to it
+
+    @temperature.setter
+    def temperature(self, value: float):
+        self._live.variable.assign(_positive(value))
+
+    @property
+    def variables(self):
+        """All state; the temperature is no weight, but compiled functions must read it anew."""
+        return [*super().variables, self._live.variable]
 
     def build(self, input_shape):
         """Creates the codebook for `input_shape` `(batch, *grid, dim)`."""
@@ -109,7 +124,7 @@ class GumbelQuantizer(Bottleneck):
                 ops.shape(logits), minval=TINY, dtype="float32", seed=self.seed_generator
             )
             logits = logits - ops.log(-ops.log(uniform))
-        mixed = ops.matmul(ops.softmax(logits / self.temperature, axis=-1), self.codebook)
+        mixed = ops.matmul(ops.softmax(logits / self._live.variable, axis=-1), self.codebook)
         return self._outputs(ops.reshape(mixed, ops.shape(z)), {})
 
     def weights_of(self, z):
@@ -122,7 +137,7 @@ class GumbelQuantizer(Bottleneck):
             Float32 `(batch, *grid, codebook_size)`; the last axis sums to 1.
         """
         z = ops.convert_to_tensor(z, dtype="float32")
-        weights = ops.softmax(self._logits(z) / self.temperature, axis=-1)
+        weights = ops.softmax(self._logits(z) / self._live.variable, axis=-1)
         return ops.reshape(weights, (*ops.shape(z)[:-1], self.codebook_size))
 
     def nearest(self, z):
@@ -157,3 +172,24 @@ class GumbelQuantizer(Bottleneck):
             "codebook_scale": self.codebook_scale,
             "seed": self.seed,
         }
+
+
+def _positive(temperature):
+    """Returns a temperature, or refuses it."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
+    return temperature
+
+
+class _Live:
+    """A variable that Keras does not take for a weight: files of weights do not hold it."""
+
+    def __init__(self, value):
+        self.variable = keras.Variable(
+            value,
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="only_first_replica",
+            name="temperature",
+        )

@@ -54,7 +54,8 @@ class ResidualQuantizer(Bottleneck):
             remainders. Default 0; the paper's is 1.
         gradient: `"straight_through"` (default) or `"rotation"`; see `Quantizer`.
         beam: int ≥ 1, sums that are followed at inference. Default 1: nearest codes. Needs stages
-            that all quantise what they get as it is.
+            that all quantise what they get as it is. It can be set again at any time; a model that
+            is no `Autoencoder` must be compiled again then.
         seed: int or None, for the dropout.
         **kwargs: see `Bottleneck`.
 
@@ -64,6 +65,8 @@ class ResidualQuantizer(Bottleneck):
     Raises:
         ValueError: if an argument is out of its range, or a stage cannot stand in its place.
     """
+
+    traced_settings = ("beam",)
 
     def __init__(
         self,
@@ -86,17 +89,26 @@ class ResidualQuantizer(Bottleneck):
             raise ValueError(
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
             )
-        if beam < 1 or (beam > 1 and not _is_plain(quantizers[0])):
-            raise ValueError(
-                "`beam` must be at least 1, and 1 where the first stage moves its input. "
-                f"Received: beam={beam}, quantizers={quantizers}"
-            )
         self.quantizers = quantizers
         self.beam = beam
         self.dropout = dropout
         self.gradient = gradient
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+
+    @property
+    def beam(self) -> int:
+        """Sums that are followed at inference; an `Autoencoder` heeds what is set later."""
+        return self._beam
+
+    @beam.setter
+    def beam(self, beam: int):
+        if beam != int(beam) or beam < 1 or (beam > 1 and not _is_plain(self.quantizers[0])):
+            raise ValueError(
+                "`beam` must be an integer, at least 1, and 1 where the first stage moves its "
+                f"input. Received: beam={beam}, quantizers={self.quantizers}"
+            )
+        self._beam = int(beam)
 
     def stages(self) -> list:
         """The quantisers, from coarse to fine."""

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from brainvq.backend import compile_function
+from brainvq.backend import compile_function, traced_settings
 from brainvq.models.batches import apply_in_batches
 
 
@@ -70,6 +70,7 @@ class LatentModel(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._compiled_functions = {}
+        self._traced_settings = None
 
     @property
     def latent(self) -> Codes | Vector:
@@ -101,6 +102,26 @@ class LatentModel(keras.Model):
             for name in cls._parts
         }
         return cls(**{**config, **parts})
+
+    def make_test_function(self, force=False):
+        """Makes the function of `evaluate`, anew where a layer's setting has changed."""
+        self._forget_old_settings()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        """Makes the function of `predict`, anew where a layer's setting has changed."""
+        self._forget_old_settings()
+        return super().make_predict_function(force)
+
+    def _forget_old_settings(self):
+        """Forgets compiled functions of inference that hold a setting of a layer that is no more.
+
+        Training needs none: what `traced_settings` names matters to inference alone.
+        """
+        settings = traced_settings([self])
+        if settings != self._traced_settings:
+            self.test_function = self.predict_function = None
+        self._traced_settings = settings
 
     def _batched(self, name, function, array: np.ndarray, batch_size):
         """Applies a function to an array batch by batch; compiled once under its name."""

@@ -214,3 +214,42 @@ def test_the_divergence_of_the_codes_from_uniform_depends_on_the_vector():
 def test_arguments_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         GumbelQuantizer(**options)
+
+
+class Lower(keras.callbacks.Callback):
+    """Another temperature from the second epoch on."""
+
+    def __init__(self, layer, temperature):
+        super().__init__()
+        self.layer, self.temperature = layer, temperature
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.layer.temperature = self.temperature
+
+
+def test_a_temperature_that_is_lowered_counts_in_fit_and_inference(tmp_path):
+    def make_model(temperature):
+        layer = GumbelQuantizer(6, temperature=temperature, seed=1)
+        inputs = keras.Input((3, 4))
+        model = keras.Model(inputs, layer(inputs)["quantized"])
+        model.compile(keras.optimizers.SGD(0.0), loss="mse")
+        return layer, model
+
+    x = RNG.normal(size=(8, 3, 4)).astype("float32")
+    layer, model = make_model(50.0)
+    other, expected = make_model(0.1)
+    expected.set_weights(model.get_weights())
+    before = model.predict(x, verbose=0)
+    losses = model.fit(x, x, epochs=3, callbacks=[Lower(layer, 0.1)], verbose=0).history["loss"]
+    assert layer.temperature == 0.1
+    assert layer.get_config()["temperature"] == 0.1
+    assert losses[1] > 1.1 * losses[0] or losses[1] < 0.9 * losses[0]
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected.predict(x, verbose=0))
+    assert np.abs(model.predict(x, verbose=0) - before).max() > 0.1
+    # No weight: files of weights hold what they held.
+    assert len(model.weights) == 1
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").layers[-1].temperature == 0.1
+    with pytest.raises(ValueError, match="Received: temperature=nan"):
+        layer.temperature = float("nan")

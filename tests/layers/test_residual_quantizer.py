@@ -18,6 +18,7 @@ from brainvq.layers import (
     TorusQuantizer,
     VectorQuantizer,
 )
+from brainvq.models import Autoencoder
 from tests.layers.layer_test import run_layer_test
 from tests.layers.oracles import array, gradient, nearest, unit
 
@@ -320,3 +321,28 @@ def test_a_beam_needs_stages_that_do_not_move_their_input():
         ResidualQuantizer([TorusQuantizer((2, 2)), EMAVectorQuantizer(4)], beam=2)
     with pytest.raises(ValueError, match="at least 1"):
         ResidualQuantizer([EMAVectorQuantizer(4)], beam=0)
+
+
+def test_a_beam_that_is_set_later_counts_in_all_compiled_inference():
+    layer, _ = beam_layer(1)
+    model = Autoencoder(keras.layers.Dense(4), layer, keras.layers.Dense(4))
+    model.compile("sgd")
+    x = RNG.normal(size=(32, 6, 4)).astype("float32")
+
+    def results():
+        measured = model.evaluate(x, verbose=0, return_dict=True)["perplexity"]
+        return model.codes(x), model.predict(x, verbose=0)["codes"], measured
+
+    nearest_codes = results()
+    layer.beam = 125
+    z = model.encode(x)
+    expected = array(layer(z)["codes"])
+    codes, predicted, measured = results()
+    assert np.any(codes != nearest_codes[0])
+    np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_array_equal(predicted, expected)
+    assert measured != nearest_codes[2]
+    layer.beam = 1
+    np.testing.assert_array_equal(results()[1], nearest_codes[1])
+    with pytest.raises(ValueError, match="Received: beam=0"):
+        layer.beam = 0
