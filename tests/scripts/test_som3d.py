@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import re
-from types import SimpleNamespace
 
 import keras
 import nibabel as nib
@@ -12,20 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import dataset
-import hyperparameters
-import modules
-import similarity
-import train
-from brainvq import data, evaluation
+from brainvq import data, evaluation, studies
+from brainvq.app import compare as comparing
+from brainvq.app import measure, stages, train
 from brainvq.errors import UserError
 from brainvq.files import write_json
+from brainvq.options import to_dict
+from brainvq.studies import STUDIES
+from brainvq.tasks import of
+from brainvq.tasks.base import SPLITS
+from brainvq.tasks.run import LoadedRun
+from brainvq.tasks.volumes.measures import measure_tissue
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
-from brainvq.training.stream import BatchStream
 from tests.scripts.conftest import run
 
-SMALL = ("--smoke", "--data.subjects", "6", "--data.workers", "1", "--sampling.samples", "2")
+PLAIN = ("--smoke", "--data.subjects", "6", "--data.workers", "1")
+# Of variants one of which at least has a prior to draw from.
+SMALL = (*PLAIN, "--sampling.samples", "2")
 FILES = (
     "study.json",
     "cohort.csv",
@@ -81,7 +84,7 @@ def read(folder, variant):
 def compare(folder, *words):
     """`similarity.py` in this process; returns its table."""
     with contextlib.chdir(folder):
-        similarity.main([str(word) for word in words])
+        comparing.main([str(word) for word in words], "python similarity.py")
     return pd.read_csv(folder / "runs" / "similarity.csv").set_index("variant")
 
 
@@ -105,7 +108,7 @@ def test_measures_are_those_of_unseen_subjects(som):
     assert metrics["grid"] == [2, 3, 2]
     assert metrics["stride"] == 16
     assert metrics["bits_per_volume"] == pytest.approx(12 * np.log2(20))
-    codes = {split: np.load(folder / "codes" / f"{split}.npy") for split in dataset.SPLITS}
+    codes = {split: np.load(folder / "codes" / f"{split}.npy") for split in SPLITS}
     whole = np.concatenate(list(codes.values()))
     assert metrics["codes"]["all"]["used"] == len(np.unique(whole))
     assert metrics["codes"]["test"]["used"] == len(np.unique(codes["test"]))
@@ -149,7 +152,7 @@ def test_variants_that_are_done_are_left_alone(som, monkeypatch):
     monkeypatch.chdir(som)
     monkeypatch.setattr(train, "train_run", lambda *_: pytest.fail("trained again"))
     before = sorted((som / "runs").iterdir())
-    train.main(["som3d", "--variants", "ae,somvae-toroid", *SMALL])
+    train.main(["som3d", "--variants", "ae,somvae-toroid", *SMALL], "python train.py")
     assert sorted((som / "runs").iterdir()) == before
 
 
@@ -158,14 +161,14 @@ def test_variants_that_are_done_are_left_alone(som, monkeypatch):
     [
         (["--variants", "ae,magic"], "--variants: found 'magic'; expected all, or some of ae,"),
         (["--variants", "all", "--variant", "ae"], "--variant: found beside --variants"),
-        (["--variant", "somvae", *SMALL, "--runs", "none"], "found no trained run of ae on these"),
+        (["--variant", "somvae", *PLAIN, "--runs", "none"], "found no trained run of ae on these"),
         # Another split would show the test subjects to what is measured on them.
-        (["--variant", "somvae", *SMALL, "--seed", "1"], "found no trained run of ae on these"),
+        (["--variant", "somvae", *PLAIN, "--seed", "1"], "found no trained run of ae on these"),
         (
-            ["--variant", "somvae", *SMALL, "--seed", "1", "--train.start-run", "AE"],
+            ["--variant", "somvae", *PLAIN, "--seed", "1", "--train.start-run", "AE"],
             "of other data, split or filters",
         ),
-        (["--variant", "somvae", *SMALL, "--train.start-run", "none"], "none: no such folder"),
+        (["--variant", "somvae", *PLAIN, "--train.start-run", "none"], "none: no such folder"),
     ],
 )
 def test_a_start_that_cannot_be_is_named(som, monkeypatch, words, told):
@@ -173,21 +176,24 @@ def test_a_start_that_cannot_be_is_named(som, monkeypatch, words, told):
     before = sorted((som / "runs").iterdir())
     words = [str(made(som, "ae")) if word == "AE" else word for word in words]
     with pytest.raises(UserError, match=re.escape(told)):
-        train.main(["som3d", *words])
+        train.main(["som3d", *words], "python train.py")
     assert sorted((som / "runs").iterdir()) == before
 
 
-def test_a_variant_starts_from_the_weights_and_encodings_of_another(som, monkeypatch):
+def test_a_variant_starts_from_the_weights_and_encodings_of_another(som, tmp_path, monkeypatch):
     monkeypatch.chdir(som)
     source = load_model(made(som, "ae") / "model.keras")
-    words = ("som3d", *SMALL, "--variant")
+    words = ("som3d", *PLAIN, "--variant")
     for variant, same in (("best", True), ("vqvae-kmeans", True), ("vqvae-kmeans-codebook", False)):
-        study = hyperparameters.parse([*words, variant], "train.py", "")
-        store = dataset.arrays(study, dataset.cohort(study))
-        model = modules.build_autoencoder(study)
-        about = {"start": str(train.start_of(study).path)}
-        folder = SimpleNamespace(study=about)
-        train.start_from(study, folder, model, BatchStream(store.read, range(3), 2))
+        study = studies.parse([*words, variant], "train.py", "")
+        start = train.start_of(study, "python train.py")
+        folder = RunFolder(tmp_path / variant)
+        write_json(folder.file("study.json"), {"format": 1, "start": str(start.path)})
+        copy = LoadedRun(folder, study)
+        copy.store = of(study).arrays(study, of(study).cohort(study))
+        copy.rows = {"train": np.arange(3)}
+        store, model = copy.store, build(study)
+        stages.start_from(copy, model)
         z = source.continuous(store.read(range(3)), 2).reshape(-1, 4)
         for ours, theirs in ((model.encoder, source.encoder), (model.decoder, source.decoder)):
             pairs = zip(ours.get_weights(), theirs.get_weights(), strict=True)
@@ -201,10 +207,10 @@ def test_a_variant_starts_from_the_weights_and_encodings_of_another(som, monkeyp
             assert np.median(apart) < 0.5 * z.std(axis=0).max()
 
 
-def test_the_table_has_a_row_for_each_variant_in_the_order_of_the_source(som, monkeypatch):
+def test_the_table_has_a_row_for_each_variant_in_the_order_of_the_paper(som, monkeypatch):
     runs = [made(som, "somvae-toroid"), made(som, "ae")]
     with monkeypatch.context() as patch:  # what is on file is not measured again
-        patch.setattr(similarity, "opened", lambda *_: pytest.fail("measured"))
+        patch.setattr(LoadedRun, "model", property(lambda _: pytest.fail("measured")))
         table = compare(som, *runs)
     assert list(table.index) == ["ae", "somvae-toroid"]
     for variant in table.index:
@@ -226,9 +232,9 @@ def test_the_table_has_a_row_for_each_variant_in_the_order_of_the_source(som, mo
 
 
 def test_slices_and_volumes_are_not_put_into_one_table(som):
-    study = hyperparameters.STUDIES["oasis2d"]["best"]
+    study = STUDIES["oasis2d"]["best"]
     other = som / "other" / "oasis2d-best-1"
-    write_json(other / "study.json", {"format": 1, "study": hyperparameters.to_dict(study)})
+    write_json(other / "study.json", {"format": 1, "study": to_dict(study)})
     with pytest.raises(
         UserError, match="is on volumes, .* is on slices; expected runs of one kind"
     ):
@@ -237,13 +243,18 @@ def test_slices_and_volumes_are_not_put_into_one_table(som):
         compare(som, "--twice", other)
 
 
+def build(study):
+    return study.model.build(study.data.input_shape, seed=study.seed)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A function of a variant that gives study, cohort and arrays of tiny volumes."""
+    """A function of a variant: a run on tiny volumes, with a model that is not trained."""
     cache = str(tmp_path_factory.mktemp("cache"))
 
-    def build(variant):
-        study = hyperparameters.smoke(hyperparameters.STUDIES["som3d"][variant])
+    def make(variant, folder):
+        study = STUDIES["som3d"][variant].smoke()
+        network = dataclasses.replace(study.model.network, filters=(4, 8))
         study = dataclasses.replace(
             study,
             data=dataclasses.replace(
@@ -255,22 +266,19 @@ def small(tmp_path_factory):
                 cache=cache,
                 workers=1,
             ),
-            model=dataclasses.replace(study.model, filters=(4, 8)),
+            model=dataclasses.replace(study.model, network=network),
         )
-        scans = dataset.cohort(study)
-        store = dataset.arrays(study, scans)
-        return study, scans, store, dataset.split_rows(scans, store, study)
+        run = LoadedRun(RunFolder(folder), study)
+        run.model = build(study)
+        return run
 
-    return build
+    return make
 
 
 def test_the_torus_of_best_is_measured_as_a_map(small, tmp_path):
-    study, scans, store, rows = small("best")
-    model = modules.build_autoencoder(study)
-    codes = {split: model.codes(store.read(rows[split])) for split in rows}
-    folder = RunFolder(tmp_path)
-    similarity.measure_run(folder, study, scans, store, rows, model, None, codes)
-    metrics = folder.metrics()
+    run = small("best", tmp_path)
+    measure.measure_run(run)
+    metrics = run.metrics()
     assert metrics["bits_per_volume"] == pytest.approx(4 * 6 * 4 * np.log2(20))
     assert metrics["som"]["neighbour_correlation"]["pairs"] == 40
     assert set(metrics["continuous_reconstruction"]) == set(metrics["reconstruction"])
@@ -278,12 +286,9 @@ def test_the_torus_of_best_is_measured_as_a_map(small, tmp_path):
 
 @pytest.mark.parametrize("variant", ["vae", "vqvae-skips", "psomvae"])
 def test_what_is_not_made_of_codes_has_no_bits(small, tmp_path, variant):
-    study, scans, store, rows = small(variant)
-    model = modules.build_autoencoder(study)
-    codes = model.num_codes and {split: model.codes(store.read(rows[split])) for split in rows}
-    folder = RunFolder(tmp_path)
-    similarity.measure_run(folder, study, scans, store, rows, model, None, codes or None)
-    metrics = folder.metrics()
+    run = small(variant, tmp_path)
+    measure.measure_run(run)
+    metrics = run.metrics()
     assert metrics["bits_per_volume"] is None
     assert "patch_kmeans" not in metrics
     assert metrics["grid"] == [4, 6, 4]
@@ -292,26 +297,26 @@ def test_what_is_not_made_of_codes_has_no_bits(small, tmp_path, variant):
     assert ("topographic_error" in metrics.get("som", {})) == (variant == "psomvae")
 
 
-def test_watched_volumes_are_measured_as_in_the_end(small):
-    study, _, store, rows = small("ae")
-    model = modules.build_autoencoder(study)
-    volumes = store.read(rows["validation"])
+def test_watched_volumes_are_measured_as_in_the_end(small, tmp_path):
+    run = small("ae", tmp_path)
+    volumes = run.store.read(run.rows["validation"])
     assert volumes.min() < 0, "z-scored"
-    restored = model.reconstruct(volumes)
-    table = similarity.similarity_of(model.reconstruct, store, rows["validation"]).table()
-    found = similarity.watch(volumes, restored)
-    assert found["val_ssim"] == pytest.approx(table["ssim"].mean())
-    assert found["val_ssim_foreground"] == pytest.approx(table["ssim_foreground"].mean())
-    assert similarity.watch(volumes, volumes)["val_ssim"] == pytest.approx(1)
+    restored = run.model.reconstruct(volumes)
+    run.rows["test"] = run.rows["validation"]
+    table = run.task.similarity(run.model.reconstruct, run).table()
+    watched = run.task.watch(volumes, restored)
+    assert watched["val_ssim"] == pytest.approx(table["ssim"].mean())
+    assert watched["val_ssim_foreground"] == pytest.approx(table["ssim_foreground"].mean())
+    assert run.task.watch(volumes, volumes)["val_ssim"] == pytest.approx(1)
 
 
-def test_tissues_lie_where_the_brain_is(small):
-    _, scans, store, rows = small("ae")
+def test_tissues_lie_where_the_brain_is(small, tmp_path):
+    run = small("ae", tmp_path)
     # One code for what is bright and one for the rest, voxel by voxel: codes that know the brain.
-    volumes = store.read(rows["test"])[..., 0]
+    volumes = run.store.read(run.rows["test"])[..., 0]
     inside = evaluation.foreground(volumes, ndim=3)
     bright = (volumes > np.median(volumes[inside])) & inside
-    found = similarity.measure_tissue(scans, store, rows, bright.astype("int64"), 2)
-    assert found["explained"] > 0.2
-    labels, affine = data.tissue_labels(scans.table["paths"].iloc[0])
-    assert found["voxels"] <= len(rows["test"]) * 1.3 * np.count_nonzero(labels)
+    overlap = measure_tissue(run, bright.astype("int64"), 2)
+    assert overlap["explained"] > 0.2
+    labels, affine = data.tissue_labels(run.scans.table["paths"].iloc[0])
+    assert overlap["voxels"] <= len(run.rows["test"]) * 1.3 * np.count_nonzero(labels)
