@@ -1,27 +1,27 @@
 """Loading and saving scans: everything that can be wrong with a file is found here."""
 
+import logging
 import re
 import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.imageglobals import LoggingOutputSuppressor
 from PIL import Image, ImageOps
 from scipy import ndimage
 
 from brainvq.data.errors import ScanError
+from brainvq.data.foreground import foreground_mask
+from brainvq.data.headers import millimetres, oriented_affine, world_of
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
+
+logger = logging.getLogger("brainvq")
 
 SIMULATED = "simulated:"
 MASK = "mask="
 _ORIENTED = re.compile(r"axcodes=([A-Z]{3}):(.+)", re.DOTALL)
-
-# The convention of the Analyze format, whose header holds no orientation: x grows to the patient's
-# left. The atlas-registered images of OASIS-1 follow it.
-ANALYZE_AXCODES = "LAS"
 
 # Formats of pictures, and the modes of Pillow whose pixels are a single number.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -53,14 +53,16 @@ def load_scan(paths, axcodes=None):
 
     Returns:
         image: float32 (X, Y, Z), finite, in the units of the file (scaling of the header applied).
-        affine: float64 (4, 4), voxel indices → mm, RAS+ world. For Analyze the origin is the centre
-            of the volume. For pictures the array is (columns, rows, slices), the orientation
-            is "LPS" and the voxels nominally 1×1×1 mm.
+        affine: float64 (4, 4), voxel indices → mm (headers in metres or micrometres are converted),
+            RAS+ world; the sform where it disagrees with the qform, with a word in the log. For
+            Analyze the origin is the centre of the volume. For pictures the array is (columns,
+            rows, slices), the orientation is "LPS" and the voxels nominally 1×1×1 mm.
 
     Raises:
         ScanError: if a file is missing, unreadable or truncated; is complex or RGB, a series (more
             than three axes longer than 1), or smaller than three dimensions; has a voxel size of
-            zero or a singular affine; holds NaN or infinite values, or the same value everywhere;
+            zero or a singular affine; holds infinite values, NaN inside the head or brain (NaN
+            outside becomes 0, with a word in the log), or the same value everywhere;
             if several files differ in their grid; if a mask lies elsewhere; if a file holds several
             pictures; or if one of several pictures has colours.
     """
@@ -165,7 +167,8 @@ def save_nifti(path, image, affine, like=None, mni=False):
             codes = (int(source["sform_code"]) or 1, int(source["qform_code"]) or 1)
             header.set_slope_inter(1, 0)
             header["cal_min"] = header["cal_max"] = 0  # display window of other intensities
-            same_grid = np.allclose(source.get_best_affine(), affine, rtol=0, atol=1e-5)
+            in_mm = millimetres(source) == 1
+            same_grid = in_mm and np.allclose(source.get_best_affine(), affine, rtol=0, atol=1e-5)
     result = nib.Nifti1Image(image, affine, header, dtype=image.dtype)
     if same_grid:  # to the last digit, whichever of the two forms the scan uses
         result = nib.Nifti1Image(image, None, header, dtype=image.dtype)
@@ -268,17 +271,14 @@ def _load_volume(path, axcodes):
         raise ScanError(f"{file}: {_sizes(shape)} is {kind}; three dimensions are expected")
     if min(shape) < 1:
         raise ScanError(f"{file}: {_sizes(shape)} holds no voxels; three dimensions are expected")
-    _check_voxel_size(file, loaded)
-    affine = _affine(loaded, shape, axcodes)
-    finite = np.isfinite(affine).all()
-    if not finite or abs(np.linalg.det(affine[:3, :3])) < 1e-9 * voxel_sizes(affine).max() ** 3:
-        raise ScanError(f"{file}: affine singular or not finite; an invertible one is expected")
+    affine = world_of(file, loaded, shape, axcodes)
 
     try:
         with np.errstate(all="ignore"):
             image = np.asanyarray(loaded.dataobj).reshape(shape).astype(np.float32)
     except Exception as error:  # of gzip, mmap, a header that lies about the size, …
         raise ScanError(f"{file}: is truncated or damaged: {_line(error)}") from error
+    image = _without_nan(file, image)
     _check_values(file, image)
     return image, affine
 
@@ -292,60 +292,6 @@ def _masked(image, affine, path):
             f"{path}: the mask has no voxel in common with the scan; expected one of the same head"
         )
     return np.where(inside, image, 0).astype(np.float32)
-
-
-def _check_voxel_size(file, loaded):
-    """Looks at the header as stored: nibabel silently replaces a voxel size of zero by 1."""
-    header = loaded.header
-    if isinstance(header, nib.AnalyzeHeader):
-        holder = loaded.file_map.get("header", loaded.file_map["image"])
-        with LoggingOutputSuppressor(), holder.get_prepare_fileobj("rb") as stream:
-            raw = type(header).from_fileobj(stream, check=False)
-        sizes = np.asarray(raw["pixdim"][1:4], np.float64)
-    else:
-        sizes = np.asarray(header.get_zooms()[:3], np.float64)
-    if not np.isfinite(sizes).all() or (sizes == 0).any():
-        shown = "×".join(f"{size:g}" for size in sizes)
-        raise ScanError(f"{file}: voxel size {shown} mm; sizes above 0 are expected")
-
-
-def _affine(loaded, shape, axcodes):
-    header = loaded.header
-    if isinstance(header, nib.Nifti1Header):
-        oriented = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    elif isinstance(header, nib.AnalyzeHeader):
-        oriented, axcodes = False, axcodes or ANALYZE_AXCODES
-    else:
-        oriented = True
-    if oriented or axcodes is None:
-        return np.asarray(loaded.affine, np.float64)
-    sizes = np.abs(np.asarray(header.get_zooms()[:3], np.float64))
-    return oriented_affine(shape, sizes, axcodes)
-
-
-def oriented_affine(shape, voxel_size, axcodes):
-    """Returns the affine of a grid from its orientation alone, origin at the centre of the volume.
-
-    Args:
-        shape: (3,) voxels.
-        voxel_size: (3,) mm, in the order of the array axes.
-        axcodes: direction in which each array axis grows, e.g. "LAS".
-
-    Raises:
-        UserError: if `axcodes` is no orientation.
-    """
-    codes = tuple(str(axcodes).upper())
-    if len(codes) != 3 or sorted("RAS"["RLAPSI".find(c) // 2] for c in codes) != ["A", "R", "S"]:
-        raise UserError(
-            f"axcodes: found {axcodes!r}, expected three letters, one each of R/L, A/P and S/I"
-        )
-    affine = np.zeros((4, 4))
-    for axis, (code, size) in enumerate(zip(codes, voxel_size, strict=True)):
-        position = "RLAPSI".index(code)
-        affine[position // 2, axis] = size if position % 2 == 0 else -size
-    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape, float) - 1) / 2)
-    affine[3, 3] = 1
-    return affine
 
 
 def _load_pictures(paths):
@@ -394,12 +340,42 @@ def _load_picture(file, colour):
     return pixels
 
 
+def _without_nan(file, image):
+    """The image with NaN outside the head or brain as 0, which a word tells; NaN inside stays."""
+    lost = np.isnan(image)
+    if not lost.any() or np.isinf(image).any() or lost.all():
+        return image
+    filled = np.where(lost, 0, image)
+    try:
+        foreground = foreground_mask(filled) & ~lost
+    except ScanError:
+        foreground = ~lost & (filled != 0)
+    if (ndimage.binary_fill_holes(foreground) & lost).any() or _cut_through(foreground, lost):
+        return image
+    logger.warning(
+        "%s: %d of %d voxels, outside the brain, are NaN; taken as 0", file, lost.sum(), lost.size
+    )
+    return filled
+
+
+def _cut_through(foreground, lost):
+    """Whether planes of NaN lie between parts of the foreground: a slab of it that is lost."""
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        profile, holes = foreground.sum(axis=others), lost.any(axis=others)
+        before = np.maximum.accumulate(profile)
+        after = np.maximum.accumulate(profile[::-1])[::-1]
+        if (holes & (profile < 0.2 * np.minimum(before, after))).any():
+            return True
+    return False
+
+
 def _check_values(file, image):
     finite = np.isfinite(image)
     if not finite.all():
         raise ScanError(
             f"{file}: {image.size - int(finite.sum())} of {image.size} voxels are NaN or infinite; "
-            "finite values are expected"
+            "finite values are expected (NaN outside the brain is taken as 0)"
         )
     low = float(image.min())
     if low == float(image.max()):

@@ -73,6 +73,104 @@ def test_mgh(make, tmp_path):
     np.testing.assert_allclose(affine, oblique(), atol=1e-4)
 
 
+# --- headers that count in other units, or contradict themselves ---
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1)])
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_the_unit_of_the_header_counts(make, tmp_path, caplog, unit, factor, form):
+    affine = oblique()
+    header = nib.Nifti1Header()
+    header.set_xyzt_units(unit)
+    nifti = nib.Nifti1Image(make.blob(), None, header)
+    getattr(nifti, f"set_{form}")(np.diag([factor] * 3 + [1]) @ affine, code=1)
+    nib.save(nifti, tmp_path / "a.nii.gz")
+    image, loaded = load_scan(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(loaded, affine, atol=1e-3)
+    assert ("counts in" in caplog.text) == (unit != "mm")
+    # What is written beside it counts in mm.
+    written = save_nifti(tmp_path / "b.nii", image, loaded, like=tmp_path / "a.nii.gz")
+    assert nib.load(written).header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(load_scan(written)[1], affine, atol=1e-3)
+
+
+def test_a_unit_that_makes_no_head_is_refused(make, tmp_path):
+    nifti = nib.Nifti1Image(make.blob(), oblique())
+    nifti.header.set_xyzt_units("meter")
+    nib.save(nifti, tmp_path / "a.nii")
+    with pytest.raises(ScanError, match="field of view of .* mm by its header, which counts in m;"):
+        load_scan(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("qform", "word"),
+    [
+        (np.diag([-1.0, 1, 1, 1]), "disagree on left and right"),
+        (np.diag([3.0, 3, 3, 1]), "disagree on the voxel size"),
+        (np.diag([-1.0, -1, 1, 1]), "disagree on the orientation"),
+        (np.diag([1.0, 1, 1, 1]), ""),
+    ],
+)
+def test_forms_that_disagree_are_told(make, tmp_path, caplog, qform, word):
+    nifti = nib.Nifti1Image(make.blob(), None)
+    nifti.set_qform(qform, 1)
+    nifti.set_sform(np.eye(4), 1)
+    nib.save(nifti, tmp_path / "a.nii")
+    np.testing.assert_allclose(load_scan(tmp_path / "a.nii")[1], np.eye(4))
+    assert word in caplog.text
+    assert bool(word) == bool(caplog.text)
+
+
+def test_the_qform_serves_where_the_sform_is_all_zero(make, tmp_path, caplog):
+    nifti = nib.Nifti1Image(make.blob(), None)
+    nifti.set_qform(np.diag([2.0, 2, 2, 1]), 1)
+    nifti.set_sform(np.eye(4), 1)
+    for row in ("srow_x", "srow_y", "srow_z"):
+        nifti.header[row] = 0
+    nib.save(nib.Nifti1Image(make.blob(), None, nifti.header), tmp_path / "a.nii")
+    np.testing.assert_allclose(load_scan(tmp_path / "a.nii")[1], np.diag([2.0, 2, 2, 1]))
+    assert "the qform is used" in caplog.text
+
+
+# --- NaN ---
+
+
+def brain_in(background):
+    place = np.stack(np.indices((24, 26, 22)), -1) - [11.5, 12.5, 10.5]
+    brain = np.linalg.norm(place, axis=-1) < 9
+    rng = np.random.default_rng(0)
+    return np.where(brain, 100 + 10 * rng.random(brain.shape), background), brain
+
+
+@pytest.mark.parametrize("corner", [False, True])
+def test_nan_outside_the_brain_is_black(make, tmp_path, caplog, corner):
+    image, brain = brain_in(0 if corner else np.nan)
+    image[2:4, 2, 2] = np.nan
+    path = make.write_nifti(tmp_path / "a.nii.gz", image.astype(np.float32))
+    loaded, _ = load_scan(path)
+    np.testing.assert_array_equal(loaded, np.where(brain, image, 0).astype(np.float32))
+    assert f"{2 if corner else (~brain).sum()} of {image.size} voxels, outside" in caplog.text
+
+
+@pytest.mark.parametrize("background", [0, np.nan])
+@pytest.mark.parametrize(
+    "hole",
+    [
+        np.s_[12, 12, 12],
+        np.s_[9:14, 10:12, 9:11],
+        np.s_[:, :, 10],
+        np.s_[11:15, 3:23],
+        np.s_[:, 12],
+    ],
+)
+def test_nan_inside_the_brain_is_refused(make, tmp_path, background, hole):
+    image, _ = brain_in(background)
+    image[hole] = np.nan
+    path = make.write_nifti(tmp_path / "a.nii.gz", image.astype(np.float32))
+    with pytest.raises(ScanError, match="voxels are NaN or infinite"):
+        load_scan(path)
+
+
 # --- what is refused ---
 
 
