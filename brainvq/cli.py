@@ -13,16 +13,39 @@
 import contextlib
 import errno
 import importlib
+import importlib.util
+import json
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 
 from brainvq import BACKENDS, __version__
 from brainvq.errors import UserError
 
 COMMANDS = ("train", "predict", "compare", "prepare", "simulate")
 
+# What would help where memory ran out.
+LESS_MEMORY = {
+    "train": "a smaller --train.batch-size, --prior.batch-size or network, or --data.workers 1",
+    "predict": "a smaller --batch-size, or fewer files at a time",
+    "prepare": "--data.workers 1",
+    "simulate": "--workers 1",
+    "compare": "fewer other programs beside it",
+}
+_NO_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|OOM when allocating|bad_alloc"
+    r"|cannot allocate memory|(failed|unable) to allocate",
+    re.IGNORECASE,
+)
+
 logger = logging.getLogger("brainvq")
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), as batch systems do when time is up."""
 
 
 def main(arguments=None):
@@ -54,22 +77,66 @@ def run(command, arguments, prog):
     if arguments[:1] == ["--version"]:
         print(f"brainvq {__version__}")
         return
-    guarded(lambda: importlib.import_module(f"brainvq.app.{command}").main(arguments, prog))
+    arguments = list(map(with_home, arguments))
+
+    def call():
+        choose_backend()
+        importlib.import_module(f"brainvq.app.{command}").main(arguments, prog)
+
+    guarded(call, LESS_MEMORY.get(command, "more memory"))
 
 
-def guarded(call):
+def with_home(word):
+    """A word of the command line with `~` as the home folder, which shells leave after `=`."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={os.path.expanduser(value)}"
+    return os.path.expanduser(word)
+
+
+def choose_backend():
+    """Has Keras compute with a backend that serves, whatever `keras.json` of the user says.
+
+    Raises:
+        UserError: `KERAS_BACKEND` names none of ours.
+    """
+    chosen = os.environ.get("KERAS_BACKEND")
+    if chosen and chosen not in BACKENDS:
+        raise UserError(
+            f"KERAS_BACKEND: found {chosen!r}; expected one of {', '.join(BACKENDS[:2])}"
+        )
+    serving = [name for name in BACKENDS[:2] if importlib.util.find_spec(name) is not None]
+    if not chosen and serving and _configured_backend() not in serving:
+        os.environ["KERAS_BACKEND"] = serving[0]
+
+
+def _configured_backend():
+    """The backend in the user's `keras.json`; None where there is none."""
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    try:
+        with open(os.path.join(home, "keras.json"), encoding="utf-8-sig") as file:
+            return json.load(file).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def guarded(call, less_memory="more memory"):
     """Calls a function and ends the process with the status that its outcome deserves.
 
-    The status is 0 for success, 2 for a mistake of the user (one line on standard error), 130 for
-    Ctrl-C, with the text of the `KeyboardInterrupt`. Anything else is a defect of ours and keeps
-    its traceback.
+    The status is 0 for success, 2 for a mistake of the user or too little memory (one line on
+    standard error), 130 for Ctrl-C and 143 for SIGTERM, with the text of the `KeyboardInterrupt`.
+    Anything else is a defect of ours and keeps its traceback.
+
+    Args:
+        call: function without arguments.
+        less_memory: what to expect of the user where memory ran out, in words.
     """
     # Each model compiles its own functions; TensorFlow warns that a program with many models does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # Lines that nobody reads any more, after `| head`, must not stop a training, nor be told of.
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
-        with _missing_packages():
+        with _terminable(), _missing_packages():
             call()
         sys.stdout.flush()
     except UserError as error:
@@ -77,16 +144,66 @@ def guarded(call):
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        place = error.filename or "output"
-        _fail(f"{place}: {os.strerror(error.errno)}; expected a disk with room and write access")
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted. {stop}".rstrip(), file=sys.stderr)
-        sys.exit(130)
+        ended = isinstance(stop.__cause__ or stop, Terminated)
+        word = "terminated" if ended else "interrupted"
+        print(f"\n{word}. {stop}".rstrip(), file=sys.stderr)
+        sys.exit(143 if ended else 130)
+    except Exception as error:
+        message = _known(error, less_memory)
+        if message is None:
+            raise
+        _fail(message)
     finally:
         logging.raiseExceptions = before
+
+
+def _known(error, less_memory):
+    """What a full disk, a name too long or too little memory is in one line; None for others."""
+    if isinstance(error, OSError):
+        place = error.filename or "output"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            return (
+                f"{place}: {os.strerror(error.errno)}; expected a disk with room and write access"
+            )
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{place}: found a name of {len(str(place))} characters; expected a shorter one"
+    if is_out_of_memory(error):
+        return f"memory: found too little; expected {less_memory}"
+    return None
+
+
+def is_out_of_memory(error):
+    """Whether an exception, or what it came from, says that memory ran out, on any backend."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        # Those of backends, told by their names: none of them is imported here.
+        module = type(error).__module__.split(".")[0]
+        theirs = module in ("tensorflow", "jax", "jaxlib", "torch") or isinstance(
+            error, RuntimeError
+        )
+        if theirs and _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM as an exception, so that a training can say what it saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ Runs on slices are always measured anew; those on volumes, which takes minutes e
 not been measured yet. The same measures and figures make the report at the end of a training.
 """
 
-from brainvq.app import typed
+from brainvq.app import settle_keras, typed
 from brainvq.errors import UserError
 
 
@@ -47,6 +47,7 @@ def compare(folders, again, log):
     """
     from brainvq.tasks.run import LoadedRun
 
+    settle_keras()
     runs = [LoadedRun.open(folder.path) for folder in folders]
     first, *others = runs
     for run in others:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainvq.data.inputs import readable
 from brainvq.files import write_csv
-from brainvq.tasks.names import inputs
+from brainvq.tasks.names import inputs, readable_inputs
 
 
 def reconstruct(trained, options, log):
@@ -64,12 +63,12 @@ def decode(trained, options, log):
     """
     samples = trained.task.samples
     samples.start_decode(trained, log)
-    run = trained.path.name
-    names = inputs(map(Path, options.files), people=False, out=options.out, run=run)
+    where = {"out": options.out, "run": trained.path.name}
+    names = inputs(map(Path, options.files), people=False, **where)
 
     def read(path):
         return samples.read_latents(path, names[path].name, trained)
 
-    for path, _, (latents, sample) in readable(names, read, log):
+    for path, _, (latents, sample) in readable_inputs(names, read, log, **where):
         decoded = sample.decode(latents, options.batch_size)
         log.info("%s: %s", path, sample.save_decoded(decoded, options.out))

@@ -52,6 +52,7 @@ import dataclasses
 import inspect
 from pathlib import Path
 
+from brainvq.app import settle_keras
 from brainvq.errors import UserError
 from brainvq.options import check, from_dict, parse_fields
 from brainvq.options.verbs import NAMES, SUMMARIES, options_of_verb, refuse_others
@@ -80,6 +81,7 @@ def main(arguments, prog="brainvq predict"):
     options = parse(folder, verb, words, prog)
     from brainvq.tasks.trained import load  # Keras comes with it, which takes seconds
 
+    settle_keras()
     trained = load(folder.path)
     log = start_log()
     log.info("using %s (%s)", trained.path, trained.description)

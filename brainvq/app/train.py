@@ -18,7 +18,7 @@ import shlex
 from pathlib import Path
 
 from brainvq import studies
-from brainvq.app import typed
+from brainvq.app import settle_keras, typed
 from brainvq.errors import UserError
 from brainvq.options import comparable, effective, take_option, to_dict
 
@@ -104,7 +104,16 @@ def run_of(study):
 
 
 def train_run(run, prog):
-    """Runs every stage that the run's folder does not hold yet."""
+    """Runs every stage that the run's folder does not hold yet.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    with run.folder.lock():
+        _train_stages(run, prog)
+
+
+def _train_stages(run, prog):
     import keras
 
     from brainvq.app import measure, stages
@@ -112,6 +121,7 @@ def train_run(run, prog):
     from brainvq.training.fit import duration
     from brainvq.training.runs import Clock
 
+    settle_keras()
     log = run.folder.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())
     clock = Clock(run.file("timings.json"))
@@ -133,8 +143,11 @@ def train_run(run, prog):
             measure.measure_run(run)
         with clock("report"):
             measure.report_run(run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Go on with: {prog} --resume {run.path}") from None
+    except KeyboardInterrupt as stop:
+        hint = f"Go on with: {prog} --resume {shlex.quote(str(run.path))}"
+        saved = f"Saved: {run.folder.saved()}."
+        log.info("stopped. %s", saved)
+        raise KeyboardInterrupt(f"{saved} {hint}") from stop
     del store
     write_json(run.file("finished.json"), {"seconds": clock.total()})
     log.info("done in %s: open %s", duration(clock.total()), run.file("report.html"))
@@ -144,14 +157,17 @@ def open_run(arguments, prog):
     """The run to go on with, or a new one: a `LoadedRun`."""
     resume, rest = take_option(arguments, "--resume")
     if resume is not None:
+        root, rest = take_option(rest, "--data.root")
         if rest:
             raise UserError(
                 f"--resume: found other options ({' '.join(rest)}); expected --resume RUN alone, "
-                "because a run goes on with the settings it began with"
+                "or with --data.root where the data were moved, because a run goes on with the "
+                "settings it began with"
             )
         from brainvq.tasks.run import LoadedRun
 
-        return LoadedRun.open(resume)
+        run = LoadedRun.open(resume)
+        return run if root is None else run.with_root(root)
     study = studies.parse(arguments, prog, _help(prog))
     return new_run(study, shlex.join([*prog.split(), *arguments]), prog)
 
@@ -176,9 +192,11 @@ def new_run(study, command, prog):
     from brainvq.tasks.run import LoadedRun, keep_cohort
     from brainvq.training.runs import RunFolder
 
+    settle_keras()
     stages.try_networks(study)
     task = of(study)
     scans = task.cohort(study)
+    task.check_cohort(study, scans)
     content = {
         "study": to_dict(study),
         "steps": steps_to_config(task.steps(study)),

@@ -37,6 +37,7 @@ class Task:
         watched: validation samples that are looked at while training: enough for measures to three
             digits, but what takes seconds each is few.
         watched_every: after so many epochs each.
+        least_test: test subjects that its measures need.
         samples: `brainvq.tasks.samples.Samples`, what `predict` does with samples of the kind.
         report, card: functions that make report and model card from measures, see
             `brainvq.reports.slices`.
@@ -50,6 +51,7 @@ class Task:
     watched = 256
     watched_every = 1
     samples = None
+    least_test = 1
     report = None
     card = None
 
@@ -93,7 +95,32 @@ class Task:
                     f"cohort {scans.name}: no readable scan is left for the {split} split; "
                     "expected at least one"
                 )
+            if split == "test" and store.table["subject"][rows[split]].nunique() < self.least_test:
+                raise UserError(
+                    f"cohort {scans.name}: readable scans are left of fewer than "
+                    f"{self.least_test} subjects in the test split; expected so many or more"
+                )
         return rows
+
+    def check_cohort(self, study, scans):
+        """Refuses before training what would stop a run after it.
+
+        Args:
+            study: a `brainvq.options.Study`.
+            scans: its split `brainvq.data.Cohort`.
+
+        Raises:
+            UserError: a split has too few subjects.
+        """
+        for split in SPLITS if "split" in scans.table else ():
+            rows = scans.table[scans.table["split"] == split]
+            count, least = rows["subject"].nunique(), self.least_test if split == "test" else 1
+            if count < least:
+                raise UserError(
+                    f"cohort {scans.name}: found {count} subjects in the {split} split; expected "
+                    f"{least} or more (--data.fractions, or more subjects)"
+                )
+        self.facts(study, scans)
 
     def in_units(self, run, store):
         """The store as a network reads it."""

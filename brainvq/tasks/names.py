@@ -16,6 +16,8 @@ from brainvq.files import read_json, write_csv, write_json
 # Which file each name in a folder of results stands for, so that a later call takes another name
 # for another file.
 LEDGER = "inputs.json"
+# Bytes of a name.
+LONGEST = 170
 # Dots stand in names too, as in those of DICOM; only these are endings.
 _ENDING = re.compile(
     r"\.(nii|mgh|mgz|mnc|img|hdr|npy|trk|tck|trx|png|jpe?g|tiff?|bmp)(\.(gz|bz2|zst))?$", re.I
@@ -73,9 +75,6 @@ def inputs(paths, *, people=True, out=None, run=None):
         name = next(form for form in itertools.chain(alone, numbered) if _key(form) not in taken)
         taken.add(_key(name))
         known[os.path.abspath(path)] = name
-    if out is not None and new:
-        files = {name: file for file, name in known.items()}
-        write_json(Path(out) / LEDGER, {"run": run, "files": files})
     return {
         path: Input(path, known[os.path.abspath(path)], subject, session)
         for path, (subject, session, _) in named.items()
@@ -96,8 +95,26 @@ def readable_scans(names, read, log, *, out=None, run=None):
         (path, `Input`, what `read` returned).
     """
     given = inputs(scan_paths(names), out=out, run=run)
-    expected = "; expected NIfTI scans"
-    return readable(given, read, log, of=names[0], what="scans", wanted=expected)
+    words = {"of": names[0], "what": "scans", "wanted": "; expected NIfTI scans"}
+    return readable_inputs(given, read, log, out=out, run=run, **words)
+
+
+def readable_inputs(given, read, log, *, out=None, run=None, **words):
+    """`brainvq.data.inputs.readable` over `Input`s; `out` remembers the names of those it yields.
+
+    Args:
+        given: dict of path to `Input`.
+        read: as in `readable_scans`.
+        log: `logging.Logger`.
+        out: as in `inputs`.
+        run: as in `inputs`.
+        **words: those of `readable`.
+    """
+    for path, one, content in readable(given, read, log, **words):
+        if out is not None:
+            files = {**_ledger(out, run), one.name: os.path.abspath(path)}
+            write_json(Path(out) / LEDGER, {"run": run, "files": files})
+        yield path, one, content
 
 
 def write_rows(path, rows, column="name"):
@@ -152,7 +169,12 @@ def _identity(path, folder, people):
     forms = [stem, placed, f"{placed}_{ending}"]
     if people and told:
         forms.insert(0, "_".join(filter(None, (told, session))))
-    return told or folder or stem, session, forms
+    return told or folder or stem, session, list(map(_short, forms))
+
+
+def _short(name):
+    """A name that leaves room for what results add to it; disks take 255 bytes."""
+    return name.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _folders_apart(paths):

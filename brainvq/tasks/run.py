@@ -2,16 +2,22 @@
 
 import dataclasses
 import functools
+import logging
+from pathlib import Path
 
 import numpy as np
 
-from brainvq.data import Cohort
+from brainvq.data import ArrayStore, Cohort
+from brainvq.data.scans import scan_files
+from brainvq.errors import UserError
 from brainvq.files import read_json, write_json
 from brainvq.options import Study, from_dict
 from brainvq.tasks import base
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
 from brainvq.training.stream import BatchStream
+
+logger = logging.getLogger("brainvq")
 
 
 @dataclasses.dataclass
@@ -81,8 +87,55 @@ class LoadedRun:
 
     @functools.cached_property
     def arrays(self):
-        """The prepared samples as they are kept."""
-        return self.task.arrays(self.study, self.scans)
+        """The prepared samples as they are kept; they serve where the scans are gone."""
+        note = self.file("store.json")
+        if note.exists() and not self._scans_are_there():
+            store = ArrayStore.open(read_json(note)["path"])
+            logger.info("%s: scans are gone; %s holds them prepared", self.path, store.path)
+            return store
+        store = self.task.arrays(self.study, self.scans)
+        if not note.exists():
+            write_json(note, {"path": str(store.path.resolve())})
+        return store
+
+    def _scans_are_there(self):
+        return all(
+            file.exists()
+            for paths in self.scans.table["paths"]
+            for path in paths
+            for file in scan_files(path)
+        )
+
+    def with_root(self, root):
+        """The run, with its data in another folder, to which they were moved.
+
+        Args:
+            root: the folder that is now in the place of `study.data.root`.
+
+        Raises:
+            UserError: the data of the run are no files, or are not in `root` either.
+        """
+        before = self.study.data.root
+        if before is None:
+            raise UserError(
+                f"--data.root: found beside --resume of {self.path}, whose data are simulated; "
+                "expected --resume RUN alone"
+            )
+        scans = self.scans
+        places = {str(before): str(root), str(Path(before).absolute()): str(Path(root).absolute())}
+        table = scans.table.assign(
+            paths=[tuple(_moved(path, places) for path in paths) for paths in scans.table["paths"]]
+        )
+        for file in (file for paths in table["paths"] for file in scan_files(paths)):
+            if not file.exists():
+                raise UserError(
+                    f"--data.root: found no {file}; expected the folder that {before} is now"
+                )
+        keep_cohort(dataclasses.replace(scans, table=table), self.folder)
+        about = self.folder.study
+        about["study"]["data"]["root"] = str(root)
+        write_json(self.file("study.json"), about)
+        return LoadedRun.open(self.path)
 
     @functools.cached_property
     def rows(self):
@@ -129,6 +182,15 @@ class LoadedRun:
     def some(self, split, count):
         """Sample numbers of a split, evenly spread, at most `count`."""
         return base.spread(self.rows[split], count)
+
+
+def _moved(path, places):
+    """A path as `load_scan` takes it, below another folder."""
+    for before, after in places.items():
+        head, place, rest = path.partition(before.rstrip("/") + "/")
+        if place and head in ("", "mask=") or head.endswith(":"):
+            return f"{head}{after.rstrip('/')}/{rest}" if place else path
+    return path
 
 
 def keep_cohort(scans, folder):

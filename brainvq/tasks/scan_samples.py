@@ -8,6 +8,7 @@ import pandas as pd
 from brainvq import data
 from brainvq.data.code_maps import label_maps, label_table
 from brainvq.data.inputs import comes_from_simulation
+from brainvq.data.scans import PICTURES
 from brainvq.errors import UserError
 from brainvq.files import read_array, read_json, write_array, write_csv, write_json, write_text
 from brainvq.layers.som_grid import GridQuantizer
@@ -44,10 +45,15 @@ class ScanSample(Sample):
         """Whether the scan is simulated."""
         return comes_from_simulation(self.path)
 
+    @property
+    def header(self):
+        """The file whose header results take over; None for pictures, which have none."""
+        return None if self.path.name.lower().endswith(PICTURES) else self.path
+
     def save(self, whole, stem):
         """Writes a volume on the scan's grid in the intensities of the scan, as NIfTI."""
         image = self.scan.to_intensities(whole)
-        data.save_nifti(f"{stem}.nii.gz", image, self.scan.original_affine, like=self.path)
+        data.save_nifti(f"{stem}.nii.gz", image, self.scan.original_affine, like=self.header)
 
     def picture(self, restored, whole, rows, path):
         """The scan, its reconstruction and the error, in three planes."""
@@ -284,7 +290,7 @@ def _save_maps(sample, maps, folder):
     for key, (values, about) in maps.items():
         stem = folder / f"{sample.name}_desc-{key}_dseg"
         affine = sample.scan.original_affine
-        data.save_nifti(f"{stem}.nii.gz", values, affine, like=sample.path)
+        data.save_nifti(f"{stem}.nii.gz", values, affine, like=sample.header)
         source = {"Sources": [sample.path.name], "Run": sample.trained.path.name}
         stride = {"VoxelsPerCode": list(sample.model.stride)}
         write_json(f"{stem}.json", about | source | stride)

@@ -1,5 +1,7 @@
 """What tasks on scans share: cohorts of images, and how alike scans and reconstructions are."""
 
+import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pandas as pd
 
 from brainvq import data, evaluation
 from brainvq.evaluation.baselines import PatchKMeans
-from brainvq.files import read_json, write_csv
+from brainvq.files import write_csv
 from brainvq.reports import figures
 from brainvq.tasks.base import Task, figure_path, plain, prior_figure, read_subjects
 from brainvq.training.augment import Augment
 from brainvq.training.stream import BatchStream
+
+logger = logging.getLogger("brainvq")
 
 SOURCE_NAMES = {
     "bids": "a BIDS data set",
@@ -85,13 +89,14 @@ class ScanTask(Task):
         description = Path(study.data.root) / "dataset_description.json"
         if study.data.source != "bids" or not description.exists():
             return {"data_name": SOURCE_NAMES[study.data.source]}
-        about = read_json(description)
+        about = _read_description(description)
+        names = [str(about[key]) for key in ("Name", "DatasetDOI") if about.get(key)]
+        authors = about.get("Authors") or []
+        authors = authors if isinstance(authors, list) else [authors]
         return {
-            "data_name": " ".join(
-                str(about[key]) for key in ("Name", "DatasetDOI") if about.get(key)
-            ),
-            "data_licence": str(about.get("License", "")),
-            "data_attribution": ", ".join(map(str, about.get("Authors", []))),
+            "data_name": " ".join(names) or SOURCE_NAMES["bids"],
+            "data_licence": str(about.get("License") or ""),
+            "data_attribution": ", ".join(map(str, authors)),
         }
 
     def augmentation(self, study):
@@ -170,6 +175,22 @@ class ScanTask(Task):
         if run.has("metrics.json"):
             run.folder.add_metrics(**metrics)
         return metrics
+
+
+def _read_description(path):
+    """What a dataset_description.json says: dict; empty, with a word, where it says nothing."""
+    try:
+        about = json.loads(path.read_bytes().decode("utf-8-sig", errors="replace"))
+        problem = type(about).__name__
+    except (OSError, ValueError) as error:
+        about, problem = None, str(error)
+    if isinstance(about, dict):
+        return about
+    logger.warning(
+        "%s: found %s; expected names and values of JSON (the model card goes without)",
+        *(path, problem),
+    )
+    return {}
 
 
 def unit_scale(options):

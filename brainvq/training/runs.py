@@ -1,11 +1,18 @@
 """The folder of a run: what it holds, how it is found, and what marks a stage as done."""
 
 import contextlib
+import csv
 import logging
+import os
 import re
 import sys
 import time
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 import brainvq
 from brainvq.errors import UserError
@@ -73,7 +80,7 @@ class RunFolder:
         Raises:
             UserError: `path` is no run, or a run of another version of the format.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_dir():
             raise UserError(
                 f"{path}: no such folder; expected a run, such as runs/oasis2d-best-..."
@@ -138,6 +145,50 @@ class RunFolder:
     def add_metrics(self, **groups):
         """Merges groups of measures into `metrics.json`."""
         write_json(self.file("metrics.json"), {**self.metrics(), **groups})
+
+    def saved(self):
+        """What is on disk to go on from, in words."""
+        stages = []
+        for name, model, history in (
+            ("autoencoder", "model.keras", "history.csv"),
+            ("prior", "prior.keras", "prior_history.csv"),
+        ):
+            if self.has(model):
+                stages.append(f"the trained {name}")
+            elif self.has(history):
+                with open(self.file(history), encoding="utf-8", newline="") as file:
+                    epochs = sum(1 for _ in csv.DictReader(file))
+                stages.append(f"{name} after {epochs} epoch{'s' if epochs > 1 else ''}")
+        if self.has("metrics.json"):
+            stages.append("the measures")
+        return ", ".join(stages) or "the settings and the scans that are prepared"
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps the run for this process while the body of a `with` works on it.
+
+        The lock ends with the process, however that ends, so that none is ever left behind; the
+        file says which process it was.
+
+        Raises:
+            UserError: another process has it.
+        """
+        with open(self.file(".lock"), "a+", encoding="utf-8") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path}: process {file.read().strip() or 'unknown'} is training it; "
+                    "expected a run that no other process works on"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
 
     def log_to_file(self):
         """Sends the log to the screen and to `log.txt`; returns the logger."""

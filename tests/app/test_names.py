@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainvq.app import predict
-from brainvq.tasks.names import inputs, stem_of, write_rows
+from brainvq.tasks.names import inputs, readable_inputs, stem_of, write_rows
 
 LOG = logging.getLogger("brainvq")
 
@@ -61,21 +61,35 @@ def test_no_two_names_are_the_same(parts, people):
     assert len({one.name.casefold() for one in given.values()}) == len(paths)
 
 
+def test_long_names_leave_room_for_endings():
+    given = names([f"a/{'ä' * 120}{number}.nii" for number in range(3)])
+    assert len(set(given)) == 3
+    assert max(len(name.encode()) for name in given) < 200
+
+
+def read(paths, **options):
+    """Names of files that are read one after another."""
+    where = {name: options[name] for name in ("out", "run")}
+    given = inputs(paths, **options)
+    return [one.name for _, one, _ in readable_inputs(given, str, LOG, **where)]
+
+
 def test_a_folder_remembers_which_file_a_name_stands_for(tmp_path):
     first, second = (Path(person, "codes.npy") for person in ("monday", "tuesday"))
     options = {"people": False, "out": tmp_path, "run": "a"}
-    assert names([first], **options) == ["codes"]
-    assert names([second], **options) == ["tuesday_codes"]
-    assert names([second, first], **options) == ["tuesday_codes", "codes"]
+    assert read([first], **options) == ["codes"]
+    assert read([second], **options) == ["tuesday_codes"]
+    assert read([second, first], **options) == ["tuesday_codes", "codes"]
     # Of another run nothing is left to keep.
-    assert names([second], **{**options, "run": "b"}) == ["codes"]
+    assert read([second], **{**options, "run": "b"}) == ["codes"]
 
 
 def test_a_table_keeps_the_rows_of_earlier_calls(tmp_path):
     table = tmp_path / "scans.csv"
     for session, bits in (("1", 10), ("2", 20), ("2", 30)):
-        (one,) = inputs([Path(f"sub-01_ses-{session}_T1w.nii")], out=tmp_path, run="a").values()
-        write_rows(table, [{"name": one.name, "subject": one.subject, "bits": bits}])
+        options = {"out": tmp_path, "run": "a"}
+        (name,) = read([Path(f"sub-01_ses-{session}_T1w.nii")], **options)
+        write_rows(table, [{"name": name, "subject": "sub-01", "bits": bits}])
     expected = "name,subject,bits\nsub-01_ses-1,sub-01,10\nsub-01_ses-2,sub-01,30\n"
     assert table.read_text() == expected
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from brainvq import data, evaluation
-from brainvq.data.inputs import comes_from_simulation, readable, tractogram_paths
+from brainvq.data.inputs import comes_from_simulation, tractogram_paths
 from brainvq.errors import UserError
 from brainvq.files import read_array, write_array, write_json
 from brainvq.reports import bundles as pictures
-from brainvq.tasks.names import inputs, write_rows
+from brainvq.tasks.names import inputs, readable_inputs, write_rows
 from brainvq.tasks.samples import Sample, Samples, require_finite, save_codebook, sizes
 from brainvq.tasks.streamlines import draws
 from brainvq.tasks.streamlines.figures import title_of
@@ -266,7 +266,8 @@ class BundleSamples(Samples):
                 )
             return sample
 
-        return (sample for _, _, sample in readable(names, read, log))
+        results = readable_inputs(names, read, log, out=options.out, run=trained.path.name)
+        return (sample for _, _, sample in results)
 
     def start_decode(self, trained, log):
         """Refuses a run without its scale, and says where results have no mm."""

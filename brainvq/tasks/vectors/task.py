@@ -22,6 +22,7 @@ class Vectors(Volumes):
     """Volumes that become a vector each; see `Task`."""
 
     kind = "vectors"
+    least_test = 2  # samples are as different as pairs of people
     batch_size = 16
     watched = 16
     samples = VectorSamples()

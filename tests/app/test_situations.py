@@ -1,0 +1,130 @@
+"""What the machine and the user's settings do to a command: one line, or nothing at all."""
+
+import os
+import signal
+
+import pytest
+
+from brainvq import cli
+from brainvq.data import Cohort
+from brainvq.errors import UserError
+from brainvq.tasks import task
+from brainvq.tasks.run import _moved
+from brainvq.tasks.scans import _read_description
+from brainvq.training.runs import RunFolder
+
+
+class ResourceExhaustedError(Exception):
+    __module__ = "tensorflow.python.framework.errors_impl"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ResourceExhaustedError("OOM when allocating tensor with shape[3000000,64]"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_line_that_says_what_helps(error, capsys):
+    def call():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.guarded(call, "a smaller --batch-size")
+    assert stop.value.code == 2
+    expected = "error: memory: found too little; expected a smaller --batch-size\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_name_too_long_is_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        cli.guarded((tmp_path / ("a" * 300)).read_text)
+    assert stop.value.code == 2
+    assert "expected a shorter one" in capsys.readouterr().err
+
+
+def test_sigterm_says_how_to_go_on(capsys):
+    def call():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("Saved: all.") from stop
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        cli.guarded(call)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "\nterminated. Saved: all.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_home_folders_are_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["~/scans", "--out=~/x", "--labels=~/p.tsv:group", "a~b", "--out"]
+    expected = ["/home/me/scans", "--out=/home/me/x", "--labels=/home/me/p.tsv:group", *words[3:]]
+    assert list(map(cli.with_home, words)) == expected
+
+
+@pytest.mark.parametrize("text", ['{"backend": "torch"}', "{", "[]"])
+def test_the_backend_of_another_project_does_not_count(tmp_path, monkeypatch, text):
+    (tmp_path / "keras.json").write_text(text)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    cli.choose_backend()
+    assert os.environ["KERAS_BACKEND"] in ("tensorflow", "jax")
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    with pytest.raises(UserError, match="KERAS_BACKEND: found 'theano'; expected one of"):
+        cli.choose_backend()
+
+
+def test_a_run_is_of_one_process_at_a_time(tmp_path):
+    run, other = RunFolder(tmp_path), RunFolder(tmp_path)
+    refused = pytest.raises(UserError, match=f"process {os.getpid()} is training it")
+    with run.lock(), refused, other.lock():
+        pass
+    (tmp_path / ".lock").write_text("999999\n")  # of a process that was killed
+    with run.lock():
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_what_is_saved(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,2\n2,1\n")
+    assert run.saved() == "autoencoder after 2 epochs"
+    (tmp_path / "model.keras").touch()
+    assert run.saved() == "the trained autoencoder"
+
+
+def test_too_few_test_subjects_are_said_before_training():
+    splits = ["train"] * 4 + ["validation", "test"]
+    rows = [
+        {"scan_id": f"s{number}", "subject": f"s{number}", "paths": ("x.nii",), "split": split}
+        for number, split in enumerate(splits)
+    ]
+    with pytest.raises(UserError, match="found 1 subjects in the test split; expected 2 or more"):
+        task("vectors").check_cohort(None, Cohort("six", rows))
+
+
+@pytest.mark.parametrize("content", [b"null", b'"text"', b"{", b"\xff"])
+def test_a_description_that_says_nothing_stops_nothing(tmp_path, content):
+    (tmp_path / "d.json").write_bytes(content)
+    assert _read_description(tmp_path / "d.json") == {}
+
+
+def test_a_description_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "d.json").write_bytes(b'\xef\xbb\xbf{"Name": "x"}')
+    assert _read_description(tmp_path / "d.json") == {"Name": "x"}
+
+
+def test_paths_of_data_that_were_moved():
+    places = {"data/a": "data/b", "/x/data/a": "/x/data/b"}
+    paths = ["data/a/1.nii", "mask=/x/data/a/m.nii", "axcodes=LAS:data/a/1.img", "data/ab/1.nii"]
+    assert [_moved(path, places) for path in paths] == [
+        "data/b/1.nii",
+        "mask=/x/data/b/m.nii",
+        "axcodes=LAS:data/b/1.img",
+        "data/ab/1.nii",
+    ]
