@@ -101,6 +101,17 @@ def _compiled(function, owners, static_argnames):
     )
 
 
+def is_symbolic(tensor):
+    """Whether a tensor is that of a program being traced, without a value yet."""
+    if isinstance(tensor, keras.KerasTensor):
+        return True
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(tensor, jax.core.Tracer)
+    return not hasattr(tensor, "numpy")
+
+
 def run_step(model, step, *args):
     """Runs `step(data)` as the `train_step` or `test_step` of a compiled Keras model.
 

@@ -41,8 +41,9 @@ class EMAVectorQuantizer(Quantizer):
 
     Loss: `commitment_loss` = β · mean (z − sg(e))² over all elements. Returns `{"quantized":
     (batch, *grid, dim), "codes": int32 (batch, *grid), "losses": {...}}`. State changes only when
-    `training=True` and the layer is `trainable`. Under `tf.distribute` the sums are taken over all
-    replicas, and data for a start or a revival come from the first one.
+    `training=True` and the layer is `trainable`, and not in a step with vectors that are not
+    finite. Under `tf.distribute` the sums are taken over all replicas, and data for a start or a
+    revival come from the first one.
 
     Args:
         num_codes: int ≥ 2, the number of codes K.
@@ -217,10 +218,14 @@ class EMAVectorQuantizer(Quantizer):
             embedding = ops.where(dead[:, None], samples, embedding)
             sums = ops.where(dead[:, None], 2.0 * threshold * samples, sums)
             counts = ops.where(dead, 2.0 * threshold, counts)
-        self.embedding.assign(embedding)
-        self.code_counts.assign(counts)
-        self.code_sums.assign(sums)
-        self.initialized.assign(ops.ones(()))
+        finite = self._are_finite(embedding, counts, sums, batch_sums)
+        for weight, value in (
+            (self.embedding, embedding),
+            (self.code_counts, counts),
+            (self.code_sums, sums),
+            (self.initialized, ops.ones(())),
+        ):
+            weight.assign(ops.where(finite, value, ops.convert_to_tensor(weight)))
 
     def get_config(self):
         """Returns the constructor's arguments."""

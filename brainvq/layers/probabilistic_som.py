@@ -116,7 +116,7 @@ class ProbabilisticSOM(GridQuantizer):
         Returns:
             Float32 `(n, nodes)`, nats; the exponentials of a row sum to 1.
         """
-        codebook = self.codebook
+        codebook = self._learning_codebook(vectors)
         # Distances do not change when all is moved; around 0 their expansion cancels least.
         centre = ops.stop_gradient(ops.mean(codebook, axis=0))
         vectors, nodes = vectors - centre, codebook - centre

@@ -3,9 +3,14 @@
 Vectors are float32 `(n, dim)` here, a codebook is `(num_codes, dim)`, codes are int32 `(n,)`.
 """
 
+import logging
+
 from keras import ops
 
+from brainvq.backend import is_symbolic
 from brainvq.layers.bottleneck import Bottleneck
+
+logger = logging.getLogger("brainvq")
 
 DISTANCES = ("euclidean", "cosine")
 GRADIENTS = ("straight_through", "rotation")
@@ -214,6 +219,22 @@ class Quantizer(Bottleneck):
         """Returns `z` (of unit length with the cosine distance) and its vectors `(n, dim)`."""
         z = unit_length(z) if self.distance == "cosine" else z
         return z, ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1])))
+
+    def _are_finite(self, *tensors):
+        """Whether all numbers of float `tensors` are finite, a bool scalar; says so if not.
+
+        Within a compiled step nothing can be said here; there it is the loss, which is not finite.
+        """
+        finite = ops.all(ops.stack([ops.all(ops.isfinite(tensor)) for tensor in tensors]))
+        if not is_symbolic(finite) and not bool(finite):
+            logger.warning("%s: values that are not finite; its codes stay as they are", self.name)
+        return finite
+
+    def _learning_codebook(self, vectors):
+        """The codebook, with a gradient unless `vectors` hold numbers that are not finite."""
+        codebook = self.codebook
+        fixed = ops.stop_gradient(codebook)
+        return ops.where(self._are_finite(vectors), codebook, fixed)
 
     def _look_up(self, z, flat_codes, codebook):
         """Returns `quantized` without a gradient to `z`, and the codes in the grid's shape."""

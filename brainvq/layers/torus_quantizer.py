@@ -191,9 +191,14 @@ class TorusQuantizer(GridQuantizer):
         sums = self.decay * ops.convert_to_tensor(self.code_sums) + (1 - self.decay) * sums
         around = ops.matmul(self._near, counts[:, None]) + EPSILON
         means = ops.matmul(self._near, sums) / around
-        self.embedding.assign(ops.matmul(self._places, self._directions) + means)
-        self.code_counts.assign(counts)
-        self.code_sums.assign(sums)
+        nodes = ops.matmul(self._places, self._directions) + means
+        finite = self._are_finite(nodes, counts, sums)
+        for weight, value in (
+            (self.embedding, nodes),
+            (self.code_counts, counts),
+            (self.code_sums, sums),
+        ):
+            weight.assign(ops.where(finite, value, ops.convert_to_tensor(weight)))
 
     def _unevenness(self, places):
         """KL(mean soft assignment ‖ all alike), in nats."""

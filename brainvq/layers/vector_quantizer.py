@@ -64,7 +64,7 @@ class VectorQuantizer(Quantizer):
     def call(self, z, training: bool | None = None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, vectors = self._flatten(z)
-        codebook = self.codebook
+        codebook = self._learning_codebook(vectors)
         flat_codes = nearest_codes(vectors, ops.stop_gradient(codebook))
         quantized, codes = self._look_up(z, flat_codes, codebook)
         losses = {

@@ -1,9 +1,17 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from brainvq.layers import (
+    EMAVectorQuantizer,
+    ProbabilisticSOM,
+    SOMQuantizer,
+    TorusQuantizer,
+    VectorQuantizer,
+)
 from brainvq.layers.quantizer import lloyd, nearest_codes, rotate, spread_rows, straight_through
 from tests.layers.oracles import array, gradient, nearest, unit
 
@@ -103,3 +111,49 @@ def test_lloyd_reaches_the_means_and_leaves_empty_centres_in_place():
     start = np.array([[1, 1], [8, 1], [500, 500]], "float32")
     centres = array(lloyd(vectors, start, 3))
     np.testing.assert_allclose(centres, [[0, 1], [10, 1], [500, 500]], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EMAVectorQuantizer(8, seed=1),
+        lambda: EMAVectorQuantizer(8, distance="cosine", initialization="random", seed=1),
+        lambda: VectorQuantizer(8),
+        lambda: SOMQuantizer((2, 4)),
+        lambda: ProbabilisticSOM((2, 4)),
+        lambda: ProbabilisticSOM((2, 4), quantize=True),
+        lambda: TorusQuantizer((2, 4)),
+    ],
+    ids=["ema", "cosine", "vq", "som", "psom", "hard", "torus"],
+)
+def test_a_step_that_is_not_finite_leaves_the_codebook_as_it_is(make, compiled, bad, caplog):
+    layer = make()
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, layer(inputs)["quantized"])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=False)
+    x = np.random.default_rng(0).normal(size=(4, 6, 4)).astype("float32")
+    spoiled = x.copy()
+    spoiled[1, 2, 3] = bad
+    start = array(layer.embedding) + 0
+    for data, changes in ((spoiled, False), (x, True), (spoiled, False), (x, True)):
+        before = [array(weight) + 0 for weight in layer._non_trainable_variables]
+        start = array(layer.embedding) + 0
+        if compiled:
+            loss = model.fit(data, x, verbose=0).history["loss"][0]
+            assert np.isfinite(loss) == changes
+        elif layer.trainable_weights and not isinstance(layer, TorusQuantizer):
+            return  # the optimiser moves it
+        else:
+            layer(data, training=True)
+            assert bool(caplog.records) != changes
+            caplog.clear()
+        assert np.isfinite(array(layer.embedding)).all()
+        assert np.any(array(layer.embedding) != start) == changes
+        if not changes:
+            for old, weight in zip(before, layer._non_trainable_variables, strict=True):
+                np.testing.assert_array_equal(old, array(weight))
+        if isinstance(layer, TorusQuantizer):  # the encoder's part is not the codebook
+            layer.coordinates.set_weights([np.eye(4, dtype="float32"), np.zeros(4, "float32")])
