@@ -21,6 +21,9 @@ import math
 
 from keras import ops
 
+# The smallest float32 of full precision.
+SMALLEST = 1.1754944e-38
+
 
 def gate(hidden):
     """Return tanh(a) * sigmoid(b) `(..., channels / 2)`, a and b the halves of `hidden`."""
@@ -63,7 +66,10 @@ class Chooser:
 
     def filtered(self, logits):
         """Return logits over the temperature, minus infinity where a filter forbids the code."""
-        logits = logits / self.temperature
+        # The largest is 0 whatever the temperature, and divides to no infinity; numbers below the
+        # smallest normal one count as zero on some processors.
+        logits = logits - ops.max(logits, axis=-1, keepdims=True)
+        logits = logits / ops.maximum(self.temperature, SMALLEST)
         if self.top_k is None and not self.nucleus:
             return logits
         largest = ops.top_k(logits, self.top_k or logits.shape[-1], sorted=True)[0]
@@ -72,8 +78,8 @@ class Chooser:
             p = ops.exp(largest - largest[..., :1])
             p = p / ops.sum(p, axis=-1, keepdims=True)
             before = ops.cumsum(p, axis=-1) - p
-            # The most probable code always stays: nothing comes before it.
-            lowest = ops.min(ops.where(before < self.top_p, largest, math.inf), -1, keepdims=True)
+            top_p = ops.maximum(self.top_p, SMALLEST)  # the most probable code always stays
+            lowest = ops.min(ops.where(before < top_p, largest, math.inf), -1, keepdims=True)
         return ops.where(logits >= lowest, logits, -math.inf)
 
 

@@ -257,6 +257,19 @@ def test_temperature_zero_takes_the_most_probable_code():
     np.testing.assert_array_equal(codes, prior.sample(3, top_k=1, seed=0))
 
 
+@pytest.mark.parametrize("method", ["cached", "naive"])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 1e-38}, {"temperature": 1e-44}, {"top_p": 1e-40}, {"temperature": 1e-30}],
+    ids=str,
+)
+def test_the_smallest_temperature_and_share_take_the_most_probable_code(method, options):
+    prior = make(seed=3)
+    expected = prior.sample(3, temperature=0)
+    assert expected.any()
+    np.testing.assert_array_equal(prior.sample(3, seed=1, method=method, **options), expected)
+
+
 def test_known_codes_are_kept_and_the_rest_follows_them():
     prior = make((2, 2), 3)
     known = np.zeros((2048, 2, 2), "int32")
