@@ -32,6 +32,7 @@ COLUMNS = (
     "pixel_bandwidth",
 )
 _NUMBERS = ("age", "tr", "te", "pixel_bandwidth")
+_ABSENT = ("na", "n/a", "nan", "none", "null", "")
 _TEXTS = tuple(name for name in COLUMNS if name not in (*_NUMBERS, "paths"))
 
 # Columns that tell one scan of a visit from another, where a reader has them.
@@ -278,7 +279,13 @@ class Cohort:
         try:
             # Run and variant are labels too: "01" must not become the number 1.
             texts = dict.fromkeys((*_TEXTS, "run", "variant"), str)
-            table = pd.read_csv(path, dtype=texts)
+            # Somebody may be called NA: only an empty cell is a missing one, except of numbers.
+            table = pd.read_csv(
+                path, dtype=texts, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+            )
+            for column in table.columns.intersection(_NUMBERS):
+                absent = table[column].astype(str).str.strip().str.lower().isin(_ABSENT)
+                table[column] = table[column].mask(absent)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as a cohort table: {error}") from error
         if "paths" in table:
@@ -404,11 +411,11 @@ def _read_assignments(assignments):
         path = Path(assignments)
         try:
             if path.suffix.lower() == ".json":
-                placed = json.loads(path.read_text(encoding="utf-8"))
+                placed = json.loads(path.read_text(encoding="utf-8-sig"))
                 if not isinstance(placed, dict):
                     raise ValueError(f"found a {type(placed).__name__}")
             else:
-                table = pd.read_csv(path, dtype=str)
+                table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
                 repeated = table["subject"][table["subject"].duplicated()].unique()
                 if len(repeated):
                     raise ValueError(f"{_some(repeated)} more than once")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import aff2axcodes
 
-from brainvq.data import load_scan, open_cohort, readers
+from brainvq.data import Cohort, load_scan, open_cohort, readers
 from brainvq.errors import UserError
 
 
@@ -158,11 +158,8 @@ def test_bids_people_and_scans_that_do_not_match(make, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("participants.tsv", "participant_id\tage\nsub-01\t3\nsub-01\t4\n", "sub-01 is listed 2 t"),
         ("participants.tsv", "name,age\nsub-01,3\n", "no column 'participant_id', found name,age"),
         ("participants.tsv", "", "participants.tsv: cannot be read as a table"),
-        ("T1w.json", "{", "T1w.json: cannot be read as JSON"),
-        ("T1w.json", "[]", "T1w.json: holds a list"),
     ],
 )
 def test_bids_tables_with_mistakes(make, tmp_path, file, content, message):
@@ -170,6 +167,96 @@ def test_bids_tables_with_mistakes(make, tmp_path, file, content, message):
     (root / file).write_text(content)
     with pytest.raises(UserError, match=message):
         open_cohort("bids", root)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "9" * 5000, None])
+def test_bids_a_sidecar_that_says_nothing_stops_nothing(make, tmp_path, caplog, content):
+    root = make.bids(tmp_path, subjects=3)
+    (root / "T1w.json").unlink()
+    if content is None:  # a link whose target was not fetched
+        (root / "T1w.json").symlink_to("../annex/objects/none.json")
+    else:
+        (root / "T1w.json").write_text(content)
+    cohort = open_cohort("bids", root)
+    assert len(cohort) == 3
+    assert cohort.table["te"].isna().all()
+    assert "T1w.json: is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "site"), [("latin-1", "Köln"), ("utf-8-sig", "Łódź"), ("utf-16", "Łódź")]
+)
+def test_bids_tables_and_sidecars_in_any_encoding(make, tmp_path, encoding, site):
+    root = make.bids(tmp_path, subjects=2)
+    table = f"participant_id\tsite\r\nsub-01\t{site}\r\n"
+    (root / "participants.tsv").write_bytes(table.encode(encoding))
+    (root / "T1w.json").write_bytes(f'{{"InstitutionName": "{site} Süd"}}'.encode(encoding))
+    table = by_scan(open_cohort("bids", root))
+    assert list(table["site"]) == [site, f"{site} Süd"]
+
+
+def test_bids_names_that_mean_missing_elsewhere_are_names(make, tmp_path):
+    root = make.bids(tmp_path, subjects=3)
+    names = {"01": "NA", "02": "null", "03": "nan"}
+    for number, name in names.items():
+        for path in sorted(root.glob(f"sub-{number}/anat/*")):
+            path.rename(path.with_name(path.name.replace(number, name)))
+        (root / f"sub-{number}").rename(root / f"sub-{name}")
+    (root / "participants.tsv").write_text(
+        "participant_id\tgroup\tage\nsub-NA\tNone\tNA\nsub-null\tNA\t31\nsub-nan\tn/a\t32\n"
+    )
+    cohort = open_cohort("bids", root)
+    assert cohort.subjects == ["NA", "nan", "null"]
+    cohort.to_csv(tmp_path / "cohort.csv")
+    for table in (cohort.table, Cohort.from_csv(tmp_path / "cohort.csv").table):
+        table = table.set_index("subject")
+        assert dict(table["group"]) == {"NA": "None", "null": "NA", "nan": ""}
+        np.testing.assert_array_equal(table.loc[["NA", "null", "nan"], "age"], [np.nan, 31, 32])
+    split = dict(zip(cohort.subjects, ("train", "validation", "test"), strict=True))
+    (tmp_path / "split.csv").write_text(
+        "\ufeffsubject,split\n" + "".join(f"{name},{part}\n" for name, part in split.items())
+    )
+    (tmp_path / "split.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(split).encode())
+    for file in ("split.csv", "split.json"):
+        table = cohort.split(assignments=tmp_path / file).table
+        assert dict(zip(table["subject"], table["split"], strict=True)) == split
+
+
+def test_bids_quotation_marks_of_a_table_are_text(make, tmp_path):
+    root = make.bids(tmp_path, subjects=4)
+    (root / "participants.tsv").write_text(
+        'participant_id\t"group"\tsite\n'
+        'sub-01\t"HC\t3" nearer\nsub-02\tHC\tsaid "stop\nsub-03\tMS\t"A B"\nsub-04\tMS\t"\n'
+    )
+    table = by_scan(open_cohort("bids", root))
+    assert list(table["group"]) == ['"HC', "HC", "MS", "MS"]
+    assert list(table["site"]) == ['3" nearer', 'said "stop', "A B", '"']
+
+
+def test_bids_a_row_for_each_session_and_rows_that_repeat(make, tmp_path):
+    root = make.bids(tmp_path, subjects=2, sessions=("01", "02"))
+    rows = ["participant_id\tsession\tgroup\tage", "sub-01\t1\tHC\t30", "sub-01\tses-2\tHC\t32"]
+    rows += ["sub-02\t1\tHC\t40", "sub-02\t1\tMS\t40", "sub-02\t2\tHC\t42"]
+    (root / "participants.tsv").write_text("\n".join(rows) + "\n")
+    cohort = open_cohort("bids", root)
+    assert list(cohort.table["age"]) == [30, 32, 40, 42]
+    assert list(cohort.table["group"]) == ["HC", "HC", "", "HC"]
+    assert cohort.note == (
+        "group of 1 participants left blank: rows of participants.tsv contradict each other, "
+        "e.g. sub-02"
+    )
+
+
+def test_bids_behind_links_and_in_capital_letters(make, tmp_path):
+    make.bids(tmp_path / "real", subjects=3)
+    (tmp_path / "virtual").mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / f"virtual/sub-0{number}").symlink_to(tmp_path / f"real/sub-0{number}")
+    path = tmp_path / "real/sub-02/anat/sub-02_T1w.nii.gz"
+    path.rename(path.with_name("sub-02_T1w.NII.GZ"))
+    table = open_cohort("bids", tmp_path / "virtual").table
+    assert list(table["scan_id"]) == ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]
+    assert all(load_scan(paths)[0].size for paths in table["paths"])
 
 
 # --- OASIS-1 ---

@@ -1,14 +1,24 @@
 """Any BIDS data set (Gorgolewski et al. 2016), read by its file names."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 
 import pandas as pd
 
 from brainvq.data.cohort import Cohort, normal_sex, safe_id
-from brainvq.data.readers.folders import column, entries, existing_folder, number, read_people
+from brainvq.data.readers.folders import (
+    column,
+    entries,
+    existing_folder,
+    number,
+    read_people,
+    read_text,
+)
 from brainvq.errors import UserError
+
+logger = logging.getLogger("brainvq")
 
 _EXTENSIONS = (".nii.gz", ".nii")
 
@@ -41,20 +51,21 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
         `variant` (all other entities of the file name), `manufacturer`, `field_strength` (tesla).
 
     Raises:
-        UserError: if the layout is another, a participant is listed twice, two files claim the same
-            visit and run, or a table or sidecar cannot be read.
+        UserError: if the layout is another, two files claim the same visit and run, or a table
+            cannot be read. A sidecar that cannot be read is left out, with a word in the log.
     """
     root = existing_folder(root)
     if isinstance(entities, str):
         entities = _entities(entities) or entities
     if entities is not None and not isinstance(entities, Mapping):
         raise UserError(f"entities: found {entities!r}, expected them as in acq-mprage_run-1")
-    people, sidecars = _participants(root), {}
+    (people, notes), sidecars = _participants(root), {}
     rows = []
     for path in _images(root, suffix):
         parts = _entities(path.name)
         if _wanted(parts, entities or {}):
-            person = people.get(parts["sub"], {}) | _visit(root, parts["sub"], parts.get("ses", ""))
+            visit = (parts["sub"], parts.get("ses", ""))
+            person = _person(people, *visit) | _visit(root, *visit)
             meta = _inherited(root, path, suffix, sidecars)
             rows.append(_row(path, parts, suffix, person, meta, group_column))
     if not rows:
@@ -63,7 +74,7 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
             f"{root}: no *_{suffix}.nii[.gz]{asked} found; expected the BIDS layout "
             f"sub-01/[ses-1/]anat/sub-01_[ses-1_]{suffix}.nii.gz, found {entries(root)}"
         )
-    notes = _remarks(people, {row["subject"] for row in rows}, suffix)
+    notes += _remarks(people, {row["subject"] for row in rows}, suffix)
     simulated = is_simulated(root)
     if simulated:
         notes.insert(0, "simulated brains on the ICBM152 template")
@@ -77,7 +88,7 @@ def _row(path, parts, suffix, person, meta, group_column):
         f"{key}-{value}" for key, value in parts.items() if key not in ("sub", "ses", "run")
     )
     return {
-        "scan_id": safe_id(path.name.removesuffix(".gz").removesuffix(".nii")),
+        "scan_id": safe_id(re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)),
         "subject": parts["sub"],
         "session": parts.get("ses", ""),
         "group": person.get(group_column.lower(), ""),
@@ -97,8 +108,8 @@ def _row(path, parts, suffix, person, meta, group_column):
 def _remarks(people, subjects, suffix):
     """What the note says of the participants and the subjects that have images."""
     remarks = []
-    without_row = {subject for subject in subjects if not people.get(subject)}
-    without_scan = [subject for subject in people if subject not in subjects]
+    listed = {subject for subject, _ in people}
+    without_row, without_scan = subjects - listed, listed - subjects
     if people and without_row:
         remarks.append(f"{len(without_row)} subjects are not in participants.tsv")
     if without_scan:
@@ -110,18 +121,20 @@ def is_simulated(root):
     """Whether the `dataset_description.json` of a BIDS data set says that brainvq simulated it."""
     path = root / "dataset_description.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False  # of other data sets nothing in that file is needed
     return isinstance(content, dict) and content.get(SIMULATED_KEY) is True
 
 
 def _images(root, suffix):
-    paths = []
-    for extension in _EXTENSIONS:
-        for pattern in ("sub-*/*/", "sub-*/ses-*/*/"):
-            paths += root.glob(f"{pattern}sub-*_{suffix}{extension}")
-    return sorted({path for path in paths if not path.name.startswith(".")})
+    endings = tuple(f"_{suffix}{extension}".lower() for extension in _EXTENSIONS)
+    return sorted(
+        path
+        for pattern in ("sub-*/*/sub-*", "sub-*/ses-*/*/sub-*")
+        for path in root.glob(pattern)
+        if path.name.lower().endswith(endings)
+    )
 
 
 def _entities(name):
@@ -131,18 +144,20 @@ def _entities(name):
 
 
 def _wanted(parts, entities):
-    def plain(value):
-        value = str(value)
-        return str(int(value)) if value.isdigit() else value
-
-    return all(key in parts and plain(parts[key]) == plain(v) for key, v in entities.items())
+    return all(
+        key in parts and _plain(parts[key]) == _plain(str(value)) for key, value in entities.items()
+    )
 
 
 def _participants(root):
-    """Subject (without "sub-") → its row, column names in lower case."""
+    """(subject without "sub-", session or "") → row, column names in lower case; and notes.
+
+    A table with a row for each visit may name its session. What rows of the same person and
+    session say differently is left blank.
+    """
     path = root / "participants.tsv"
     if not path.exists():
-        return {}
+        return {}, []
     table = read_people(path)
     key = column(table, "participant_id")
     if key is None:
@@ -150,17 +165,34 @@ def _participants(root):
             f"{path}: no column 'participant_id', found {', '.join(table.columns[:6])} "
             "(columns are separated by tabs)"
         )
-    subjects = [value.removeprefix("sub-") for value in table[key]]
-    repeated = sorted({subject for subject in subjects if subjects.count(subject) > 1})
-    if repeated:
-        raise UserError(
-            f"{path}: participant sub-{repeated[0]} is listed {subjects.count(repeated[0])} times; "
-            "one row per participant is expected"
-        )
-    return {
-        subject: {name.lower(): row[name] for name in table.columns}
-        for subject, (_, row) in zip(subjects, table.iterrows(), strict=True)
-    }
+    visit = column(table, "session_id", "session", "ses")
+    people, conflicts = {}, {}
+    for cells in table.to_dict("records"):
+        row = {name.lower(): value for name, value in cells.items()}
+        subject = cells[key].removeprefix("sub-")
+        session = _plain(cells[visit].removeprefix("ses-")) if visit else ""
+        for person in {(subject, session), (subject, "")}:
+            known = people.setdefault(person, dict(row))
+            for name, value in row.items():
+                if known[name] != value:
+                    known[name] = ""
+                    if person == (subject, session) and name != (visit or "").lower():
+                        conflicts.setdefault(name, set()).add(subject)
+    return people, [
+        f"{name} of {len(subjects)} participants left blank: rows of participants.tsv contradict "
+        f"each other, e.g. sub-{min(subjects)}"
+        for name, subjects in conflicts.items()
+    ]
+
+
+def _person(people, subject, session):
+    """The row of a visit, or else of its subject; {} without one."""
+    return people.get((subject, _plain(session)), people.get((subject, ""), {}))
+
+
+def _plain(session):
+    """A session as the text that all ways of writing its number have in common."""
+    return str(int(session)) if session.isdecimal() else session
 
 
 def _visit(root, subject, session):
@@ -203,12 +235,13 @@ def _inherited(root, image, suffix, cache):
 
 
 def _read_sidecar(path):
+    """The content of a sidecar; {} with a word where there is none, since images do without."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-    return content
+        content = json.loads(read_text(path))
+        problem = None if isinstance(content, dict) else f"holds a {type(content).__name__}"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+    if problem is None:
+        return content
+    logger.warning("%s: is left out: %s; expected a JSON object", path, problem)
+    return {}

@@ -1,5 +1,7 @@
 """What the readers share: looking at folders, and reading tables of people."""
 
+import codecs
+import csv
 import io
 import math
 import struct
@@ -10,8 +12,12 @@ import pandas as pd
 
 from brainvq.errors import UserError
 
-# Texts that tables of people use for "not known".
-BLANKS = ("", "n/a", "na", "nan", "none", "null", "unknown", "?", ".")
+# Texts that tables of people use for "not known". "NA", "None" and "null" are names as well, of
+# people and of classes, and stay; where a number is expected they are none.
+BLANKS = ("", "n/a", "nan", "unknown", "?", ".")
+
+# Columns that name people and visits: there every text is a name.
+_NAMES = ("participant_id", "session_id", "subject", "session", "id")
 
 
 def existing_folder(root):
@@ -45,7 +51,9 @@ def read_people(path, sheet=None):
         sheet: sheet of an Excel file; the first one where there is none of that name.
 
     Returns:
-        `pandas.DataFrame` of str without blanks around; unknown values ("n/a", "") are "".
+        `pandas.DataFrame` of str without blanks around; unknown values ("n/a", "") are "", except
+        in columns of names such as participant_id. Text that is not UTF-8 is read as Windows-1252,
+        and quotation marks of a .tsv are characters like any other.
 
     Raises:
         UserError: if the file cannot be read, or Excel files cannot be read on this machine.
@@ -58,16 +66,21 @@ def read_people(path, sheet=None):
         elif suffix == ".xlsx":
             with pd.ExcelFile(path) as book:
                 name = sheet if sheet in book.sheet_names else 0
-                table = pd.read_excel(book, sheet_name=name, dtype=str)
+                table = pd.read_excel(
+                    book, sheet_name=name, dtype=str, keep_default_na=False, na_values=[""]
+                )
         else:
+            # The format .tsv knows no quoting: a mark that nobody closes would swallow lines.
+            tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
             table = pd.read_csv(
-                path,
-                sep="\t" if suffix == ".tsv" else ",",
+                io.StringIO(read_text(path)),
                 dtype=str,
                 keep_default_na=False,
-                encoding="utf-8-sig",  # spreadsheets write a byte order mark
                 index_col=False,
+                **tabs,
             )
+            if tabs:
+                table = table.map(_unquoted).rename(columns=_unquoted)
     except ImportError as error:
         raise UserError(
             f"{path}: reading it needs another package ({error}); or save it as .csv beside it"
@@ -77,8 +90,22 @@ def read_people(path, sheet=None):
         raise UserError(f"{path}: cannot be read as a table: {line}") from error
     table.columns = [str(name).strip() for name in table.columns]
     for name in table.columns:
-        table[name] = [_clean(value) for value in table[name]]
+        named = name.lower() in _NAMES
+        table[name] = [_clean(value, () if named else BLANKS) for value in table[name]]
     return table
+
+
+def read_text(path):
+    """Returns the text of a file in UTF-8 or UTF-16, with or without a byte order mark; else as
+    Windows-1252, in which spreadsheets of that system write.
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def column(table, *names):
@@ -123,6 +150,12 @@ def _read_xls(path, sheet):
     return pd.DataFrame(cells[1:], columns=cells[0])
 
 
-def _clean(value):
+def _unquoted(text):
+    """A cell without the quotation marks that enclose the whole of it."""
+    whole = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
+    return text[1:-1] if whole else text
+
+
+def _clean(value, blanks):
     text = "" if value is None or value != value else str(value).strip()
-    return "" if text.lower() in BLANKS else text
+    return "" if text.lower() in blanks else text
