@@ -167,8 +167,8 @@ class RunFolder:
     def lock(self):
         """Keeps the run for this process while the body of a `with` works on it.
 
-        The lock ends with the process, however that ends, so that none is ever left behind; the
-        file says which process it was.
+        The lock ends with the process, however that ends: a file that a kill has left keeps nobody
+        out. It says which process it was.
 
         Raises:
             UserError: another process has it.
@@ -188,7 +188,10 @@ class RunFolder:
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                self.file(".lock").unlink(missing_ok=True)
 
     def log_to_file(self):
         """Sends the log to the screen and to `log.txt`; returns the logger."""
