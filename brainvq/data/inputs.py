@@ -1,13 +1,31 @@
 """Files that a user names: the scans and tractograms behind them, their names, reading them."""
 
 import collections
+import functools
 import itertools
+import logging
 import re
 from pathlib import Path
 
 from brainvq.data.readers.bids import is_simulated
+from brainvq.data.readers.folders import files_below
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
+
+logger = logging.getLogger("brainvq")
+
+_SCANS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
+
+# Last words of file names, as BIDS and IXI have them: contrasts of the anatomy, and what is no
+# image of it.
+_CONTRASTS = re.compile(
+    "t[12]w|pdw|t2star(w|map)?|t2s|flair|inplanet[12]|pdt2|unit1|mra|angio|sw[ai]n?|dti|dir|"
+    "t1(c|ce|gd)"
+)
+_NO_IMAGES = re.compile(
+    "bold|cbv|sbref|dwi|epi|fieldmap|phasediff|phase[12]?|magnitude[12]?|asl|m0scan|"
+    "(deface)?mask|(d|prob|a)?seg|gt|lesions?|roi|labels?|warp|xfm|[rt][12]map"
+)
 
 
 def readable(paths, read, log, *, of=None, what="files", wanted=""):
@@ -52,31 +70,54 @@ def readable_scans(names, read, log):
     )
 
 
-def scan_paths(names):
-    """The NIfTI files that `names` are or hold, each with the name that its results get.
+def scan_paths(names, contrast="T1w"):
+    """The scans that `names` are or hold, each with the name that its results get.
+
+    In a folder, NIfTI, MGH and Analyze files are searched to any depth behind links too, endings in
+    any case. Left out, with a word on how many, are `derivatives`, `sourcedata` and hidden files;
+    where others remain, files whose last word says that they are no anatomical image (`_bold`,
+    `_mask`); and where there are images of the wanted contrast, those of another one.
 
     Args:
-        names: paths of files, or of folders that are searched to any depth, their `derivatives`
-            left out.
+        names: paths of files, which are taken whatever they are called, or of folders.
+        contrast: the contrast wanted, as BIDS writes it.
 
     Returns:
         dict of `pathlib.Path` to str: the subject where there is one file of it, else as `named`.
 
     Raises:
-        UserError: a folder holds no NIfTI file.
+        UserError: a folder holds no such file.
     """
 
-    def is_scan(folder, path):
-        return ".nii" in path.name and "derivatives" not in path.relative_to(folder).parts
+    def scans(folder):
+        below = files_below(folder, ("derivatives", "sourcedata"))
+        files = [path for path in below if path.name.lower().endswith(_SCANS)]
+        whole = [path for path in files if path.exists()]
+        _tell(folder, files, whole, "links that lead nowhere")
+        images = [path for path in whole if not _NO_IMAGES.fullmatch(_contrast(path))] or whole
+        _tell(folder, whole, images, "masks, segmentations, series or maps")
+        wanted = [path for path in images if _contrast(path) == contrast.lower()]
+        if not wanted:
+            return images
+        chosen = [
+            path for path in images if path in wanted or not _CONTRASTS.fullmatch(_contrast(path))
+        ]
+        _tell(folder, images, chosen, f"images of another contrast than {contrast}")
+        return chosen
 
-    return named(_files(names, is_scan, ".nii or .nii.gz; expected scans"), subjects=True)
+    paths = _files(names, scans, ".nii or .nii.gz; expected scans")
+    pairs = {path.with_suffix("") for path in paths if path.suffix.lower() == ".img"}
+    paths = [
+        path for path in paths if path.suffix.lower() != ".hdr" or path.with_suffix("") not in pairs
+    ]
+    return named(paths, subjects=True)
 
 
 def tractogram_paths(names):
     """The files that `names` are, and the tractograms that folders among them hold at any depth.
 
     Args:
-        names: paths of files or folders.
+        names: paths of files or folders; links are followed.
 
     Returns:
         List of `pathlib.Path`.
@@ -85,11 +126,14 @@ def tractogram_paths(names):
         UserError: a folder holds no tractogram.
     """
 
-    def is_tractogram(folder, path):
-        suffix = path.suffix.lower()
-        return suffix in FORMATS and not path.name.startswith(".") and path.is_file()
+    def tractograms(folder):
+        below = files_below(folder, ("sourcedata",))
+        files = [path for path in below if path.suffix.lower() in FORMATS]
+        whole = [path for path in files if path.is_file()]
+        _tell(folder, files, whole, "links that lead nowhere")
+        return whole
 
-    return _files(names, is_tractogram, f"{', '.join(FORMATS)}; expected tractograms")
+    return _files(names, tractograms, f"{', '.join(FORMATS)}; expected tractograms")
 
 
 def named(paths, subjects=False):
@@ -150,14 +194,30 @@ def comes_from_simulation(path):
     return any(map(is_simulated, Path(path).absolute().parents))
 
 
-def _files(names, wanted, expected):
-    """The files among `names`, and those in its folders that `wanted(folder, path)` takes."""
+def _files(names, search, expected):
+    """The files among `names`, and those that `search` finds in its folders."""
     paths = []
     for name in map(Path, names):
-        files = [name]
-        if name.is_dir():
-            files = sorted(path for path in name.rglob("*") if wanted(name, path))
+        files = search(name) if name.is_dir() else [name]
         if not files:
             raise UserError(f"{name}: holds no {expected}")
         paths += files
     return paths
+
+
+def _contrast(path):
+    """The last word of a file's name in small letters; "t1", as IXI writes it, is "t1w"."""
+    word = re.split(r"[_-]", path.name.split(".")[0])[-1].lower()
+    return {"t1": "t1w", "t2": "t2w", "pd": "pdw"}.get(word, word)
+
+
+def _tell(folder, before, after, what):
+    """A word on files that are left out."""
+    if len(after) < len(before):
+        first = next(path for path in before if path not in after)
+        _tell_once(f"{folder}: {len(before) - len(after)} {what} left out, e.g. {first.name}")
+
+
+@functools.cache  # several parts of a command look for the same files
+def _tell_once(message):
+    logger.warning(message)

@@ -65,6 +65,47 @@ def test_a_folder_without_such_files(find, tmp_path):
         find([tmp_path])
 
 
+def test_what_a_folder_of_scans_holds_besides(tmp_path, caplog):
+    scans = ["sub-01/anat/sub-01_T1w.NII.GZ", "sub-02/anat/sub-02_T1w.nii", "free name.mgz"]
+    scans += ["pair.img"]
+    other = ["sub-01/anat/sub-01_FLAIR.nii.gz", "sub-01/func/sub-01_task-rest_bold.nii.gz"]
+    other += ["sub-01/anat/sub-01_desc-brain_mask.nii.gz", "sourcedata/sub-01_T1w.nii.gz"]
+    other += [".git/annex/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T1w.nii.gz", "pair.hdr"]
+    touch(tmp_path, *scans, *other, "derivatives/x/sub-01_T1w.nii.gz", "a.nii.png")
+    (tmp_path / "sub-03_T1w.nii.gz").symlink_to(".git/annex/not-here")
+    assert set(scan_paths([tmp_path])) == {tmp_path / name for name in scans}
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+        "1 links that lead nowhere left out, e.g. sub-03_T1w.nii.gz",
+        "2 masks, segmentations, series or maps left out, e.g. sub-01_desc-brain_mask.nii.gz",
+        "1 images of another contrast than T1w left out, e.g. sub-01_FLAIR.nii.gz",
+    ]
+    assert set(scan_paths([tmp_path], "FLAIR")) == {
+        tmp_path / name for name in (*scans[2:], "sub-01/anat/sub-01_FLAIR.nii.gz")
+    }
+    # Where nothing else is there, a folder is what it holds.
+    touch(tmp_path, "masks/sub-01_mask.nii.gz", "masks/sub-02_mask.nii.gz")
+    assert len(scan_paths([tmp_path / "masks"])) == 2
+    pair = [tmp_path / "pair.hdr", tmp_path / "pair.img"]
+    assert list(scan_paths(pair).values()) == ["pair"]
+
+
+@pytest.mark.parametrize(("find", "end"), [(scan_paths, "nii"), (tractogram_paths, "trk")])
+def test_links_are_followed_and_loops_end(find, end, tmp_path):
+    touch(tmp_path, f"real/sub-01/a.{end}", f"data/sub-02/b.{end}", f"data/sub-03/c.{end}")
+    data = tmp_path / "data"
+    (data / "sub-01").symlink_to(tmp_path / "real/sub-01")
+    (data / "a-loop").symlink_to(data)
+    (data / "sub-02/up").symlink_to("..")
+    (tmp_path / "real/sub-01/back").symlink_to(data)
+    assert sorted(str(path.relative_to(data)) for path in find([data])) == [
+        f"sub-01/a.{end}",
+        f"sub-02/b.{end}",
+        f"sub-03/c.{end}",
+    ]
+    (tmp_path / "link").symlink_to(data)
+    assert len(find([tmp_path / "link"])) == 3
+
+
 def test_names_tell_files_apart_by_as_little_as_they_need():
     paths = ["one/sub-1/PYT_L.trk", "one/sub-2/PYT_L.trk", "two/sub-2/PYT_L.trk"]
     paths += ["two/sub-2/MCP.trk", "two/sub-2/MCP.tck", "two/FPT_L.trx", "one/sub-1/PYT_L.trk"]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from brainvq.data.cohort import Cohort, safe_id
 from brainvq.data.readers.bids import is_simulated
-from brainvq.data.readers.folders import entries, existing_folder
+from brainvq.data.readers.folders import entries, existing_folder, files_below
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
 from brainvq.names import BUNDLES
@@ -157,11 +157,9 @@ def _simulated(root):
 
 
 def _files(root, suffixes):
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )
+    return [
+        path for path in files_below(root) if path.suffix.lower() in suffixes and path.is_file()
+    ]
 
 
 def _placed(path):

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import math
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -41,6 +42,42 @@ def entries(root, most=6):
         return "an empty folder"
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def files_below(root, without=()):
+    """Returns the files in a folder and deeper, links followed, each folder once.
+
+    Hidden files and folders (`.git`, `._sub-01.nii` of macOS) are left out. A folder that links
+    lead to several times, such as a loop, is searched at one place, not behind a link if it is
+    there without one.
+
+    Args:
+        root: folder.
+        without: names of folders that are left out, in any case.
+
+    Returns:
+        Sorted list of `pathlib.Path`; broken links are among them.
+    """
+    files, seen, folders, links = [], set(), [Path(root)], []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries_here = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:  # a folder that may not be read
+            continue
+        for entry in entries_here:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if not path.is_dir():
+                files.append(path)
+            elif entry.name.lower() not in without:
+                (links if entry.is_symlink() else folders).append(path)
+    return sorted(files)
 
 
 def read_people(path, sheet=None):
