@@ -8,7 +8,7 @@ study or variant: `build_autoencoder(STUDIES["oasis2d"]["paper"])`.
 """
 
 import brainvq
-from brainvq import *  # noqa: F403
+from brainvq import *
 from brainvq.studies import DEFAULT_STUDY, DEFAULT_VARIANT, STUDIES
 
 __all__ = [*brainvq.__all__, "STUDIES", "build_autoencoder", "vqvae_trainer"]
