@@ -76,6 +76,7 @@ _EXPORTS = {
     "restore_directions": "streamlines",
     "save_tractogram": "tractograms",
     "ungroup": "streamlines",
+    "usable": "streamlines",
     "BUNDLES": "bundles",
     "balanced_rows": "bundles",
     "prepare_bundles": "bundles",

@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -16,9 +17,12 @@ from tqdm.auto import tqdm
 
 from brainvq.data.cohort import safe_id
 from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
+from brainvq.data.readers.bids import entities_of, plain_label
 from brainvq.data.scans import MASK, SIMULATED, ScanError, load_scan, scan_files
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
+
+logger = logging.getLogger("brainvq")
 
 # Masks of BIDS derivatives that lie on the scan's own grid or another one of the same world. Those
 # of another space have an entity "space" in their names.
@@ -36,7 +40,9 @@ def with_masks(cohort, pattern):
             `{scan}` for the scan's file name without suffix, `{subject}`, `{session}`, `{root}` for
             the nearest folder above that holds a `dataset_description.json`, and the wildcards of
             a shell, e.g. "{scan}_mask.nii.gz". "bids" looks for `*_desc-brain_mask.nii.gz` of the
-            subject and session in `derivatives/*/`, those with an entity "space" left out.
+            subject and session in `derivatives/*/`, those with an entity "space" left out; of
+            several the one whose other entities, such as the run, agree best with the scan's, and
+            of several programs that of the first in the alphabet, with a word in the log.
 
     Returns:
         `Cohort` whose `paths` name the masks. A scan without a mask names the one that is missing,
@@ -46,12 +52,14 @@ def with_masks(cohort, pattern):
         UserError: the pattern has another field, no scan has a mask, or a scan has several.
     """
     _check(pattern)
-    present, paths = 0, []
+    present, paths, doubtful = 0, [], 0
     for row in cohort.table.to_dict("records"):
         wanted = _wanted(pattern, row)
         files = sorted(glob.glob(_wanted(pattern, row, glob.escape)))
         if pattern == "bids":
-            files = [file for file in files if "_space-" not in Path(file).name]
+            files = _nearest(row, [file for file in files if "_space-" not in Path(file).name])
+            doubtful += len(files) > 1
+            files = files[:1]
         if len(files) > 1:
             raise UserError(
                 f"mask of scan {row['scan_id']}: {wanted} matches {len(files)} files "
@@ -59,6 +67,13 @@ def with_masks(cohort, pattern):
             )
         present += len(files)
         paths.append((*row["paths"], MASK + (files[0] if files else wanted)))
+    if doubtful:
+        logger.warning(
+            "masks 'bids': %d of %d scans have several that fit; the first is taken, e.g. %s",
+            doubtful,
+            len(paths),
+            paths[0][-1].removeprefix(MASK),
+        )
     if not present:
         raise UserError(
             f"masks {pattern!r}: none for any of {len(paths)} scans, e.g. no "
@@ -252,6 +267,18 @@ def _wanted(pattern, row, escape=str):
         pattern = pattern.replace("{_ses}", "_ses-{session}" if session else "")
     values = {name: escape(str(value)) for name, value in values.items()}
     return str(Path(escape(str(file.parent))) / pattern.format(**values))
+
+
+def _nearest(row, files):
+    """The BIDS masks that contradict no entity of a scan's name and share most of them."""
+    own = entities_of(scan_files(row["paths"][0])[0].name)
+    shared = {}
+    for file in files:
+        other = entities_of(Path(file).name)
+        common = own.keys() & other.keys()
+        if all(plain_label(own[key]) == plain_label(other[key]) for key in common):
+            shared.setdefault(len(common), []).append(file)
+    return shared[max(shared)] if shared else []
 
 
 def _root(file):

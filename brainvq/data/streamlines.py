@@ -6,6 +6,7 @@ equally many points, in the order of the file, coordinates x, y, z in RAS+ mm or
 """
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 
@@ -26,7 +27,10 @@ __all__ = [
     "resample",
     "restore_directions",
     "ungroup",
+    "usable",
 ]
+
+logger = logging.getLogger("brainvq")
 
 
 def load_bundle(paths, points=64):
@@ -42,7 +46,8 @@ def load_bundle(paths, points=64):
         float32 `(n, points, 3)`, RAS+ mm; in the units of the file for `.npy`.
 
     Raises:
-        UserError: the file cannot be read, is empty, or a streamline cannot be resampled.
+        UserError: the file cannot be read, is empty, or holds no streamline that can be resampled;
+            those of a tractogram that cannot are left out, with a word in the log.
     """
     path = str(paths if isinstance(paths, str | Path) else paths[0])
     if path.startswith(SIMULATED):
@@ -52,7 +57,29 @@ def load_bundle(paths, points=64):
         return resample(streamlines, points, source="simulated bundle")
     if path.lower().endswith(".npy"):
         return _load_groups(Path(path), points)
-    return resample(load_tractogram(path).streamlines, points, source=path)
+    streamlines = load_tractogram(path).streamlines
+    whole = usable(streamlines)
+    if whole.any() and not whole.all():
+        logger.warning(
+            "%s: %d of %d streamlines left out: one point, no length, or not finite",
+            path,
+            (~whole).sum(),
+            len(whole),
+        )
+        streamlines = streamlines[whole]
+    return resample(streamlines, points, source=path)
+
+
+def usable(streamlines):
+    """Which streamlines are curves that `resample` takes.
+
+    Args:
+        streamlines: nibabel `ArraySequence` or sequence of `(points, 3)`.
+
+    Returns:
+        bool `(n,)`: False for fewer than two points, no length, or coordinates that are not finite.
+    """
+    return ~np.any(list(_faults(sequence(streamlines)).values()), axis=0)
 
 
 def resample(streamlines, points=64, source="streamlines"):
@@ -300,6 +327,18 @@ def _check_usable(streamlines, source):
     """UserError unless every streamline can be resampled."""
     if len(streamlines) == 0:
         raise UserError(f"{source}: holds no streamlines; expected one at least")
+    lengths = streamlines._lengths
+    for what, wrong in _faults(streamlines).items():
+        if wrong.any():
+            raise UserError(
+                f"{source}: {int(wrong.sum())} of {len(lengths)} streamlines with {what}, the "
+                f"first is number {int(np.argmax(wrong))} (from 0); expected curves of two "
+                "different points at least"
+            )
+
+
+def _faults(streamlines):
+    """What can be wrong with a streamline → bool array of those that have it."""
     lengths, data = streamlines._lengths, streamlines._data
     number = np.repeat(np.arange(len(lengths)), lengths)  # which streamline a point belongs to
     unfinite = np.bincount(number, ~np.isfinite(data).all(axis=1), len(lengths)) > 0
@@ -307,17 +346,11 @@ def _check_usable(streamlines, source):
     with np.errstate(invalid="ignore", over="ignore"):
         steps = np.linalg.norm(np.diff(data, axis=0), axis=1)
     extent = np.bincount(number[1:][inside], steps[inside], len(lengths))
-    for wrong, what in (
-        (lengths < 2, "fewer than two points"),
-        (unfinite, "coordinates that are not finite"),
-        (extent == 0, "no length (all points are the same)"),
-    ):
-        if wrong.any():
-            raise UserError(
-                f"{source}: {int(wrong.sum())} of {len(lengths)} streamlines with {what}, the "
-                f"first is number {int(np.argmax(wrong))} (from 0); expected curves of two "
-                "different points at least"
-            )
+    return {
+        "fewer than two points": lengths < 2,
+        "coordinates that are not finite": unfinite,
+        "no length (all points are the same)": extent == 0,
+    }
 
 
 def _load_groups(path, points):

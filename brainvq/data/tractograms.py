@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import struct
 import tempfile
 import warnings
@@ -25,11 +26,20 @@ from nibabel.streamlines.tractogram_file import (
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
+logger = logging.getLogger("brainvq")
+
 FORMATS = (".trk", ".tck", ".trx")
 
 # The grid of the ICBM152 template at 1 mm: for tractograms that come from no scan.
 MNI_AFFINE = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1]])
 MNI_SHAPE = (197, 233, 189)
+
+# What the formats cannot hold.
+_EXTRAS = {
+    ".trx": (),
+    ".trk": ("groups",),
+    ".tck": ("groups", "data_per_streamline", "data_per_point"),
+}
 
 # What damaged files make the readers of the three formats raise.
 _DAMAGE = (
@@ -67,6 +77,7 @@ class Tractogram:
         data_per_streamline: name → array `(n, k)`.
         data_per_point: name → `ArraySequence` of `(points, k)`.
         groups: name → indices of streamlines (.trx only).
+        data_per_group: name of a group → name → array `(k,)` (.trx only).
     """
 
     streamlines: ArraySequence = dataclasses.field(repr=False)
@@ -78,6 +89,7 @@ class Tractogram:
     data_per_streamline: dict = dataclasses.field(default_factory=dict, repr=False)
     data_per_point: dict = dataclasses.field(default_factory=dict, repr=False)
     groups: dict = dataclasses.field(default_factory=dict, repr=False)
+    data_per_group: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self):
         return len(self.streamlines)
@@ -174,6 +186,10 @@ def save_tractogram(tractogram, streamlines, path):
     streamlines = sequence(streamlines)
     same = np.array_equal(_lengths(streamlines), _lengths(tractogram.streamlines))
     per_point = dict(tractogram.data_per_point) if same else {}
+    lost = [name for name in _EXTRAS[suffix] if getattr(tractogram, name)]
+    if lost:
+        names = ", ".join(name.replace("_", " ") for name in lost)
+        logger.warning("%s: %s of %s left out; %s has none", path, names, tractogram.path, suffix)
     with atomic_path(path) as temporary:
         if suffix == ".trx":
             _save_trx(temporary, tractogram, streamlines, per_point)
@@ -274,6 +290,10 @@ def _load_trx(path):
             {name: np.array(value) for name, value in file.data_per_streamline.items()},
             {name: ArraySequence(map(np.array, value)) for name, value in points},
             {name: np.array(value) for name, value in file.groups.items()},
+            {
+                group: {name: np.array(value) for name, value in values.items()}
+                for group, values in file.data_per_group.items()
+            },
         )
 
 
@@ -290,6 +310,8 @@ def _save_trx(path, tractogram, streamlines, per_point):
     arrays |= {f"dpv/{name}": value.get_data() for name, value in per_point.items()}
     arrays |= {f"dps/{name}": value for name, value in tractogram.data_per_streamline.items()}
     arrays |= {f"groups/{name}": value for name, value in tractogram.groups.items()}
+    for group, values in tractogram.data_per_group.items():
+        arrays |= {f"dpg/{group}/{name}": np.ravel(value)[None] for name, value in values.items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("header.json", json.dumps(header))
         for name, array in arrays.items():

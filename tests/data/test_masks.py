@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_masks_of_bids_derivatives(make, root):
         cohort, "{root}/derivatives/*/sub-{subject}/anat/sub-{subject}_desc-brain_mask.nii.gz"
     )
     assert by_hand.table["paths"].tolist() == masked.table["paths"].tolist()
+
+
+def test_the_mask_of_the_run_and_of_one_of_several_programs(make, tmp_path, caplog):
+    root = make.bids(tmp_path / "data", subjects=1)
+    first = root / "sub-01/anat/sub-01_T1w.nii.gz"
+    for number in (1, 2):
+        shutil.copy(first, first.with_name(f"sub-01_run-{number}_T1w.nii.gz"))
+    first.unlink()
+    cohort = read_bids(root)
+    folder = f"{root}/derivatives/{{tool}}/sub-{{subject}}/anat/sub-{{subject}}"
+    for tool in ("b", "a"):
+        put_masks(make, cohort, folder.replace("{tool}", tool) + "_run-0{run}_desc-brain_mask.nii")
+    table = with_masks(cohort, "bids").table
+    assert [paths[1].removeprefix(f"mask={root}/derivatives/") for paths in table["paths"]] == [
+        f"a/sub-01/anat/sub-01_run-0{run}_desc-brain_mask.nii" for run in (1, 2)
+    ]
+    assert "2 of 2 scans have several that fit" in caplog.text
 
 
 def test_masks_of_sessions(make, tmp_path):

@@ -21,6 +21,7 @@ from brainvq.data.streamlines import (
     resample,
     restore_directions,
     ungroup,
+    usable,
 )
 from brainvq.data.tractograms import (
     Tractogram,
@@ -152,6 +153,25 @@ def test_trx_keeps_its_data_and_is_what_the_reference_software_reads(trk, tmp_pa
     again = load_tractogram(path)
     assert_same_streamlines(again.data_per_point["fa"], loaded.data_per_point["fa"])
     np.testing.assert_array_equal(again.groups["left"], [0, 2, 5])
+
+
+def test_trx_keeps_data_of_groups_and_other_formats_say_what_they_lose(trk, tmp_path, caplog):
+    import trx.trx_file_memmap as reference
+
+    loaded = load_tractogram(trk)
+    loaded.groups["left"] = np.array([0, 2, 5], np.uint32)
+    loaded.data_per_group["left"] = {"volume": np.array([12.5], np.float32), "rgb": np.arange(3)}
+    path = save_tractogram(loaded, loaded.streamlines, tmp_path / "a.trx")
+    by_reference = reference.load(str(path))
+    assert by_reference.data_per_group["left"]["volume"].ravel() == [12.5]
+    by_reference.close()
+    again = load_tractogram(path)
+    np.testing.assert_array_equal(np.ravel(again.data_per_group["left"]["rgb"]), [0, 1, 2])
+    twice = load_tractogram(save_tractogram(again, again.streamlines, tmp_path / "b.trx"))
+    assert np.ravel(twice.data_per_group["left"]["volume"]) == [12.5]
+    assert not caplog.messages
+    save_tractogram(again, again.streamlines, tmp_path / "c.tck")
+    assert "groups, data per streamline, data per point of" in caplog.text
 
 
 def test_compressed_trx(tmp_path):
@@ -304,6 +324,17 @@ def test_streamlines_that_cannot_be_resampled(bad, message):
     lines.insert(3, np.asarray(bad, np.float32))
     with pytest.raises(UserError, match=rf"a\.trk: .*{message}"):
         resample(lines, 64, source="a.trk")
+
+
+def test_streamlines_that_are_no_curves_are_left_out_of_a_bundle(tmp_path, caplog):
+    lines = curves()
+    odd = [np.zeros((1, 3)), np.ones((4, 3)), [[0, 0, 0], [np.nan, 0, 0]]]
+    mixed = [*lines[:3], *(np.asarray(line, np.float32) for line in odd), *lines[3:]]
+    path = tmp_path / "a.trk"
+    save_tractogram(new_tractogram(mixed), mixed, path)
+    np.testing.assert_array_equal(usable(mixed), [True] * 3 + [False] * 3 + [True] * 4)
+    np.testing.assert_allclose(load_bundle(path), resample(lines), atol=1e-3)
+    assert "3 of 10 streamlines left out" in caplog.text
 
 
 def test_resampling_of_nothing():

@@ -56,13 +56,13 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
     """
     root = existing_folder(root)
     if isinstance(entities, str):
-        entities = _entities(entities) or entities
+        entities = entities_of(entities) or entities
     if entities is not None and not isinstance(entities, Mapping):
         raise UserError(f"entities: found {entities!r}, expected them as in acq-mprage_run-1")
     (people, notes), sidecars = _participants(root), {}
     rows = []
     for path in _images(root, suffix):
-        parts = _entities(path.name)
+        parts = entities_of(path.name)
         if _wanted(parts, entities or {}):
             visit = (parts["sub"], parts.get("ses", ""))
             person = _person(people, *visit) | _visit(root, *visit)
@@ -137,7 +137,7 @@ def _images(root, suffix):
     )
 
 
-def _entities(name):
+def entities_of(name):
     """File name → entities in order: "sub-01_run-2_T1w.nii" → {"sub": "01", "run": "2"}."""
     pairs = re.findall(r"(?:^|_)([A-Za-z0-9]+)-([^_.]+)", name.partition(".")[0])
     return dict(pairs)
@@ -145,7 +145,8 @@ def _entities(name):
 
 def _wanted(parts, entities):
     return all(
-        key in parts and _plain(parts[key]) == _plain(str(value)) for key, value in entities.items()
+        key in parts and plain_label(parts[key]) == plain_label(str(value))
+        for key, value in entities.items()
     )
 
 
@@ -170,7 +171,7 @@ def _participants(root):
     for cells in table.to_dict("records"):
         row = {name.lower(): value for name, value in cells.items()}
         subject = cells[key].removeprefix("sub-")
-        session = _plain(cells[visit].removeprefix("ses-")) if visit else ""
+        session = plain_label(cells[visit].removeprefix("ses-")) if visit else ""
         for person in {(subject, session), (subject, "")}:
             known = people.setdefault(person, dict(row))
             for name, value in row.items():
@@ -187,10 +188,10 @@ def _participants(root):
 
 def _person(people, subject, session):
     """The row of a visit, or else of its subject; {} without one."""
-    return people.get((subject, _plain(session)), people.get((subject, ""), {}))
+    return people.get((subject, plain_label(session)), people.get((subject, ""), {}))
 
 
-def _plain(session):
+def plain_label(session):
     """A session as the text that all ways of writing its number have in common."""
     return str(int(session)) if session.isdecimal() else session
 
@@ -216,7 +217,7 @@ def _inherited(root, image, suffix, cache):
     A sidecar applies if it has the suffix and no entity that the image lacks. Within a folder the
     one with more entities is the more specific.
     """
-    parts = _entities(image.name)
+    parts = entities_of(image.name)
     folders = [root]
     for name in image.parent.relative_to(root).parts:
         folders.append(folders[-1] / name)
@@ -224,7 +225,7 @@ def _inherited(root, image, suffix, cache):
     for folder in folders:
         if folder not in cache:
             cache[folder] = [
-                (_entities(path.name), _read_sidecar(path))
+                (entities_of(path.name), _read_sidecar(path))
                 for path in sorted(folder.glob(f"*{suffix}.json"))
                 if path.name == f"{suffix}.json" or path.name.endswith(f"_{suffix}.json")
             ]
