@@ -51,9 +51,10 @@ def anomaly(trained, options, log):
     search = Search(trained, options)
     masks = masks_by_scan(options, log)
     thresholds = search.calibrate(log)
-    search.simulated = all(map(comes_from_simulation, scan_paths(options.scans)))
+    contrast = trained.study.data.suffix
+    search.simulated = all(map(comes_from_simulation, scan_paths(options.scans, contrast)))
     lesions, pictures = LesionScores(thresholds), []
-    where = {"out": options.out, "run": trained.path.name}
+    where = {"out": options.out, "run": trained.path.name, "contrast": contrast}
     for path, given, scan in readable_scans(options.scans, search.read, log, **where):
         started = time.perf_counter()
         result = Result(search, path, given.name, scan)
@@ -103,7 +104,7 @@ class Search:
         options, trained = self.options, self.trained
         if not options.healthy:
             return None
-        files = scan_paths(options.healthy)
+        files = scan_paths(options.healthy, trained.study.data.suffix)
         measured = {path.resolve() for path in scan_paths(options.scans)}
         for path in files:
             if path.resolve() in measured:

@@ -70,7 +70,7 @@ def readable_scans(names, read, log):
     )
 
 
-def scan_paths(names, contrast="T1w"):
+def scan_paths(names, contrast=None):
     """The scans that `names` are or hold, each with the name that its results get.
 
     In a folder, NIfTI, MGH and Analyze files are searched to any depth behind links too, endings in
@@ -80,7 +80,7 @@ def scan_paths(names, contrast="T1w"):
 
     Args:
         names: paths of files, which are taken whatever they are called, or of folders.
-        contrast: the contrast wanted, as BIDS writes it.
+        contrast: the contrast wanted, as BIDS writes it; None takes all.
 
     Returns:
         dict of `pathlib.Path` to str: the subject where there is one file of it, else as `named`.
@@ -96,7 +96,7 @@ def scan_paths(names, contrast="T1w"):
         _tell(folder, files, whole, "links that lead nowhere")
         images = [path for path in whole if not _NO_IMAGES.fullmatch(_contrast(path))] or whole
         _tell(folder, whole, images, "masks, segmentations, series or maps")
-        wanted = [path for path in images if _contrast(path) == contrast.lower()]
+        wanted = [path for path in images if _contrast(path) == str(contrast).lower()]
         if not wanted:
             return images
         chosen = [

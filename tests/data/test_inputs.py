@@ -73,7 +73,7 @@ def test_what_a_folder_of_scans_holds_besides(tmp_path, caplog):
     other += [".git/annex/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T1w.nii.gz", "pair.hdr"]
     touch(tmp_path, *scans, *other, "derivatives/x/sub-01_T1w.nii.gz", "a.nii.png")
     (tmp_path / "sub-03_T1w.nii.gz").symlink_to(".git/annex/not-here")
-    assert set(scan_paths([tmp_path])) == {tmp_path / name for name in scans}
+    assert set(scan_paths([tmp_path], "T1w")) == {tmp_path / name for name in scans}
     assert [message.split(": ", 1)[1] for message in caplog.messages] == [
         "1 links that lead nowhere left out, e.g. sub-03_T1w.nii.gz",
         "2 masks, segmentations, series or maps left out, e.g. sub-01_desc-brain_mask.nii.gz",

@@ -41,7 +41,8 @@ def read_scans(trained, names, log, out=None):
         log.info("%s: read (%.1f s)", path, time.perf_counter() - started)
         return scan
 
-    return readable_scans(names, read, log, out=out, run=trained.path.name)
+    contrast = trained.study.data.suffix
+    return readable_scans(names, read, log, out=out, run=trained.path.name, contrast=contrast)
 
 
 def steps_for(trained, path):
