@@ -63,12 +63,12 @@ def decode(trained, options, log):
     """
     samples = trained.task.samples
     samples.start_decode(trained, log)
-    where = {"out": options.out, "run": trained.path.name}
-    names = inputs(map(Path, options.files), people=False, **where)
+    # The folder may be that of the codes, whose names stand there for the files they are of.
+    names = inputs(map(Path, options.files), people=False)
 
     def read(path):
         return samples.read_latents(path, names[path].name, trained)
 
-    for path, _, (latents, sample) in readable_inputs(names, read, log, **where):
+    for path, _, (latents, sample) in readable_inputs(names, read, log):
         decoded = sample.decode(latents, options.batch_size)
         log.info("%s: %s", path, sample.save_decoded(decoded, options.out))

@@ -257,7 +257,7 @@ def test_an_unlabelled_cohort_has_no_classes():
         (["--model.margin", "0"], "--model.margin: found 0"),
         (["--model.beta-kl", "-1"], "--model.beta-kl: found -1"),
         (["--model.patch", "4"], r"--model: .*`patch` must be 1 or 2"),
-        (["--prior.epochs", "1"], "--prior.epochs: found 1"),
+        (["--prior.epochs", "1"], "Unrecognized options: --prior.epochs"),
         (["--sampling.samples", "1"], "--sampling.samples: found 1"),
         (["--train.decoder-rate", "0"], "--train.decoder-rate: found 0"),
         (["--train.vae-epochs", "-1"], "--train.vae-epochs: found -1"),

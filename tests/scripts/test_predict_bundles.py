@@ -243,6 +243,7 @@ def test_perturb_adds_noise_to_latents(runs, files, tmp_path, monkeypatch, capsy
     assert table["mse"][1] == pytest.approx(expected, rel=0.15)
     names = {file.name for file in (tmp_path / "a").iterdir()}
     assert names == {
+        "inputs.json",
         "perturbation.csv",
         "s1_perturbation.png",
         "s1_desc-noise0p5.tck",

@@ -189,6 +189,7 @@ def test_map_of_a_codebook_without_a_map(runs, tmp_path, monkeypatch):
         "sub-1_desc-codes_dseg.nii.gz",
         "sub-1_desc-codes_dseg.json",
         "sub-1_map.png",
+        "inputs.json",
         "map.csv",
         "desc-codes_dseg.tsv",
     }
