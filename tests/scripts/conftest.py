@@ -1,6 +1,7 @@
-"""Runs the programs as a user does: as processes of their own, in a folder of their own."""
+"""Runs commands in a folder of their own: as processes, as a user does, or in this one."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -8,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from brainvq.app import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for a second of training: what `--smoke` gives, with fewer slices still.
@@ -40,16 +39,22 @@ def run(folder, script, *words, status=0, **environment):
     return output, errors
 
 
-def use(folder, *words):
-    """`predict.py` in this process: the program's own start is tested elsewhere."""
+def call(folder, command, *words):
+    """`brainvq COMMAND WORDS...` in this process: the program's own start is tested elsewhere."""
     with contextlib.chdir(folder):
-        predict.main([str(word) for word in words])
+        main = importlib.import_module(f"brainvq.app.{command}").main
+        main([str(word) for word in words], f"brainvq {command}")
+
+
+def use(folder, *words):
+    """`brainvq predict` in this process."""
+    call(folder, "predict", *words)
 
 
 def only_run(folder):
     """The one run in `folder`/runs."""
-    (found,) = (Path(folder) / "runs").iterdir()
-    return found
+    (path,) = (Path(folder) / "runs").iterdir()
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from brainvq.tasks.vectors.latents import acquisition, classes
 from brainvq.training.fit import TrainingState
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
-from tests.scripts.conftest import run
+from tests.scripts.conftest import call
 
 # Both with a linear path; one with a phase as a VAE and with fakes.
 SMALL = ("--variants", "best,ivae-256", "--model.linear", "--smoke")
@@ -74,7 +74,7 @@ FIGURES = (
 def vae(tmp_path_factory):
     """A folder in which a VAE, the study's default, and an IntroVAE were trained."""
     folder = tmp_path_factory.mktemp("introvae3d")
-    run(folder, "train.py", "introvae3d", *SMALL)
+    call(folder, "train", "introvae3d", *SMALL)
     return folder
 
 

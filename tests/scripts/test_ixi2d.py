@@ -12,7 +12,7 @@ from brainvq import data
 from brainvq.app import predict
 from brainvq.app.anomaly import mask_on
 from brainvq.errors import UserError
-from tests.scripts.conftest import only_run, run, use
+from tests.scripts.conftest import call, only_run, run, use
 from tests.scripts.test_predict import brain
 
 SMALL = ("--smoke", "--data.slices", "6", "--sampling.samples", "4")
@@ -22,7 +22,7 @@ SMALL = ("--smoke", "--data.slices", "6", "--sampling.samples", "4")
 def ixi(tmp_path_factory):
     """A folder in which `train.py ixi2d` has run."""
     folder = tmp_path_factory.mktemp("ixi2d")
-    run(folder, "train.py", "ixi2d", *SMALL)
+    call(folder, "train", "ixi2d", *SMALL)
     return folder
 
 
@@ -112,8 +112,8 @@ def test_real_scans_with_simulated_ones_in_training(tmp_path):
         affine = np.diag([4.0, 4.0, 4.0, 1.0])
         nib.save(nib.Nifti1Image(brain(number), affine), place / f"sub-{number}_T1w.nii.gz")
     (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
-    run(
-        *(tmp_path, "train.py", "ixi2d", *SMALL, "--data.source", "bids", "--data.root", folder),
+    call(
+        *(tmp_path, "train", "ixi2d", *SMALL, "--data.source", "bids", "--data.root", folder),
         *("--data.add-simulated", "2", "--data.transfer", "0"),
     )
     table = pd.read_csv(only_run(tmp_path) / "cohort.csv")
@@ -124,33 +124,30 @@ def test_real_scans_with_simulated_ones_in_training(tmp_path):
 
 def test_a_model_of_one_size_refuses_another_matrix(tmp_path):
     paths = scans(tmp_path)
-    _, errors = run(
-        *(tmp_path, "predict.py", "oasis2d", "reconstruct", paths["sub-0"], "--matrix", "native"),
-        status=2,
-    )
-    assert "--matrix: found native; expected study" in errors
+    with pytest.raises(UserError, match="--matrix: found native; expected study"):
+        use(tmp_path, "oasis2d", "reconstruct", paths["sub-0"], "--matrix", "native")
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
     """Simulated scans, half of them of patients, as a BIDS folder."""
     folder = tmp_path_factory.mktemp("patients")
-    run(
-        *(folder, "dataset.py", "simulate", "--out", "scans", "--subjects", "8", "--suffix", "T1w"),
+    call(
+        *(folder, "simulate", "--out", "scans", "--subjects", "8", "--suffix", "T1w"),
         *("--groups", "healthy", "leuko3", "--spacing", "4", "--workers", "1"),
     )
     return folder / "scans"
 
 
-def test_classify_scans_and_code_files(ixi, patients, tmp_path):
+def test_classify_scans_and_code_files(ixi, patients, tmp_path, capsys):
     made = only_run(ixi)
     small = ("--folds", "2", "--epochs", "1", "--copies", "1", "--filters", "4", "4")
     labels = f"{patients}/participants.tsv:group"
-    output, _ = run(
-        *(tmp_path, "predict.py", made, "classify", "--labels", labels, "--slices", "3", *small),
+    use(
+        *(tmp_path, made, "classify", "--labels", labels, "--slices", "3", *small),
         *("--out", "scans"),
     )
-    assert "8 subjects, classes healthy, leuko3" in output
+    assert "8 subjects, classes healthy, leuko3" in capsys.readouterr().out
     measures = pd.read_csv(tmp_path / "scans" / "measures.csv")
     methods = ["codes", "encoder", "pixels", "linear codes", "linear pixels"]
     assert list(dict.fromkeys(measures["method"])) == methods
@@ -184,8 +181,8 @@ def pictures(folder):
 
 def test_pictures_train_and_are_classified(tmp_path):
     folder = pictures(tmp_path / "pictures")
-    run(
-        *(tmp_path, "train.py", "ixi2d", "--smoke", "--data.source", "images"),
+    call(
+        *(tmp_path, "train", "ixi2d", "--smoke", "--data.source", "images"),
         *("--data.root", folder, "--sampling.samples", "4", "--train.epochs", "1"),
     )
     use(
@@ -202,8 +199,8 @@ def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
     groups = pd.read_csv(patients / "participants.tsv", sep="\t").set_index("participant_id")
     healthy = [f.name for f in patients.glob("sub-*") if groups["group"][f.name] == "healthy"]
     used = [path for path in patients.glob("sub-*") if path.name not in healthy][:2]
-    run(
-        *(tmp_path, "predict.py", only_run(ixi), "anomaly", *used, "--out", "out"),
+    use(
+        *(tmp_path, only_run(ixi), "anomaly", *used, "--out", "out"),
         *("--masks", patients / "derivatives" / "lesions", "--healthy", patients / healthy[0]),
         *("--draws", "1", "--passes", "1", "--step", "3", "--direction", "both"),
         *("--median", "0", "--erode", "0"),

@@ -24,7 +24,7 @@ from brainvq.tasks.run import LoadedRun
 from brainvq.tasks.volumes.measures import measure_tissue
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
-from tests.scripts.conftest import run
+from tests.scripts.conftest import call
 
 PLAIN = ("--smoke", "--data.subjects", "6", "--data.workers", "1")
 # Of variants one of which at least has a prior to draw from.
@@ -68,7 +68,7 @@ FIGURES = (
 def som(tmp_path_factory):
     """A folder in which the autoencoder and a map that starts from it were trained."""
     folder = tmp_path_factory.mktemp("som3d")
-    run(folder, "train.py", "som3d", "--variants", "ae,somvae-toroid", *SMALL)
+    call(folder, "train", "som3d", "--variants", "ae,somvae-toroid", *SMALL)
     return folder
 
 

@@ -17,7 +17,7 @@ from brainvq.app import train
 from brainvq.errors import UserError
 from brainvq.studies import STUDIES
 from brainvq.tasks.run import LoadedRun
-from tests.scripts.conftest import ROOT, SMOKE, only_run, run, start
+from tests.scripts.conftest import ROOT, SMOKE, call, only_run, run, start
 
 FILES = (
     "study.json",
@@ -108,12 +108,13 @@ def test_resuming_a_finished_run_changes_nothing(trained):
     before = {p: p.read_bytes() for p in made.glob("*.keras")} | {
         made / "metrics.json": (made / "metrics.json").read_bytes()
     }
-    run(trained, "train.py", "--resume", made)
+    call(trained, "train", "--resume", made)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_similarity_alone(trained):
-    output, _ = run(trained, "similarity.py")
+def test_similarity_alone(trained, capsys):
+    call(trained, "compare")
+    output = capsys.readouterr().out
     made = only_run_folder(trained)
     table = pd.read_csv(trained / "runs" / "similarity.csv")
     metrics = json.loads((made / "metrics.json").read_text())
@@ -187,7 +188,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 def test_every_variant(tmp_path):
     variants = ("paper", "tutorial", "best-256bit")
-    run(tmp_path, "train.py", "oasis2d", "--variants", ",".join(variants), *SMOKE)
+    call(tmp_path, "train", "oasis2d", "--variants", ",".join(variants), *SMOKE)
     for variant in variants:
         (made,) = (tmp_path / "runs").glob(f"oasis2d-{variant}-2*")
         assert (made / "report.html").exists()
@@ -196,7 +197,7 @@ def test_every_variant(tmp_path):
 def test_without_codes_there_is_no_prior(tmp_path):
     # Nor are there samples, or a number of them.
     words = SMOKE[: SMOKE.index("--sampling.samples")]
-    run(tmp_path, "train.py", *words, "--model.bottleneck", "gaussian")
+    call(tmp_path, "train", *words, "--model.bottleneck", "gaussian")
     made = only_run(tmp_path)
     assert (made / "report.html").exists()
     assert not (made / "prior.keras").exists()
