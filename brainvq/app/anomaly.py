@@ -49,12 +49,12 @@ def anomaly(trained, options, log):
     if not options.scans:
         raise UserError("anomaly: found no scans; expected SCANS..., files or folders")
     search = Search(trained, options)
-    masks = masks_by_scan(options, log)
+    masks = masks_by_scan(options, log, **options.wanted(trained.study))
     thresholds = search.calibrate(log)
-    contrast = trained.study.data.suffix
-    search.simulated = all(map(comes_from_simulation, scan_paths(options.scans, contrast)))
+    wanted = options.wanted(trained.study)
+    search.simulated = all(map(comes_from_simulation, scan_paths(options.scans, **wanted)))
     lesions, pictures = LesionScores(thresholds), []
-    where = {"out": options.out, "run": trained.path.name, "contrast": contrast}
+    where = {"out": options.out, "run": trained.path.name} | wanted
     for path, given, scan in readable_scans(options.scans, search.read, log, **where):
         started = time.perf_counter()
         result = Result(search, path, given.name, scan)
@@ -104,8 +104,9 @@ class Search:
         options, trained = self.options, self.trained
         if not options.healthy:
             return None
-        files = scan_paths(options.healthy, trained.study.data.suffix)
-        measured = {path.resolve() for path in scan_paths(options.scans)}
+        wanted = options.wanted(trained.study)
+        files = scan_paths(options.healthy, **wanted)
+        measured = {path.resolve() for path in scan_paths(options.scans, **wanted)}
         for path in files:
             if path.resolve() in measured:
                 raise UserError(f"--healthy: {path} is also measured; expected other subjects")

@@ -145,7 +145,8 @@ def labelled(trained, options):
         labels = dict(zip(cohort.table["subject"], cohort.table["group"], strict=True))
         return _prepared(cohort, picture_steps(trained.study.data.size), labels, options, False)
     folder = Path(options.labels.rsplit(":", 1)[0]).parent
-    cohort = scans_as_cohort(options.scans or [folder], trained)
+    wanted = options.wanted(trained.study)
+    cohort = scans_as_cohort(options.scans or [folder], trained, **wanted)
     simulated = all(comes_from_simulation(Path(paths[0])) for paths in cohort.table["paths"])
     steps = [
         dataclasses.replace(step, count=options.slices)
@@ -166,9 +167,9 @@ def _prepared(cohort, steps, labels, options, simulated):
     return Labelled(samples, failures, simulated)
 
 
-def scans_as_cohort(names, trained):
+def scans_as_cohort(names, trained, **wanted):
     """Scan files as a cohort; of several contrasts in a BIDS folder that of the model."""
-    paths = list(scan_paths(names))
+    paths = scan_paths(names, **wanted)
     suffix = "_" + trained.study.data.suffix
     given = inputs([path for path in paths if stem_of(path).endswith(suffix)] or paths)
     table = pd.DataFrame(

@@ -14,7 +14,7 @@ from brainvq.tasks.names import inputs, subject_of
 _TELLING = re.compile(r"(?<![A-Za-z0-9])(acq|ce|rec|run|echo)-([A-Za-z0-9]+)")
 
 
-def masks_by_scan(options, log):
+def masks_by_scan(options, log, **wanted):
     """The lesion mask of each scan that has one: dict of path to path.
 
     A mask that names a session is of that session alone; one that names none is of a subject with
@@ -23,13 +23,16 @@ def masks_by_scan(options, log):
     Args:
         options: `brainvq.options.verbs.Anomaly`.
         log: `logging.Logger`.
+        **wanted: which scans of folders are taken, see `brainvq.data.inputs.scan_paths`.
 
     Raises:
         UserError: two masks go with a scan, or no mask with any.
     """
     if not options.masks:
         return {}
-    scans, masks = (inputs(scan_paths(names)) for names in (options.scans, options.masks))
+    chosen = wanted.get("entities") or wanted.get("preferred")
+    scans = inputs(scan_paths(options.scans, **wanted))
+    masks = inputs(scan_paths(options.masks, preferred=chosen))
     if len(scans) == len(masks) == 1:
         (scan,), (mask,) = scans.values(), masks.values()
         _check_pair(scan, mask)

@@ -1,14 +1,14 @@
-"""Files that a user names: the scans and tractograms behind them, their names, reading them."""
+"""Files that a user names: the scans and tractograms behind them, and reading them."""
 
-import collections
 import functools
-import itertools
 import logging
 import re
 from pathlib import Path
 
 from brainvq.data.readers.bids import is_simulated
 from brainvq.data.readers.folders import files_below
+from brainvq.data.scans import PICTURES
+from brainvq.data.selection import Ignored, entities_from, has_entities, in_one_space
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
 
@@ -63,27 +63,25 @@ def readable(paths, read, log, *, of=None, what="files", wanted=""):
         log.warning("%d of %d %s were skipped", bad, len(paths), what)
 
 
-def readable_scans(names, read, log):
-    """`readable` over the scans that `names` are or hold, see `scan_paths`."""
-    return readable(
-        scan_paths(names), read, log, of=names[0], what="scans", wanted="; expected NIfTI scans"
-    )
-
-
-def scan_paths(names, contrast=None):
-    """The scans that `names` are or hold, each with the name that its results get.
+def scan_paths(names, contrast=None, entities=None, preferred=None):
+    """The scans that `names` are or hold.
 
     In a folder, NIfTI, MGH and Analyze files are searched to any depth behind links too, endings in
-    any case. Left out, with a word on how many, are `derivatives`, `sourcedata` and hidden files;
-    where others remain, files whose last word says that they are no anatomical image (`_bold`,
-    `_mask`); and where there are images of the wanted contrast, those of another one.
+    any case; where there are none, pictures. Left out, with a word on how many, are `derivatives`,
+    `sourcedata`, hidden files and what `.bidsignore` names; where others remain, files whose last
+    word says that they are no anatomical image (`_bold`, `_mask`); where there are images of the
+    wanted contrast, those of another one; and where one is there in several spaces, all but one, as
+    `brainvq.data.selection.in_one_space` does it.
 
     Args:
         names: paths of files, which are taken whatever they are called, or of folders.
         contrast: the contrast wanted, as BIDS writes it; None takes all.
+        entities: text on the entities wanted, such as "space=MNI152NLin2009cAsym,run=1"; None takes
+            all.
+        preferred: the same; where a folder has none of these, all are taken.
 
     Returns:
-        dict of `pathlib.Path` to str: the subject where there is one file of it, else as `named`.
+        List of `pathlib.Path`.
 
     Raises:
         UserError: a folder holds no such file.
@@ -92,32 +90,30 @@ def scan_paths(names, contrast=None):
     def scans(folder):
         below = files_below(folder, ("derivatives", "sourcedata"))
         files = [path for path in below if path.name.lower().endswith(_SCANS)]
-        whole = [path for path in files if path.exists()]
-        _tell(folder, files, whole, "links that lead nowhere")
+        files = files or [path for path in below if path.name.lower().endswith(PICTURES)]
+        whole = _there(folder, files)
         images = [path for path in whole if not _NO_IMAGES.fullmatch(_contrast(path))] or whole
         _tell(folder, whole, images, "masks, segmentations, series or maps")
-        wanted = [path for path in images if _contrast(path) == str(contrast).lower()]
-        if not wanted:
-            return images
-        chosen = [
-            path for path in images if path in wanted or not _CONTRASTS.fullmatch(_contrast(path))
-        ]
-        _tell(folder, images, chosen, f"images of another contrast than {contrast}")
-        return chosen
+        chosen = _of_contrast(folder, images, contrast)
+        chosen = _with_entities(folder, chosen, entities, preferred)
+        kept = in_one_space(chosen)
+        _tell(folder, chosen, kept, "images, of which there is one in another space,")
+        return kept
 
     paths = _files(names, scans, ".nii or .nii.gz; expected scans")
     pairs = {path.with_suffix("") for path in paths if path.suffix.lower() == ".img"}
-    paths = [
+    return [
         path for path in paths if path.suffix.lower() != ".hdr" or path.with_suffix("") not in pairs
     ]
-    return named(paths, subjects=True)
 
 
-def tractogram_paths(names):
+def tractogram_paths(names, entities=None, preferred=None):
     """The files that `names` are, and the tractograms that folders among them hold at any depth.
 
     Args:
         names: paths of files or folders; links are followed.
+        entities: as in `scan_paths`.
+        preferred: as in `scan_paths`.
 
     Returns:
         List of `pathlib.Path`.
@@ -128,58 +124,10 @@ def tractogram_paths(names):
 
     def tractograms(folder):
         below = files_below(folder, ("sourcedata",))
-        files = [path for path in below if path.suffix.lower() in FORMATS]
-        whole = [path for path in files if path.is_file()]
-        _tell(folder, files, whole, "links that lead nowhere")
-        return whole
+        whole = _there(folder, [path for path in below if path.suffix.lower() in FORMATS])
+        return _with_entities(folder, whole, entities, preferred)
 
     return _files(names, tractograms, f"{', '.join(FORMATS)}; expected tractograms")
-
-
-def named(paths, subjects=False):
-    """Names that the results of files get, no two the same.
-
-    Args:
-        paths: iterable of `pathlib.Path`; one that is there twice counts once.
-        subjects: whether a file is called by its subject (see `subject_of`) where it is the only
-            one of it, and by its name up to the first dot elsewhere.
-
-    Returns:
-        dict of path to str: the file's name without its ending; where several share that, with the
-        folder's name before it, with the ending, and at last with a number.
-    """
-    paths = list(dict.fromkeys(paths))
-    stems = [path.name.split(".")[0] if subjects else path.stem for path in paths]
-    placed = [
-        f"{path.absolute().parent.name}_{stem}" for path, stem in zip(paths, stems, strict=True)
-    ]
-    ended = [f"{name}_{path.suffix[1:]}" for path, name in zip(paths, placed, strict=True)]
-    forms = [[subject_of(path) for path in paths]] if subjects else []
-    forms += [stems, placed, ended]
-    counts = [collections.Counter(form) for form in forms]
-    names = {}
-    taken = set()
-    for number, path in enumerate(paths):
-        choices = [form[number] for form in forms]
-        alone = [name for name, count in zip(choices, counts, strict=True) if count[name] == 1]
-        numbered = (f"{stems[number]}_{place}" for place in itertools.count(number + 1))
-        names[path] = next(name for name in itertools.chain(alone, numbered) if name not in taken)
-        taken.add(names[path])
-    return names
-
-
-def subject_of(path):
-    """The subject that a file's name speaks of, as BIDS, IXI and OASIS write it.
-
-    Args:
-        path: `pathlib.Path`.
-
-    Returns:
-        str, e.g. "sub-01"; the whole name up to its first dot where it follows no pattern.
-    """
-    stem = path.name.split(".")[0]
-    match = re.match(r"sub-[A-Za-z0-9]+|IXI\d+|OAS[12]_\d+", stem)
-    return match[0] if match else stem
 
 
 def comes_from_simulation(path):
@@ -203,6 +151,46 @@ def _files(names, search, expected):
             raise UserError(f"{name}: holds no {expected}")
         paths += files
     return paths
+
+
+def _there(folder, files):
+    """The files that are there and that the data set does not ask to leave out."""
+    whole = [path for path in files if path.is_file()]
+    _tell(folder, files, whole, "links that lead nowhere")
+    ignored = Ignored(folder)
+    kept = [path for path in whole if not ignored(path)]
+    _tell(folder, whole, kept, "files that .bidsignore names")
+    return kept
+
+
+def _of_contrast(folder, images, contrast):
+    """Those of a contrast and those that name none; all where none is of it."""
+    wanted = [path for path in images if _contrast(path) == str(contrast).lower()]
+    if not wanted:
+        return images
+    chosen = [
+        path for path in images if path in wanted or not _CONTRASTS.fullmatch(_contrast(path))
+    ]
+    _tell(folder, images, chosen, f"images of another contrast than {contrast}")
+    return chosen
+
+
+def _with_entities(folder, paths, entities, preferred):
+    """Those of the entities wanted, or else of those preferred where there are some."""
+    text = entities if entities is not None else preferred
+    if text is None or not paths:
+        return paths
+    wanted = entities_from(text, "--entities")
+    chosen = [path for path in paths if has_entities(path, wanted)]
+    if not chosen and entities is None:
+        return paths
+    if not chosen:
+        raise UserError(
+            f"--entities: found {entities}, but no file of {folder} has them; expected those of "
+            f"one there, such as {paths[0].name}"
+        )
+    _tell(folder, paths, chosen, f"files without {text}")
+    return chosen
 
 
 def _contrast(path):

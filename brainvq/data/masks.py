@@ -17,16 +17,17 @@ from tqdm.auto import tqdm
 
 from brainvq.data.cohort import safe_id
 from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
-from brainvq.data.readers.bids import entities_of, plain_label
 from brainvq.data.scans import MASK, SIMULATED, ScanError, load_scan, scan_files
+from brainvq.data.selection import entities_of, plain_label
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
 logger = logging.getLogger("brainvq")
 
-# Masks of BIDS derivatives that lie on the scan's own grid or another one of the same world. Those
-# of another space have an entity "space" in their names.
+# Masks of BIDS derivatives, in another folder than the scans or in their own. Those of another
+# space than the scanner's have an entity "space" in their names.
 _BIDS = "{root}/derivatives/*/sub-{subject}{/ses}/anat/sub-{subject}{_ses}*_desc-brain_mask.nii*"
+_BIDS_BESIDE = "sub-{subject}{_ses}*_desc-brain_mask.nii*"
 _FIELDS = ("scan", "subject", "session", "root")
 _TOOL_FIELDS = {"input", "mask"}
 
@@ -40,9 +41,9 @@ def with_masks(cohort, pattern):
             `{scan}` for the scan's file name without suffix, `{subject}`, `{session}`, `{root}` for
             the nearest folder above that holds a `dataset_description.json`, and the wildcards of
             a shell, e.g. "{scan}_mask.nii.gz". "bids" looks for `*_desc-brain_mask.nii.gz` of the
-            subject and session in `derivatives/*/`, those with an entity "space" left out; of
-            several the one whose other entities, such as the run, agree best with the scan's, and
-            of several programs that of the first in the alphabet, with a word in the log.
+            subject and session in `derivatives/*/` and beside the scan, in the scan's space only;
+            of several the one whose other entities, such as the run, agree best with the scan's,
+            and of several programs that of the first in the alphabet, with a word in the log.
 
     Returns:
         `Cohort` whose `paths` name the masks. A scan without a mask names the one that is missing,
@@ -57,7 +58,8 @@ def with_masks(cohort, pattern):
         wanted = _wanted(pattern, row)
         files = sorted(glob.glob(_wanted(pattern, row, glob.escape)))
         if pattern == "bids":
-            files = _nearest(row, [file for file in files if "_space-" not in Path(file).name])
+            beside = sorted(glob.glob(_wanted(pattern, row, glob.escape, _BIDS_BESIDE)))
+            files = _nearest(row, beside + files)
             doubtful += len(files) > 1
             files = files[:1]
         if len(files) > 1:
@@ -247,7 +249,7 @@ def _check(pattern):
         )
 
 
-def _wanted(pattern, row, escape=str):
+def _wanted(pattern, row, escape=str, bids=_BIDS):
     """The path of the mask of a scan; `escape` is for what a shell would take for a wildcard."""
     first = row["paths"][0]
     if first.startswith(SIMULATED):
@@ -263,7 +265,7 @@ def _wanted(pattern, row, escape=str):
         "root": _root(file),
     }
     if pattern == "bids":
-        pattern = _BIDS.replace("{/ses}", "/ses-{session}" if session else "")
+        pattern = bids.replace("{/ses}", "/ses-{session}" if session else "")
         pattern = pattern.replace("{_ses}", "_ses-{session}" if session else "")
     values = {name: escape(str(value)) for name, value in values.items()}
     return str(Path(escape(str(file.parent))) / pattern.format(**values))
@@ -275,8 +277,9 @@ def _nearest(row, files):
     shared = {}
     for file in files:
         other = entities_of(Path(file).name)
-        common = own.keys() & other.keys()
-        if all(plain_label(own[key]) == plain_label(other[key]) for key in common):
+        common = own.keys() & other.keys() - {"desc"}
+        alike = all(plain_label(own[key]) == plain_label(other[key]) for key in common)
+        if alike and own.get("space") == other.get("space"):
             shared.setdefault(len(common), []).append(file)
     return shared[max(shared)] if shared else []
 

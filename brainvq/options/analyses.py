@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from brainvq.data.selection import entities_from
 from brainvq.options.base import group, option
 from brainvq.options.training import Augment
 
@@ -30,7 +31,28 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Anomaly(Verb):
+class Folders(Verb):
+    """Folders of scans or tractograms that a verb reads."""
+
+    entities: str | None = None
+    """Which files of folders to use, by the entities of their names, such as
+    space=MNI152NLin2009cAsym,run=1. `None`: those of `--data.entities` of the run where there are
+    any, else all, but of an image in several spaces only that in the scanner's."""
+
+    def check_for(self, study):
+        """Refuses what are no entities."""
+        super().check_for(study)
+        if self.entities is not None:
+            entities_from(self.entities, "--entities")
+
+    def wanted(self, study):
+        """Which files of folders are taken, options of `brainvq.data.inputs.scan_paths`: dict."""
+        contrast = {"contrast": study.data.suffix} if hasattr(study.data, "suffix") else {}
+        return contrast | {"entities": self.entities, "preferred": study.data.entities}
+
+
+@dataclass(frozen=True)
+class Anomaly(Folders):
     """Maps of what is unlike a healthy brain, on each scan's own grid; with lesion masks also how
     well they find the lesions, beside the plain intensity (`predict.py RUN anomaly SCANS...`)."""
 
@@ -89,7 +111,7 @@ class Anomaly(Verb):
 
 
 @dataclass(frozen=True)
-class Classify(Verb):
+class Classify(Folders):
     """Classifiers of subjects on frozen codes, beside networks on pixels and linear baselines,
     cross-validated over subjects (`predict.py RUN classify`)."""
 

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from brainvq.data.selection import entities_from
 from brainvq.errors import UserError
 from brainvq.names import BUNDLES
 from brainvq.options.base import option
@@ -16,6 +17,11 @@ _FROM_FILES = {
 _SIMULATED = {
     "used": lambda study: study.data.simulates,
     "only": "--data.source simulated or --data.add-simulated",
+}
+_BIDS = {"used": lambda study: study.data.source == "bids", "only": "--data.source bids"}
+_NAMED = {
+    "used": lambda study: study.data.source in ("bids", "tracts"),
+    "only": "--data.source bids or tracts",
 }
 _DOWNLOAD = {"used": lambda study: study.data.download, "only": "--data.download"}
 _SCANS = {"used": lambda study: study.data.has_scans, "only": "a --data.source of scans"}
@@ -46,6 +52,10 @@ class Data:
     """Accept the data set's terms of use, which are printed before a download starts."""
     mirror: str | None = option(None, **_DOWNLOAD)
     """Address to download from in place of the publisher's, such as an institute's own copy."""
+    entities: str | None = option(None, **_NAMED)
+    """Which files of a BIDS folder to use, by the entities of their names, such as
+    space=MNI152NLin2009cAsym,run=1; an empty label, as in space=, means without that entity. By
+    default all, but of an image in several spaces only that in the scanner's."""
     fractions: tuple[float, float, float] = option(
         (0.7, 0.1, 0.2),
         used=lambda study: study.data.assignments is None,
@@ -66,7 +76,9 @@ class Data:
         return self.source == "simulated"
 
     def check(self, study):
-        """Refuses fractions that are no shares, a missing folder, and no download of a source."""
+        """Refuses fractions that are no shares, a missing folder, wrong entities, and no download
+        of a source.
+        """
         if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UserError(
                 f"--data.fractions: found {self.fractions}; expected three shares that sum to 1"
@@ -75,6 +87,8 @@ class Data:
             raise UserError(
                 f"--data.root: not given; --data.source {self.source} needs the folder of scans"
             )
+        if self.entities is not None:
+            entities_from(self.entities, "--data.entities")
         if self.download and self.source not in DOWNLOADS:
             raise UserError(
                 f"--data.download: found --data.source {self.source}; expected one of "
@@ -88,6 +102,8 @@ class ScanData(Data):
 
     suffix: str = "T1w"
     """Contrast: BIDS suffix of the images to use, such as T1w or FLAIR."""
+    group_column: str = option("group", **_BIDS)
+    """Column of participants.tsv (or of sub-*_sessions.tsv) that holds the class."""
     simulated_spacing: float = option(2.0, above=0, **_SIMULATED)
     """Voxel size at which subjects are simulated, in mm."""
     simulated_space: Literal["scanner", "mni"] = option("scanner", **_SIMULATED)
@@ -289,8 +305,9 @@ class BundleData(Data):
 
     source: Literal["simulated", "tractoinferno", "tracts", "groups"] = "simulated"
     """Where the streamlines come from. `simulated`: simulated bundles; `tractoinferno`: the tree of
-    that data set; `tracts`: any folder of SUBJECT__BUNDLE.trk (.tck, .trx); `groups`: BUNDLE.npy
-    as Lizarraga et al. (2023) published them, (n, 64, 3, 64) in [-1, 1]."""
+    that data set; `tracts`: any folder of tractograms (.trk, .tck, .trx) whose names tell subject
+    and bundle, such as SUBJECT__BUNDLE.trk or BIDS names; `groups`: BUNDLE.npy as Lizarraga et al.
+    (2023) published them, (n, 64, 3, 64) in [-1, 1]."""
     people: tuple[str, ...] = option(
         (),
         used=lambda study: study.data.download and study.data.source == "tractoinferno",

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from brainvq.errors import UserError
-from brainvq.options.analyses import Anomaly, Classify, Verb
+from brainvq.options.analyses import Anomaly, Classify, Folders, Verb
 from brainvq.options.base import option
 
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"])]
@@ -47,8 +47,14 @@ class FromFiles(Results):
 
     def check_for(self, study):
         """Refuses no files."""
+        super().check_for(study)
         if not self.files:
             raise UserError("FILES: found none; expected files or folders")
+
+
+@dataclass(frozen=True)
+class FromFolders(FromFiles, Folders):
+    """Scans or tractograms that a verb reads."""
 
 
 # --- slices -------------------------------------------------------------------------------------
@@ -94,7 +100,7 @@ class SliceSample(Sample):
 
 
 @dataclass(frozen=True)
-class SliceFiles(FromFiles):
+class SliceFiles(FromFolders):
     """Scans as slices."""
 
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
@@ -163,11 +169,16 @@ class VolumeSample(Sample):
 
 
 @dataclass(frozen=True)
-class VolumeFiles(FromFiles):
-    """Scans as volumes, or the codes of such."""
+class VolumeCodes(FromFiles):
+    """Codes of volumes."""
 
     batch_size: int = option(2, minimum=1)
     """Volumes that the network takes at a time."""
+
+
+@dataclass(frozen=True)
+class VolumeFiles(VolumeCodes, FromFolders):
+    """Scans as volumes."""
 
 
 # --- vectors ------------------------------------------------------------------------------------
@@ -199,11 +210,16 @@ class VectorSample(Results):
 
 
 @dataclass(frozen=True)
-class VectorFiles(FromFiles):
-    """Scans as volumes that become vectors, or the vectors of such."""
+class VectorCodes(FromFiles):
+    """Vectors of volumes."""
 
     batch_size: int = option(16, minimum=1)
     """Volumes that the network takes at a time."""
+
+
+@dataclass(frozen=True)
+class VectorFiles(VectorCodes, FromFolders):
+    """Scans as volumes that become vectors."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +255,7 @@ class Traverse(Results):
 
 
 @dataclass(frozen=True)
-class Interpolate(VectorFiles):
+class Interpolate(VectorCodes):
     """Volumes on the way from one scan to another."""
 
     steps: int = option(7, minimum=2)
@@ -289,7 +305,7 @@ class BundleCodes(FromFiles):
 
 
 @dataclass(frozen=True)
-class BundleFiles(BundleCodes):
+class BundleFiles(BundleCodes, FromFolders):
     """Tractograms."""
 
     points: Literal["model", "own"] | None = None
@@ -356,7 +372,7 @@ VERBS = {
         "sample": VolumeSample,
         "reconstruct": VolumeFiles,
         "encode": VolumeFiles,
-        "decode": VolumeFiles,
+        "decode": VolumeCodes,
         "map": VolumeFiles,
         "export": Export,
     },
@@ -364,7 +380,7 @@ VERBS = {
         "sample": VectorSample,
         "reconstruct": VectorFiles,
         "encode": VectorFiles,
-        "decode": VectorFiles,
+        "decode": VectorCodes,
         "traverse": Traverse,
         "interpolate": Interpolate,
         "export": Export,

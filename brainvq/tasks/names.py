@@ -81,7 +81,7 @@ def inputs(paths, *, people=True, out=None, run=None):
     }
 
 
-def readable_scans(names, read, log, *, out=None, run=None, contrast=None):
+def readable_scans(names, read, log, *, out=None, run=None, **wanted):
     """Reads the scans that `names` are or hold; bad ones are reported and counted.
 
     Args:
@@ -90,12 +90,12 @@ def readable_scans(names, read, log, *, out=None, run=None, contrast=None):
         log: `logging.Logger`.
         out: as in `inputs`.
         run: as in `inputs`.
-        contrast: that of the model; of several in a folder it is taken.
+        **wanted: which files of folders are taken, see `brainvq.data.inputs.scan_paths`.
 
     Yields:
         (path, `Input`, what `read` returned).
     """
-    given = inputs(scan_paths(names, contrast), out=out, run=run)
+    given = inputs(scan_paths(names, **wanted), out=out, run=run)
     words = {"of": names[0], "what": "scans", "wanted": "; expected NIfTI scans"}
     return readable_inputs(given, read, log, out=out, run=run, **words)
 

@@ -173,8 +173,7 @@ class ScanSamples(Samples):
         def read(path):
             return self.read_scan(trained, path, options)
 
-        where = {"out": options.out, "run": trained.path.name}
-        where["contrast"] = trained.study.data.suffix
+        where = {"out": options.out, "run": trained.path.name} | options.wanted(trained.study)
         for path, given, scan in readable_scans(options.files, read, log, **where):
             sample = self.sample(trained, path, given.name, scan)
             sample.subject = given.subject

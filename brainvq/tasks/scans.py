@@ -67,8 +67,11 @@ class ScanTask(Task):
         options = study.data
         if options.source == "simulated":
             return simulated(study, options.subjects, study.seed)
-        contrast = {"suffix": options.suffix} if options.source == "bids" else {}
-        return data.open_cohort(options.source, options.root, **contrast)
+        chosen = {}
+        if options.source == "bids":
+            chosen = {"group_column": options.group_column, "entities": options.entities}
+            chosen["suffix"] = options.suffix
+        return data.open_cohort(options.source, options.root, **chosen)
 
     def _with_masks(self, options, scans):
         if options.masks is not None:

@@ -161,6 +161,56 @@ def test_any_folder_of_tracts(tmp_path):
     assert "1 files of other bundles left out, e.g. anna__mine.trk" in some.note
 
 
+@pytest.mark.parametrize(
+    ("name", "subject", "session", "bundle"),
+    [
+        ("sub-01_ses-2__MCP.trk", "01", "2", "MCP"),
+        ("anna_ses-2__PYT_L.trk", "anna", "2", "PYT_L"),
+        ("sub-01__ses-2__PYT_L.tck", "01", "2", "PYT_L"),
+        ("sub-01/ses-2/TOM_trackings/ILF_left.tck", "01", "2", "ILF_L"),
+        ("sub-01/ses-2/dwi/sub-01_ses-2_desc-IFOFR_tractography.trk", "01", "2", "IFOF_R"),
+        ("sub-01/ses-2/sub-01_ses-2_space-T1w_bundle-FPTL_tractogram.trx", "01", "2", "FPT_L"),
+        (
+            "sub-01_ses-2/sub-01_ses-2_dwi_desc-prob-afq-POPT_R_tractography.trk",
+            "01",
+            "2",
+            "POPT_R",
+        ),
+        ("sub-01_acq-64_dwi_space-RASMM_desc-MCP_tractography.trk", "01", "", "MCP"),
+        ("sub-01/sub-01_ses-2_CC_Fr_1_tractography.trk", "01", "2", "CC_Fr_1"),
+        ("sub-01/sub-01_ses-2_algo-prob_desc-mine_tractography.trk", "01", "2", "mine"),
+        ("sub-01/T_POSTC_left.trk", "01", "", "T_POSTC_left"),
+        ("sub-01/MCP_cleaned.trk", "01", "", "MCP_cleaned"),
+    ],
+)
+def test_names_of_longitudinal_tracts_and_of_bids(tmp_path, name, subject, session, bundle):
+    write_tract(tmp_path / name)
+    (row,) = read_tracts(tmp_path).table.to_dict("records")
+    assert (row["subject"], row["session"], row["group"]) == (subject, session, bundle)
+
+
+def test_visits_runs_and_spaces_of_tracts(tmp_path):
+    for session in "12":
+        for run in "12":
+            for space in ("", "space-MNI152_"):
+                name = f"sub-01_ses-{session}_run-{run}_{space}desc-MCP_tractography.trk"
+                write_tract(tmp_path / name)
+    cohort = read_tracts(tmp_path)
+    assert not any("space-" in paths[0] for paths in cohort.table["paths"])
+    assert "4 files, of which there is one in another space, left out" in cohort.note
+    table = read_tracts(tmp_path, entities="space=MNI152").table
+    assert list(table["scan_id"]) == [
+        f"sub-01_ses-{session}__MCP_run-{run}" for session in "12" for run in "12"
+    ]
+    (tmp_path / ".bidsignore").write_text("*run-2*\n")
+    some = open_cohort("tracts", tmp_path, entities="space=")
+    assert list(some.table["session"]) == ["1", "2"]
+    assert "2 files without space= left out" in some.note
+    with pytest.raises(UserError, match="no bundle found with run=7"):
+        read_tracts(tmp_path, entities="run=7")
+    assert read_tracts(tmp_path, bundles=["mcp"], entities="space=").table["group"][0] == "mcp"
+
+
 def test_a_bundle_that_is_there_twice(tmp_path):
     write_tract(tmp_path / "a__MCP.trk")
     write_tract(tmp_path / "a__MCP.tck")

@@ -5,16 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from brainvq.data import (
     comes_from_simulation,
-    named,
     readable,
-    readable_scans,
     scan_paths,
-    subject_of,
     tractogram_paths,
 )
 from brainvq.data.readers.bids import SIMULATED_KEY
@@ -29,27 +24,46 @@ def touch(root, *names):
         (root / name).touch()
 
 
-def test_folders_of_scans_and_files_of_one_name(tmp_path):
-    touch(tmp_path, "a/T1.nii.gz", "b/T1.nii.gz", "b/other.nii", "notes.txt")
-    paths = scan_paths([tmp_path])
-    assert sorted(paths.values()) == ["a_T1", "b_T1", "other"]
-    assert all(path.name.startswith(("T1.nii", "other.nii")) for path in paths)
-
-
-def test_scans_are_called_by_their_subjects(tmp_path):
-    touch(tmp_path, "sub-01_T1w.nii.gz", "sub-02_run-1_T1w.nii", "sub-02_run-2_T1w.nii")
-    touch(tmp_path, "IXI002-Guys.nii", "derivatives/sub-01_mask.nii.gz")
-    paths = scan_paths([str(tmp_path)])
-    assert sorted(paths.values()) == ["IXI002", "sub-01", "sub-02_run-1_T1w", "sub-02_run-2_T1w"]
+def test_folders_of_scans(tmp_path):
+    touch(tmp_path, "a/T1.nii.gz", "b/T1.nii.gz", "b/other.nii", "notes.txt", "derivatives/c.nii")
+    paths = [tmp_path / name for name in ("a/T1.nii.gz", "b/T1.nii.gz", "b/other.nii")]
+    assert scan_paths([str(tmp_path)]) == paths
     # Files that are named outright are taken whatever they are called.
-    mask = tmp_path / "derivatives" / "sub-01_mask.nii.gz"
-    assert scan_paths([mask, mask]) == {mask: "sub-01"}
+    mask = tmp_path / "derivatives" / "c.nii"
+    assert scan_paths([mask]) == [mask]
 
 
-def test_scans_that_only_a_folder_further_up_tells_apart(tmp_path):
-    touch(tmp_path, "one/anat/T1.nii", "two/anat/T1.nii.gz", "three/anat/T1.nii")
-    names = list(scan_paths([tmp_path]).values())
-    assert len(set(names)) == len(names) == 3
+def test_one_space_of_each_scan_and_the_entities_of_a_folder(tmp_path, caplog):
+    names = [f"sub-{person}_{space}T1w.nii" for person in "12" for space in ("", "space-M_")]
+    touch(tmp_path, *names, "sub-3_run-1_T1w.nii", "sub-3_run-2_T1w.nii")
+    found = [path.name for path in scan_paths([tmp_path])]
+    assert found == [names[0], names[2], "sub-3_run-1_T1w.nii", "sub-3_run-2_T1w.nii"]
+    assert "2 images, of which there is one in another space, left out" in caplog.text
+    for words in ({"entities": "space=M"}, {"preferred": "space=M"}):
+        assert [path.name for path in scan_paths([tmp_path], **words)] == names[1::2]
+    assert len(scan_paths([tmp_path], preferred="space=N")) == 4
+    with pytest.raises(UserError, match="--entities: found space=N, but no file of .*sub-1_T1w"):
+        scan_paths([tmp_path], entities="space=N")
+    with pytest.raises(UserError, match="--entities: found 'N'; expected names and labels"):
+        scan_paths([tmp_path], entities="N")
+
+
+@pytest.mark.parametrize(("find", "end"), [(scan_paths, "nii"), (tractogram_paths, "trk")])
+def test_what_bidsignore_names_is_left_out(find, end, tmp_path, caplog):
+    touch(
+        tmp_path, f"sub-1/a.{end}", f"sub-2/b.{end}", f"sub-2/c.{end}", "dataset_description.json"
+    )
+    (tmp_path / ".bidsignore").write_text("**/b.*\nsub-1/\n")
+    assert find([tmp_path]) == find([tmp_path / "sub-2"]) == [tmp_path / f"sub-2/c.{end}"]
+    assert "2 files that .bidsignore names left out" in caplog.text
+    assert find([tmp_path / f"sub-2/b.{end}"]) == [tmp_path / f"sub-2/b.{end}"]
+
+
+def test_a_folder_of_pictures(tmp_path):
+    touch(tmp_path, "a.png", "b.JPG", "c.txt")
+    assert [path.name for path in scan_paths([tmp_path])] == ["a.png", "b.JPG"]
+    touch(tmp_path, "scan.nii")
+    assert [path.name for path in scan_paths([tmp_path])] == ["scan.nii"]
 
 
 def test_tractograms_at_any_depth(tmp_path):
@@ -86,7 +100,7 @@ def test_what_a_folder_of_scans_holds_besides(tmp_path, caplog):
     touch(tmp_path, "masks/sub-01_mask.nii.gz", "masks/sub-02_mask.nii.gz")
     assert len(scan_paths([tmp_path / "masks"])) == 2
     pair = [tmp_path / "pair.hdr", tmp_path / "pair.img"]
-    assert list(scan_paths(pair).values()) == ["pair"]
+    assert scan_paths(pair) == pair[1:]
 
 
 @pytest.mark.parametrize(("find", "end"), [(scan_paths, "nii"), (tractogram_paths, "trk")])
@@ -106,46 +120,6 @@ def test_links_are_followed_and_loops_end(find, end, tmp_path):
     assert len(find([tmp_path / "link"])) == 3
 
 
-def test_names_tell_files_apart_by_as_little_as_they_need():
-    paths = ["one/sub-1/PYT_L.trk", "one/sub-2/PYT_L.trk", "two/sub-2/PYT_L.trk"]
-    paths += ["two/sub-2/MCP.trk", "two/sub-2/MCP.tck", "two/FPT_L.trx", "one/sub-1/PYT_L.trk"]
-    assert list(named(map(Path, paths)).values()) == [
-        "sub-1_PYT_L",
-        "PYT_L_2",
-        "PYT_L_3",
-        "sub-2_MCP_trk",
-        "sub-2_MCP_tck",
-        "FPT_L",
-    ]
-
-
-PARTS = st.sampled_from(["a", "b", "a_b", "a_2", "b_nii", "sub-1", "sub-1_b"])
-
-
-@given(
-    parts=st.lists(st.tuples(PARTS, PARTS, PARTS, st.sampled_from([".nii", ".nii.gz", ".trk"]))),
-    subjects=st.booleans(),
-)
-def test_no_two_names_are_the_same(parts, subjects):
-    paths = [Path(first, second, third + suffix) for first, second, third, suffix in parts]
-    names = named(paths, subjects)
-    assert list(names) == list(dict.fromkeys(paths))
-    assert len(set(names.values())) == len(names)
-
-
-@pytest.mark.parametrize(
-    ("name", "subject"),
-    [
-        ("sub-01_ses-2_T1w.nii.gz", "sub-01"),
-        ("IXI002-Guys-0828-T1.nii.gz", "IXI002"),
-        ("OAS1_0001_MR1_mpr.hdr", "OAS1_0001"),
-        ("head.one.nii", "head"),
-    ],
-)
-def test_the_subject_of_a_file(name, subject):
-    assert subject_of(Path("sub-9") / name) == subject
-
-
 def test_bad_files_are_skipped_and_counted(caplog):
     def read(path):
         if path == "bad":
@@ -160,15 +134,12 @@ def test_bad_files_are_skipped_and_counted(caplog):
         list(readable({"bad": "1"}, read, LOG))
 
 
-def test_no_file_that_can_be_read(tmp_path):
+def test_no_file_that_can_be_read():
     def read(path):
         raise UserError("broken")
 
     with pytest.raises(UserError, match="^a: none of 2 files could be read$"):
         list(readable({"a": "1", "b": "2"}, read, LOG))
-    touch(tmp_path, "a.nii", "b.nii")
-    with pytest.raises(UserError, match="none of 2 scans could be read; expected NIfTI scans"):
-        list(readable_scans([tmp_path], read, LOG))
 
 
 def test_what_lies_in_a_simulated_folder_is_simulated(tmp_path):

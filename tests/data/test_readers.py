@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import aff2axcodes
 
-from brainvq.data import Cohort, load_scan, open_cohort, readers
+from brainvq.data import Cohort, load_scan, open_cohort, readers, with_masks
 from brainvq.errors import UserError
 
 
@@ -124,11 +124,78 @@ def test_bids_runs_and_entities(make, tmp_path):
     ]
     assert len(open_cohort("bids", root, entities={"run": 1})) == 2
     assert list(open_cohort("bids", root, entities={"acq": "x"}).table["run"]) == ["01"]
-    with pytest.raises(UserError, match="with run-7 found"):
+    with pytest.raises(UserError, match="with run=7 found.*run: 01, 02"):
         open_cohort("bids", root, entities={"run": "7"})
     assert list(open_cohort("bids", root, entities="acq-x_run-1").table["variant"]) == ["acq-x"]
     with pytest.raises(UserError, match="entities: found 'first'"):
         open_cohort("bids", root, entities="first")
+    assert list(open_cohort("bids", root, entities="run=2, acq=").table["run"]) == ["02"]
+
+
+MNI = "MNI152NLin2009cAsym"
+
+
+def derivatives(make, root):
+    """A folder as fMRIPrep writes it: native and registered images, one person without native."""
+    root = make.bids(root, subjects=4, sessions=("1", "2"))
+    for path in sorted(root.glob("sub-*/ses-*/anat/*_T1w.nii.gz")):
+        for space in (f"space-{MNI}_", f"space-{MNI}_res-2_", "space-MNI152NLin6Asym_"):
+            make.write_nifti(path.with_name(path.name.replace("T1w", f"{space}desc-preproc_T1w")))
+        mask = path.with_name(path.name.replace("T1w", f"space-{MNI}_desc-brain_mask"))
+        make.write_nifti(mask)
+        make.write_nifti(path.with_name(path.name.replace("T1w", "desc-brain_mask")))
+        native = path.with_name(path.name.replace("T1w", "desc-preproc_T1w"))
+        path.rename(native)
+        if "sub-04" in path.name:
+            native.unlink()
+    return root
+
+
+def test_bids_one_space_of_derivatives(make, tmp_path):
+    root = derivatives(make, tmp_path / "fmriprep")
+    cohort = open_cohort("bids", root)
+    variants = dict.fromkeys(["01", "02", "03"], "desc-preproc")
+    variants["04"] = f"space-{MNI}_desc-preproc"
+    for subject, part in cohort.table.groupby("subject"):
+        assert list(part["variant"]) == [variants[subject]] * 2
+    assert "22 images left out, of which there is one in another space" in cohort.note
+    registered = open_cohort("bids", root, entities=f"space={MNI},res=2,session=2").table
+    assert list(registered["subject"]) == list(variants)
+    assert set(registered["variant"]) == {f"space-{MNI}_res-2_desc-preproc"}
+    assert set(registered["session"]) == {"2"}
+    with pytest.raises(UserError, match=f"space=T1w found.*space: {MNI}, MNI152NLin6Asym, none"):
+        open_cohort("bids", root, entities="space=T1w")
+
+
+def test_bids_masks_of_derivatives_lie_beside_the_scans_and_in_their_space(make, tmp_path):
+    root = derivatives(make, tmp_path / "fmriprep")
+    for entities, space in (("", ""), (f"space={MNI},res=", f"_space-{MNI}")):
+        cohort = open_cohort("bids", root, entities=entities or None).select(subject=["01", "02"])
+        for row in with_masks(cohort, "bids").table.itertuples():
+            name = f"sub-{row.subject}_ses-{row.session}{space}_desc-brain_mask.nii.gz"
+            assert row.paths[-1].endswith(f"sub-{row.subject}/ses-{row.session}/anat/{name}")
+
+
+def test_bids_ignored_files(make, tmp_path):
+    root = make.bids(tmp_path, subjects=4)
+    (root / ".bidsignore").write_text("# bad scans\n*_run-*_T1w*\nsub-02/\n/sub-03\n")
+    make.write_nifti(root / "sub-01" / "anat" / "sub-01_run-2_T1w.nii")
+    cohort = open_cohort("bids", root)
+    assert cohort.subjects == ["01", "04"]
+    assert "3 images left out by .bidsignore" in cohort.note
+
+
+def test_bids_a_column_of_groups(make, tmp_path):
+    root = make.bids(tmp_path, subjects=2)
+    assert set(open_cohort("bids", root, group_column="SITE").table["group"]) == {"A"}
+    with pytest.raises(
+        UserError, match="no column 'dx'; expected one of participant_id, age, gender"
+    ):
+        open_cohort("bids", root, group_column="dx")
+    (root / "participants.tsv").unlink()
+    assert set(open_cohort("bids", root).table["group"]) == {""}
+    with pytest.raises(UserError, match="no column 'site'.*no participants"):
+        open_cohort("bids", root, group_column="site")
 
 
 def test_bids_two_files_of_one_visit(make, tmp_path):

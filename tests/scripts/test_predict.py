@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from brainvq.app import predict
-from brainvq.data.inputs import scan_paths
 from brainvq.errors import UserError
 from tests.scripts.conftest import only_run, run, use
 
@@ -138,26 +137,6 @@ def test_without_any_run_the_shipped_weights_give_brains(tmp_path, monkeypatch):
     assert (np.load("middle/samples.npy") > 0.1).mean() > 0.2
     with pytest.raises(UserError, match="level: found 2"):
         predict.main(["--level", "2"])
-
-
-def test_folders_of_scans_and_files_of_one_name(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / "scans" / folder).mkdir(parents=True)
-        (tmp_path / "scans" / folder / "T1.nii.gz").touch()
-    (tmp_path / "scans" / "b" / "other.nii").touch()
-    (tmp_path / "scans" / "notes.txt").touch()
-    found = scan_paths([tmp_path / "scans"])
-    assert sorted(found.values()) == ["a_T1", "b_T1", "other"]
-    names = ["sub-01_T1w.nii.gz", "sub-02_run-1_T1w.nii", "sub-02_run-2_T1w.nii", "IXI002-Guys.nii"]
-    (tmp_path / "bids" / "derivatives").mkdir(parents=True)
-    (tmp_path / "bids" / "derivatives" / "sub-01_mask.nii.gz").touch()
-    for name in names:
-        (tmp_path / "bids" / name).touch()
-    found = scan_paths([tmp_path / "bids"])
-    assert sorted(found.values()) == ["IXI002", "sub-01", "sub-02_run-1_T1w", "sub-02_run-2_T1w"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: holds no .nii"):
-        scan_paths([tmp_path / "empty"])
 
 
 def test_export_and_use_of_what_was_exported(trained, tmp_path, monkeypatch):

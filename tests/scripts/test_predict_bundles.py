@@ -13,7 +13,6 @@ import brainvq
 from brainvq import data, evaluation, studies, tasks
 from brainvq.app import predict
 from brainvq.data import BundleScale, load_tractogram, save_tractogram, steps_to_config
-from brainvq.data.inputs import named, tractogram_paths
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json
@@ -440,32 +439,6 @@ def test_a_bad_file_among_good_ones_is_skipped_and_counted(
     only = [tmp_path / "in" / "a.trk"] * 2
     with pytest.raises(UserError, match=r"a\.trk: .* \(the file is truncated\)|a\.trk: cannot"):
         use(tmp_path, monkeypatch, runs["lossless"], "encode", *only)
-
-
-def test_names_of_files(tmp_path):
-    paths = [
-        tmp_path / "one" / "sub-1" / "PYT_L.trk",
-        tmp_path / "one" / "sub-2" / "PYT_L.trk",
-        tmp_path / "two" / "sub-2" / "PYT_L.trk",
-        tmp_path / "two" / "sub-2" / "MCP.trk",
-        tmp_path / "two" / "sub-2" / "MCP.tck",
-        tmp_path / "two" / "FPT_L.trx",
-    ]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "two" / ".FPT_R.trk").touch()
-    found = tractogram_paths([tmp_path])
-    assert sorted(found) == sorted(paths)
-    names = named([*paths, paths[0]])
-    assert list(names.values()) == [
-        "sub-1_PYT_L",
-        "PYT_L_2",
-        "PYT_L_3",
-        "sub-2_MCP_trk",
-        "sub-2_MCP_tck",
-        "FPT_L",
-    ]
 
 
 @given(

@@ -16,6 +16,14 @@ from brainvq.data.readers.folders import (
     read_people,
     read_text,
 )
+from brainvq.data.selection import (
+    Ignored,
+    entities_from,
+    entities_of,
+    has_entities,
+    in_one_space,
+    plain_label,
+)
 from brainvq.errors import UserError
 
 logger = logging.getLogger("brainvq")
@@ -34,16 +42,20 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
     """Reads the images of one suffix from a BIDS data set.
 
     Images are looked for in `sub-*/*/` and `sub-*/ses-*/*/`, so `derivatives` and `sourcedata` are
-    left out (to read a derivative, give its own folder as `root`). People come from
+    left out (to read a derivative, give its own folder as `root`), and so is what `.bidsignore`
+    names. Of images of one person and visit in several spaces, as fMRIPrep writes them, those of
+    one are taken: the scanner's where there is one, see `in_one_space`. People come from
     `participants.tsv` and `sub-*/sub-*_sessions.tsv` where they exist; TR, TE, bandwidth and
     manufacturer from the sidecar JSON files with inheritance: files nearer to the image win.
 
     Args:
         root: folder of the data set.
         suffix: last part of the file names, e.g. "T1w" or "FLAIR".
-        group_column: column of the participants file that holds the class, in any case.
-        entities: None for all images, or the file name entities to keep, as in a file name
-            ("acq-mprage_run-1") or as a mapping; numbers compare as numbers.
+        group_column: column of the participants or sessions files that holds the class, in any
+            case.
+        entities: None for all images, or the file name entities to keep, as a mapping or as text
+            ("acq=mprage,run=1" or "acq-mprage_run-1"); numbers compare as numbers, and a label ""
+            stands for no such entity.
 
     Returns:
         `Cohort` named after the folder, simulated if its `dataset_description.json` says so (see
@@ -51,35 +63,69 @@ def read_bids(root, suffix="T1w", group_column="group", entities=None):
         `variant` (all other entities of the file name), `manufacturer`, `field_strength` (tesla).
 
     Raises:
-        UserError: if the layout is another, two files claim the same visit and run, or a table
-            cannot be read. A sidecar that cannot be read is left out, with a word in the log.
+        UserError: if the layout is another, two files claim the same visit and run, a table cannot
+            be read, or there is no `group_column` other than "group". A sidecar that cannot be read
+            is left out, with a word in the log.
     """
     root = existing_folder(root)
-    if isinstance(entities, str):
-        entities = entities_of(entities) or entities
-    if entities is not None and not isinstance(entities, Mapping):
-        raise UserError(f"entities: found {entities!r}, expected them as in acq-mprage_run-1")
+    entities = entities_from(entities) if isinstance(entities, str) else entities or {}
+    if not isinstance(entities, Mapping):
+        raise UserError(f"entities: found {entities!r}; expected them as in acq=mprage,run=1")
     (people, notes), sidecars = _participants(root), {}
+    paths, remarks = _chosen(root, suffix, entities)
+    notes += remarks
     rows = []
-    for path in _images(root, suffix):
+    for path in paths:
         parts = entities_of(path.name)
-        if _wanted(parts, entities or {}):
-            visit = (parts["sub"], parts.get("ses", ""))
-            person = _person(people, *visit) | _visit(root, *visit)
-            meta = _inherited(root, path, suffix, sidecars)
-            rows.append(_row(path, parts, suffix, person, meta, group_column))
-    if not rows:
-        asked = "".join(f" with {key}-{value}" for key, value in (entities or {}).items())
-        raise UserError(
-            f"{root}: no *_{suffix}.nii[.gz]{asked} found; expected the BIDS layout "
-            f"sub-01/[ses-1/]anat/sub-01_[ses-1_]{suffix}.nii.gz, found {entries(root)}"
-        )
+        visit = (parts["sub"], parts.get("ses", ""))
+        person = _person(people, *visit) | _visit(root, *visit)
+        meta = _inherited(root, path, suffix, sidecars)
+        rows.append(_row(path, parts, suffix, person, meta, group_column))
+    _check_group(root, people, rows, group_column)
     notes += _remarks(people, {row["subject"] for row in rows}, suffix)
     simulated = is_simulated(root)
     if simulated:
         notes.insert(0, "simulated brains on the ICBM152 template")
+    for row in rows:
+        row["group"] = row["group"] or ""
     table = pd.DataFrame(rows)
     return Cohort(root.name, table, simulated=simulated, note="; ".join(notes))
+
+
+def _chosen(root, suffix, entities):
+    """The images that are read, and notes on those that are left out."""
+    every, ignored = _images(root, suffix), Ignored(root)
+    present = [path for path in every if not ignored(path)]
+    wanted = [path for path in present if has_entities(path, entities)]
+    if not wanted:
+        asked = ",".join(f"{key}={label}" for key, label in entities.items())
+        problem = f"no *_{suffix}.nii[.gz]{' with ' + asked if asked else ''} found"
+        if present:
+            known = [entities_of(path.name) for path in present]
+            values = {key: sorted({parts.get(key, "none") for parts in known}) for key in entities}
+            found = "; ".join(f"{key}: {', '.join(labels[:6])}" for key, labels in values.items())
+            raise UserError(f"{root}: {problem}; expected some of those there ({found})")
+        raise UserError(
+            f"{root}: {problem}; expected the BIDS layout "
+            f"sub-01/[ses-1/]anat/sub-01_[ses-1_]{suffix}.nii.gz, found {entries(root)}"
+        )
+    kept = in_one_space(wanted)
+    counts = {
+        "images left out by .bidsignore": len(every) - len(present),
+        "images left out, of which there is one in another space": len(wanted) - len(kept),
+    }
+    return kept, [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def _check_group(root, people, rows, group_column):
+    """Refuses a column that was asked for and that nobody has."""
+    if group_column.lower() == "group" or any(row["group"] is not None for row in rows):
+        return
+    columns = dict.fromkeys(name for person in people.values() for name in person)
+    raise UserError(
+        f"{root / 'participants.tsv'}: no column {group_column!r}; expected one of "
+        f"{', '.join(columns) or 'none, because there are no participants'}"
+    )
 
 
 def _row(path, parts, suffix, person, meta, group_column):
@@ -91,7 +137,7 @@ def _row(path, parts, suffix, person, meta, group_column):
         "scan_id": safe_id(re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)),
         "subject": parts["sub"],
         "session": parts.get("ses", ""),
-        "group": person.get(group_column.lower(), ""),
+        "group": person.get(group_column.lower()),
         "age": number(person.get("age", "")),
         "sex": normal_sex(person.get("sex") or person.get("gender", "")),
         "site": person.get("site") or str(meta.get("InstitutionName", "")),
@@ -137,19 +183,6 @@ def _images(root, suffix):
     )
 
 
-def entities_of(name):
-    """File name → entities in order: "sub-01_run-2_T1w.nii" → {"sub": "01", "run": "2"}."""
-    pairs = re.findall(r"(?:^|_)([A-Za-z0-9]+)-([^_.]+)", name.partition(".")[0])
-    return dict(pairs)
-
-
-def _wanted(parts, entities):
-    return all(
-        key in parts and plain_label(parts[key]) == plain_label(str(value))
-        for key, value in entities.items()
-    )
-
-
 def _participants(root):
     """(subject without "sub-", session or "") → row, column names in lower case; and notes.
 
@@ -189,11 +222,6 @@ def _participants(root):
 def _person(people, subject, session):
     """The row of a visit, or else of its subject; {} without one."""
     return people.get((subject, plain_label(session)), people.get((subject, ""), {}))
-
-
-def plain_label(session):
-    """A session as the text that all ways of writing its number have in common."""
-    return str(int(session)) if session.isdecimal() else session
 
 
 def _visit(root, subject, session):

@@ -7,6 +7,14 @@ import pandas as pd
 from brainvq.data.cohort import Cohort, safe_id
 from brainvq.data.readers.bids import is_simulated
 from brainvq.data.readers.folders import entries, existing_folder, files_below
+from brainvq.data.selection import (
+    PLACE,
+    Ignored,
+    entities_from,
+    entities_of,
+    has_entities,
+    in_one_space,
+)
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
 from brainvq.names import BUNDLES
@@ -15,6 +23,10 @@ from brainvq.names import BUNDLES
 PUBLISHED_SPLITS = {"trainset": "train", "validset": "validation", "testset": "test"}
 _SUBJECT = re.compile(r"sub-([A-Za-z0-9]+)")
 _NAMED = re.compile(r"(?P<subject>.+?)__(?P<bundle>.+)")
+_ENTITY = re.compile("[A-Za-z0-9]+-")
+_FOLDER = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?|ses-[A-Za-z0-9]+")
+# Last words of the names of tractograms, and of the images that they were made from.
+_KINDS = ("tractography", "tractogram", "tracts", "tract", "streamlines", "bundle", "track", "dwi")
 
 
 def read_tractoinferno(root, bundles=BUNDLES, published_splits=False):
@@ -57,15 +69,17 @@ def read_tractoinferno(root, bundles=BUNDLES, published_splits=False):
     return Cohort("tractoinferno", pd.DataFrame(rows), _simulated(root), note)
 
 
-def read_tracts(root, bundles=None):
+def read_tracts(root, bundles=None, entities=None):
     """Reads any folder of `.trk`, `.tck` and `.trx` files whose names say whose bundle they are.
 
     Args:
-        root: folder; files lie in it or deeper. A file is named `<subject>__<bundle>.trk`, or lies
-            anywhere below a folder `sub-<subject>` and is named `<bundle>.trk` (there
-            `sub-<subject>_` may come first).
+        root: folder; files lie in it or deeper. A file is named `<subject>[_ses-<session>]__
+            <bundle>.trk`; or by BIDS, such as `sub-01_ses-1_desc-<bundle>_tractography.trk`; or
+            lies anywhere below a folder `sub-<subject>` (and `ses-<session>`) and is named
+            `<bundle>.trk`. What `.bidsignore` names is left out.
         bundles: names of the bundles wanted; None for all. Names of `BUNDLES` are found in small
-            and capital letters.
+            and capital letters, and with "left" and "right" for "L" and "R", as TractSeg has them.
+        entities: which files to use, as in `brainvq.data.readers.bids.read_bids`.
 
     Returns:
         `Cohort` "tracts", as that of `read_tractoinferno`. Its note counts the files that could not
@@ -74,28 +88,39 @@ def read_tracts(root, bundles=None):
     Raises:
         UserError: if no file can be placed, or a bundle of a person is there twice.
     """
-    root = existing_folder(root)
+    root, wanted, ignored = existing_folder(root), entities_from(entities or ""), Ignored(root)
     rows, unplaced, unwanted = [], [], []
-    for path in _files(root, FORMATS):
-        subject, bundle = _placed(path.relative_to(root))
+    known = {_plain(name): name for name in (*BUNDLES, *(bundles or ()))}
+    files = [path for path in _files(root, FORMATS) if not ignored(path)]
+    chosen = [path for path in files if has_entities(path, wanted)]
+    kept = in_one_space(chosen, PLACE)
+    for path in kept:
+        subject, session, run, bundle = _placed(path.relative_to(root.parent), known)
         if subject is None:
             unplaced.append(path)
         elif bundles is not None and bundle not in bundles:
             unwanted.append(path)
         else:
-            rows.append(bundle_row(subject, bundle, path))
+            rows.append(bundle_row(subject, bundle, path, session=session) | {"run": run})
     if not rows:
         problem = _left_out([*unplaced, *unwanted], "files") or f"found {entries(root)}"
         raise UserError(
-            f"{root}: no bundle found; expected <subject>__<bundle>.trk (.tck, .trx) or "
-            f"sub-<subject>/<bundle>.trk; {problem}"
+            f"{root}: no bundle found{f' with {entities}' if entities else ''}; expected "
+            f"<subject>__<bundle>.trk (.tck, .trx) or sub-<subject>/<bundle>.trk; {problem}"
         )
+    table = pd.DataFrame(rows)
+    if (table["run"] == "").all():
+        table = table.drop(columns="run")
+    else:
+        table["scan_id"] += [f"_run-{run}" if run else "" for run in table["run"]]
     notes = (
+        _left_out([path for path in files if path not in set(chosen)], f"files without {entities}"),
+        _left_out(sorted({*chosen} - {*kept}), "files, of which there is one in another space,"),
         _left_out(unplaced, "files that name no subject and bundle"),
         _left_out(unwanted, "files of other bundles"),
     )
     note = "; ".join(filter(None, notes))
-    return Cohort("tracts", pd.DataFrame(rows), _simulated(root), note)
+    return Cohort("tracts", table, _simulated(root), note)
 
 
 def read_groups(root, bundles=BUNDLES):
@@ -137,11 +162,13 @@ def read_groups(root, bundles=BUNDLES):
     return Cohort("groups", pd.DataFrame(rows), note="; ".join(filter(None, notes)))
 
 
-def bundle_row(subject, bundle, path, units="mm"):
+def bundle_row(subject, bundle, path, units="mm", session=""):
     """A row of a cohort of bundles; `path` may be "simulated:" and parameters."""
+    visit = f"_ses-{session}" if session else ""
     return {
-        "scan_id": safe_id(f"sub-{subject}__{bundle}"),
+        "scan_id": safe_id(f"sub-{subject}{visit}__{bundle}"),
         "subject": subject,
+        "session": session,
         "group": bundle,
         "modality": "tractogram",
         "paths": (str(path),),
@@ -162,20 +189,42 @@ def _files(root, suffixes):
     ]
 
 
-def _placed(path):
-    """(subject, bundle) of a file by its path below the root; two times None if it tells none."""
-    match = _NAMED.fullmatch(path.stem)
-    folders = [named for part in path.parts[:-1] if (named := _SUBJECT.fullmatch(part))]
-    if match:
-        subject, bundle = match["subject"].removeprefix("sub-"), match["bundle"]
-    elif folders:
-        subject = folders[-1][1]
-        bundle = path.stem.removeprefix(f"sub-{subject}").lstrip("_")
-    else:
-        return None, None
-    known = {name.lower(): name for name in BUNDLES}
-    bundle = known.get(bundle.lower(), bundle)
-    return (subject, bundle) if subject and bundle else (None, None)
+def _placed(path, known):
+    """(subject, session, run, bundle) by path; subject and bundle are None if it tells none."""
+    told = {}
+    for part in path.parts[:-1]:
+        told |= entities_of(part) if _FOLDER.fullmatch(part) else {}
+    *heads, bundle = path.stem.split("__") if "__" in path.stem else (path.stem,)
+    named = entities_of("_".join(heads) or bundle)
+    told |= {key: named[key] for key in ("sub", "ses", "run") if key in named}
+    if heads and "sub" not in named:
+        told["sub"] = re.sub(r"_(ses|run)-[^_]+", "", heads[0])
+    subject, bundle = told.get("sub"), _bundle_of(bundle, known)
+    if not subject or not bundle:
+        return None, "", "", None
+    return subject, told.get("ses", ""), told.get("run", ""), bundle
+
+
+def _bundle_of(stem, known):
+    """The bundle that a name tells, that of `known` (plain spelling → name) if it is one."""
+    words = [word for word in stem.split("_") if word]
+    free = [word for word in words if not _ENTITY.match(word) and word.lower() not in _KINDS]
+    bundle = known.get(_plain("_".join(free)))
+    if bundle or words[-1:] == free[-1:]:  # not by BIDS
+        return bundle or "_".join(free)
+    words = re.split("[_-]", stem)
+    for size in (3, 2, 1):
+        for start in range(len(words) - size + 1):
+            if _plain("_".join(words[start : start + size])) in known:
+                return known[_plain("_".join(words[start : start + size]))]
+    entities = entities_of(stem)
+    told = (entities[key] for key in ("bundle", "tract", "label", "desc") if key in entities)
+    return next(told, "_".join(free))
+
+
+def _plain(bundle):
+    words = re.split("[_-]", bundle.lower())
+    return "".join({"left": "l", "right": "r"}.get(word, word) for word in words)
 
 
 def _published_split(path):

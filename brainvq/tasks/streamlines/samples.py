@@ -252,7 +252,7 @@ class BundleSamples(Samples):
         """Yields the sample of each tractogram; bad ones are reported and counted."""
         # Before the files: a mistake of the run is none of theirs.
         step_of(trained), known_scale(trained)
-        paths = tractogram_paths(options.files)
+        paths = tractogram_paths(options.files, **options.wanted(trained.study))
         names = inputs(paths, people=False, out=options.out, run=trained.path.name)
 
         def read(path):

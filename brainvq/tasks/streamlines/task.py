@@ -73,7 +73,9 @@ class Streamlines(Task):
                 bundles=options.bundles,
             )
         else:
-            scans = data.open_cohort(options.source, options.root, bundles=options.bundles)
+            chosen = {"entities": options.entities} if options.source == "tracts" else {}
+            chosen["bundles"] = options.bundles
+            scans = data.open_cohort(options.source, options.root, **chosen)
         if len(scans.subjects) > 1:
             return scans.split(
                 options.fractions, seed=study.seed, assignments=options.assignments, stratify=None

@@ -22,7 +22,7 @@ SHOWN, SHOWN_ROWS = 8, 4
 SAME_PLACE = 1e-3
 
 
-def read_scans(trained, names, log, out=None):
+def read_scans(trained, names, log, out=None, wanted=None):
     """Yields (path, `Input`, `PreparedVolume`) of each scan; bad ones are reported and counted.
 
     Args:
@@ -30,6 +30,7 @@ def read_scans(trained, names, log, out=None):
         names: paths of scans, or of folders of them.
         log: `logging.Logger`.
         out: folder of the results.
+        wanted: dict, which files of folders are taken, see `brainvq.data.inputs.scan_paths`.
     """
 
     def read(path):
@@ -41,8 +42,8 @@ def read_scans(trained, names, log, out=None):
         log.info("%s: read (%.1f s)", path, time.perf_counter() - started)
         return scan
 
-    contrast = trained.study.data.suffix
-    return readable_scans(names, read, log, out=out, run=trained.path.name, contrast=contrast)
+    wanted = wanted or {"contrast": trained.study.data.suffix}
+    return readable_scans(names, read, log, out=out, run=trained.path.name, **wanted)
 
 
 def steps_for(trained, path):

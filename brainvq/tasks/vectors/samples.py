@@ -114,7 +114,8 @@ class VectorSamples(Samples):
 
     def read(self, trained, options, log):
         """Yields the sample of each scan; bad ones are reported and counted."""
-        for path, given, scan in read_scans(trained, options.files, log, options.out):
+        wanted = options.wanted(trained.study)
+        for path, given, scan in read_scans(trained, options.files, log, options.out, wanted):
             yield VectorSample(trained, path, given.name, scan)
 
     def read_latents(self, path, name, trained):
