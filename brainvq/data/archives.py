@@ -15,10 +15,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from brainvq.errors import UserError
 from brainvq.files import write_json
+from brainvq.progress import progress as progress_of
 
 MARKER = ".brainvq-extracted.json"
 
@@ -276,7 +275,7 @@ def _unpack(archive, folder, keep, keep_name, title, progress):
         for member in chosen:
             if member.kind == "folder":
                 (folder / member.name).mkdir(parents=True, exist_ok=True)
-        with tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
+        with progress_of(total, title, "B", shown=progress) as bar:
             for name, member in files.items():
                 _write(read, member, folder / name, bar)
     return len(files)

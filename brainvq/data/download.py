@@ -14,12 +14,12 @@ from pathlib import Path
 
 import requests
 import urllib3
-from tqdm.auto import tqdm
 
 from brainvq.data.archives import extract, extracted
 from brainvq.data.jobs import DISK_FULL
 from brainvq.errors import UserError
 from brainvq.files import write_json
+from brainvq.progress import progress as progress_of
 
 _CHUNK = 1 << 18
 _RETRIED = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -301,7 +301,7 @@ def download_file(
 def _fetch_part(session, url, path, progress, retries, backoff, timeout):
     """Brings `path.part` to its full length; returns its path."""
     failures, furthest = 0, _part_size(path)
-    with tqdm(unit="B", unit_scale=True, desc=path.name, disable=not progress) as bar:
+    with progress_of(title=path.name, unit="B", shown=progress) as bar:
         while True:
             try:
                 if _attempt(session, url, path, timeout, bar):
@@ -458,7 +458,7 @@ def _md5(path, progress):
     size = path.stat().st_size
     with (
         open(path, "rb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc="verify", disable=not progress) as bar,
+        progress_of(size, f"verify {path.name}", "B", shown=progress, part=True) as bar,
     ):
         while chunk := file.read(1 << 20):
             digest.update(chunk)

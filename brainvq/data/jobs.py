@@ -9,9 +9,9 @@ import time
 
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from tqdm.auto import tqdm
 
 from brainvq.errors import UserError
+from brainvq.progress import progress as progress_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -43,7 +43,7 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
         # Starting a process costs a second or two: worth it for eight scans or more.
         workers = max(1, min(joblib.cpu_count(), len(jobs) // 8))
     workers = min(workers, len(jobs))
-    bar = tqdm(total=len(jobs), desc=title, unit="scan", disable=not progress or not jobs)
+    bar = progress_of(len(jobs), title, "scan", shown=progress)
     with bar, contextlib.ExitStack() as stack:
         if workers > 1 and threads:
             results = joblib.Parallel(workers, "threading", return_as="generator_unordered")(

@@ -13,14 +13,13 @@ import string
 import subprocess
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from brainvq.data.cohort import safe_id
 from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
 from brainvq.data.scans import MASK, SIMULATED, ScanError, load_scan, scan_files
 from brainvq.data.selection import entities_of, plain_label
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
+from brainvq.progress import say
 
 logger = logging.getLogger("brainvq")
 
@@ -145,7 +144,7 @@ def _make_masks(jobs, folder, workers, progress):
             for scan, problem in results:
                 if problem is not None:
                     last = problem
-                    tqdm.write(f"no brain mask of {scan}: {problem}")
+                    say(f"no brain mask of {scan}: {problem}")
     return last
 
 

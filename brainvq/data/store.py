@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
 from brainvq.data.layouts import LAYOUTS
@@ -27,6 +26,7 @@ from brainvq.data.scans import scan_files
 from brainvq.data.steps import steps_from_config, steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_json
+from brainvq.progress import say
 
 FORMAT = 1
 DTYPES = ("float16", "float32")
@@ -377,7 +377,7 @@ def _run(jobs, workers, progress):
                 raise RuntimeError(f"scan {scan_id}: {message}") from error
             if message:
                 failures[scan_id] = message
-                tqdm.write(f"left out {scan_id}: {message}")
+                say(f"left out {scan_id}: {message}")
     return failures
 
 

@@ -11,9 +11,9 @@ quantized variational autoencoders"). Scores for each pixel are made of it by
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from brainvq.errors import UserError
+from brainvq.progress import progress
 
 
 class AnomalyDetector:
@@ -200,14 +200,8 @@ class AnomalyDetector:
         improbable = self.surprise(codes, labels) > self.threshold_bits
         touched = np.flatnonzero(improbable.any(axis=(1, 2)))
         starts = range(0, len(touched), self.sampling_batch)
-        bar = tqdm(
-            total=len(touched) * self.draws,
-            desc="restoring",
-            unit="slice",
-            disable=not self.progress or not len(touched),
-            leave=False,
-        )
-        with bar:
+        total = len(touched) * self.draws
+        with progress(total, "restoring", "slice", shown=self.progress, part=True) as bar:
             for start in starts:
                 rows = touched[start : start + self.sampling_batch]
                 known = None if labels is None else np.asarray(labels)[rows]

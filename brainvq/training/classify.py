@@ -18,7 +18,6 @@ components, strength of the penalty) is fitted to the training subjects of a fol
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 from brainvq.models.classifier import CodeClassifier, FrozenEncoder, ImageClassifier, copy_layer
+from brainvq.progress import progress
 from brainvq.training.augment import Augment
 from brainvq.training.classify_methods import (
     METHODS,
@@ -289,7 +288,7 @@ def cross_validate(samples, splits, *, methods=None, model=None, **settings):
     shape = (len(splits), len(subjects), len(samples.classes))
     probabilities, seconds, parameters = {}, {}, {}
     units = sum(int(split.max()) + 1 for split in splits)
-    bar = tqdm(total=units * len(methods), unit="fold", disable=not sys.stderr.isatty())
+    bar = progress(units * len(methods), unit="fold")
     with bar:
         for number, name in enumerate(methods):
             bar.set_description(name)

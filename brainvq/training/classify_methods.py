@@ -4,17 +4,15 @@ Each is a class with `start(repeat, split)` before the folds of a repeat, `fit(t
 `predict(test)` and `parameters()`; `make_method` makes the one of a name.
 """
 
-import sys
-
 import keras
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from brainvq.models.classifier import CodeClassifier, pixel_classifier, trainable_parameters
+from brainvq.progress import progress
 from brainvq.training.fit import optimizer, to_numpy
 
 METHODS = ("codes", "encoder", "pixels", "linear codes", "linear pixels")
@@ -285,16 +283,17 @@ def _area_matrix(size):
 def encode(samples, model, batch_size, augment, seed, title):
     """Codes of all samples, changed by `augment` first, as small integers `(n, h, w)`."""
     codes = None
-    starts = range(0, len(samples), batch_size)
-    for start in tqdm(starts, title, unit="batch", disable=not sys.stderr.isatty(), leave=False):
-        rows = np.arange(start, min(start + batch_size, len(samples)))
-        images = samples.read(rows)
-        if augment is not None:
-            images = augment(images, np.random.default_rng((*seed, start)))
-        batch = model.encode(images, batch_size=batch_size)
-        if codes is None:
-            codes = np.empty((len(samples), *batch.shape[1:]), small_dtype(model.num_codes))
-        codes[rows] = batch
+    with progress(len(samples), title, "sample", part=True) as bar:
+        for start in range(0, len(samples), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(samples)))
+            images = samples.read(rows)
+            if augment is not None:
+                images = augment(images, np.random.default_rng((*seed, start)))
+            batch = model.encode(images, batch_size=batch_size)
+            if codes is None:
+                codes = np.empty((len(samples), *batch.shape[1:]), small_dtype(model.num_codes))
+            codes[rows] = batch
+            bar.update(len(rows))
     return codes
 
 

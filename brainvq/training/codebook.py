@@ -1,12 +1,11 @@
 """Codes of many samples, written to disk as they are made."""
 
 import logging
-import sys
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from brainvq.files import atomic_path
+from brainvq.progress import progress
 
 logger = logging.getLogger("brainvq")
 
@@ -38,9 +37,7 @@ def encode_to_file(
         total = copies * len(rows)
         with (
             atomic_path(path) as temporary,
-            tqdm(
-                total=total, desc=title, unit="sample", leave=False, disable=not sys.stderr.isatty()
-            ) as bar,
+            progress(total, title, "sample", part=True) as bar,
         ):
             codes = None
             for start in range(0, total, batch_size):

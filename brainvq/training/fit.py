@@ -3,17 +3,16 @@
 import json
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_csv
+from brainvq.progress import progress
 
 logger = logging.getLogger("brainvq")
 
@@ -169,13 +168,11 @@ class _Keeper(keras.callbacks.Callback):
         self.began = time.monotonic()
 
     def on_train_begin(self, logs=None):
-        self.bar = tqdm(
-            total=self.epochs * len(self.stream),
+        self.bar = progress(
+            self.epochs * len(self.stream),
+            self.title,
+            part=True,
             initial=self.first * len(self.stream),
-            desc=self.title,
-            unit="step",
-            disable=not sys.stderr.isatty(),
-            leave=False,
         )
         self.training_began = time.monotonic()
 
@@ -202,7 +199,7 @@ class _Keeper(keras.callbacks.Callback):
         done = epoch + 1 - self.first
         left = (time.monotonic() - self.training_began) / done * (self.epochs - epoch - 1)
         shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
-        tqdm.write("", end="", file=sys.stderr)
+        self.bar.clear()
         logger.info(
             "%s: epoch %d/%d  %s  (%.1f s, about %s left)",
             self.title,

@@ -1,12 +1,10 @@
 """Measures of runs on slices: reconstruction, use of the codes, matrices of other scanners."""
 
-import sys
-
 import numpy as np
-from tqdm.auto import tqdm
 
 from brainvq import evaluation
 from brainvq.errors import UserError
+from brainvq.progress import progress
 from brainvq.tasks.base import plain
 from brainvq.tasks.scans import prepared
 
@@ -78,15 +76,16 @@ def _measure_matrix(run, models, matrix, title):
     """The `SimilarityAccumulator` of each model over the test scans on one matrix."""
     test = run.scans.table[run.scans.table["split"] == "test"]
     measured = {name: evaluation.SimilarityAccumulator() for name in models}
-    silent = not sys.stderr.isatty()
-    for row in tqdm(test.itertuples(), title, len(test), disable=silent, leave=False):
-        try:
-            slices = prepared(run.study, run.task, row, selected=True, **matrix).slices
-        except UserError:
-            continue  # one that could not be read was named when the arrays were prepared
-        for name, model in models.items():
-            for start in range(0, len(slices), run.task.batch_size):
-                batch = slices[start : start + run.task.batch_size]
-                restored = np.clip(model.reconstruct(batch), 0, 1)
-                measured[name].add(batch, restored, [row.subject] * len(batch))
+    with progress(len(test), title, "scan", part=True) as bar:
+        for row in test.itertuples():
+            bar.update()
+            try:
+                slices = prepared(run.study, run.task, row, selected=True, **matrix).slices
+            except UserError:
+                continue  # one that could not be read was named when the arrays were prepared
+            for name, model in models.items():
+                for start in range(0, len(slices), run.task.batch_size):
+                    batch = slices[start : start + run.task.batch_size]
+                    restored = np.clip(model.reconstruct(batch), 0, 1)
+                    measured[name].add(batch, restored, [row.subject] * len(batch))
     return measured
