@@ -64,6 +64,18 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False))
 
 
+def read_csv(path, *texts):
+    """Reads a table that `write_csv` wrote: only empty cells are missing, so NA stays a name.
+
+    Args:
+        path: `.csv` file.
+        *texts: columns that are text, whatever they look like.
+    """
+    import pandas as pd  # whoever has a table has loaded it
+
+    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+
+
 def write_array(path, array):
     """`numpy.save`, atomically."""
     with atomic_path(path) as temporary:

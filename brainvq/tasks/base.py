@@ -12,6 +12,7 @@ import pandas as pd
 
 from brainvq.data import prepare
 from brainvq.errors import UserError
+from brainvq.files import read_csv
 from brainvq.reports import figures
 from brainvq.training.fit import optimizer
 
@@ -219,8 +220,8 @@ def plain(table):
 
 
 def read_subjects(run):
-    """Measures per test subject of a `LoadedRun`; a subject called 02 stays 02."""
-    return pd.read_csv(run.file("subjects.csv"), dtype={"subject": str})
+    """Measures per test subject of a `LoadedRun`; subjects called 02 or NA stay so."""
+    return read_csv(run.file("subjects.csv"), "subject")
 
 
 def figure_path(run, name):

@@ -20,7 +20,9 @@ LEDGER = "inputs.json"
 LONGEST = 170
 # Dots stand in names too, as in those of DICOM; only these are endings.
 _ENDING = re.compile(
-    r"\.(nii|mgh|mgz|mnc|img|hdr|npy|trk|tck|trx|png|jpe?g|tiff?|bmp)(\.(gz|bz2|zst))?$", re.I
+    r"\.(nii|mgh|mgz|mnc|img|hdr|npy|trk|tck|trx)(\.(gz|bz2|zst))?$"
+    r"|(\.nii(\.gz)?)?\.(png|jpe?g|tiff?|bmp)$",
+    re.I,
 )
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+|^IXI\d+|^OAS[12]_\d+")
 # Folders that may tell them: sub-01/ses-2/anat/.

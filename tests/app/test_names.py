@@ -29,6 +29,7 @@ def test_people_in_folders_of_one_name_are_told_apart_by_the_folder_that_differs
 def test_dots_are_parts_of_names():
     assert names(["a/1.3.12.2.0.nii.gz", "a/1.3.12.2.1.NII.GZ"]) == ["1.3.12.2.0", "1.3.12.2.1"]
     assert stem_of("brain.v1.mgz") == "brain.v1"
+    assert stem_of("case_4_slice_0.nii.png") == stem_of("case_4_slice_0.JPG") == "case_4_slice_0"
 
 
 def test_subjects_and_sessions_are_names_where_they_suffice():

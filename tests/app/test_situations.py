@@ -2,13 +2,17 @@
 
 import os
 import signal
+import types
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from brainvq import cli
 from brainvq.data import Cohort
 from brainvq.errors import UserError
 from brainvq.tasks import task
+from brainvq.tasks.base import read_subjects
 from brainvq.tasks.run import _moved
 from brainvq.tasks.scans import _read_description
 from brainvq.training.runs import RunFolder
@@ -128,3 +132,12 @@ def test_paths_of_data_that_were_moved():
         "axcodes=LAS:data/b/1.img",
         "data/ab/1.nii",
     ]
+
+
+def test_subjects_keep_their_names(tmp_path):
+    names = ["02", "NA", "null", "nan"]
+    table = pd.DataFrame({"subject": names, "ssim": [0.5, np.nan, 1, 0.25]})
+    table.to_csv(tmp_path / "subjects.csv", index=False)
+    found = read_subjects(types.SimpleNamespace(file=lambda name: tmp_path / name))
+    assert list(found["subject"]) == names
+    np.testing.assert_array_equal(found["ssim"], table["ssim"])

@@ -483,3 +483,43 @@ def test_help_names_the_verbs(capsys):
     told = capsys.readouterr().out
     for words in ("perturb TRACTS...", "--bundle MCP", "reconstruct TRACTS...", ".trk, .tck"):
         assert words in told
+
+
+def with_others(path, suffix):
+    """A file whose third streamline is a point and whose last is not finite (or stands still)."""
+    original = load_tractogram(path)
+    lines = [np.array(line) for line in original.streamlines]
+    lines[2] = lines[2][:1]
+    lines[-1] = np.full((3, 3), 7.0 if suffix == ".tck" else np.nan)
+    # Values for each point no longer fit.
+    bare = dataclasses.replace(data.new_tractogram(lines, *space_of(original)))
+    weights = {"weight": np.arange(len(lines), dtype="float32")[:, None]}
+    bare = dataclasses.replace(bare, data_per_streamline={} if suffix == ".tck" else weights)
+    return save_tractogram(bare, lines, path.with_name(f"odd{suffix}")), lines
+
+
+def space_of(tractogram):
+    return (
+        (tractogram.affine, tractogram.shape)
+        if tractogram.affine is not None
+        else (np.eye(4), "xyz")
+    )
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_no_curve_stays_as_it_is(runs, files, tmp_path, monkeypatch, capsys, suffix):
+    path, lines = with_others(files[suffix], suffix)
+    for points in ("own", "model"):
+        words = (path, "--points", points)
+        use(tmp_path, monkeypatch, runs["lossless"], "reconstruct", *words, "--out", points)
+        whole = load_tractogram(tmp_path / points / f"odd_desc-reconstruction{suffix}").streamlines
+        assert len(whole) == len(lines)
+        for number in (2, len(lines) - 1):
+            np.testing.assert_allclose(whole[number], lines[number], atol=1e-5)
+        assert np.isfinite(np.concatenate(list(whole[:-1]))).all()
+        use(tmp_path, monkeypatch, runs["lossless"], "encode", *words, "--out", f"{points}-codes")
+        codes = tmp_path / f"{points}-codes" / "odd_latents.npy"
+        use(tmp_path, monkeypatch, runs["lossless"], "decode", codes, "--out", f"{points}-back")
+        back = load_tractogram(tmp_path / f"{points}-back" / f"odd_latents_decoded{suffix}")
+        assert_near(back.streamlines, whole, atol=1e-2)
+    assert f"odd{suffix}: 2 of {len(lines)} streamlines are no curves" in capsys.readouterr().out

@@ -114,7 +114,7 @@ def test_sample(path, trained, tmp_path, monkeypatch):
     assert (folder / "samples.png").stat().st_size > 0
     use(tmp_path, monkeypatch, trained, "decode", folder / "latents.npy", "--out", "b")
     for number, image in enumerate(images, 1):
-        found = volume(tmp_path / "b" / f"latents-{number:03d}_decoded.nii.gz", trained)
+        found = volume(tmp_path / "b" / f"latents_decoded-{number:03d}.nii.gz", trained)
         np.testing.assert_allclose(found, image[..., 0], atol=1e-5)
     assert (tmp_path / "b" / "latents_decoded.png").stat().st_size > 0
 

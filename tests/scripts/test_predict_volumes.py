@@ -233,7 +233,7 @@ def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
     # The codes on file decode to the same brains.
     use(tmp_path, monkeypatch, runs["som"], "decode", "a/codes.npy", "--out", "b")
     np.testing.assert_array_equal(np.load(tmp_path / "b" / "codes_decoded.npy"), volumes)
-    one = nib.load(tmp_path / "b" / "codes-002_decoded.nii.gz")
+    one = nib.load(tmp_path / "b" / "codes_decoded-002.nii.gz")
     other = nib.load(tmp_path / "a" / "sample-002.nii.gz")
     np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
     np.testing.assert_array_equal(one.affine, other.affine)

@@ -11,6 +11,8 @@ from brainvq.reports import figures
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.slices.steps import levels_of_slices
 
+# Below this share of the brightest pixel a foreground is black.
+BLACK = 0.05
 # New or decoded slices that a picture has room for.
 SHOWN = 64
 
@@ -26,6 +28,7 @@ class SliceSample(ScanSample):
     """
 
     unit = "slice"
+    black = False
 
     def __init__(self, trained, path, name, scans):
         super().__init__(trained, path, name, scans[0] if scans else None)
@@ -55,9 +58,16 @@ class SliceSample(ScanSample):
             rows.append(self._row("mean of three", self.scan, self.scan.from_volume(whole)))
         return rows
 
+    def summary(self, row):
+        """A row of `measures` in words, and why its foreground is like nothing."""
+        why = " (the model gives black there: was it trained long enough?)" if self.black else ""
+        return super().summary(row) + why
+
     def _row(self, plane, scan, restored):
         restored = restored.reshape(scan.slices.shape)
-        inside = ssim(scan.slices, restored, mask=foreground(scan.slices))
+        brain = foreground(scan.slices)
+        inside = ssim(scan.slices, restored, mask=brain)
+        self.black = brain.any() and restored.reshape(brain.shape)[brain].max() < BLACK
         return {
             "file": str(self.path),
             "plane": plane,

@@ -26,6 +26,8 @@ class Place:
         points: int `(n,)`, points that each gets; None for as many as the model gives.
         affine: `(4, 4)` voxel indices of the file's space to mm, or None where it has none (.tck).
         shape: (x, y, z) voxels of that space, or None.
+        others: what the file holds that is no curve, such as a single point, and stays as it is:
+            dict of its number in the file to float `(points, 3)` in mm.
     """
 
     format: str
@@ -33,16 +35,23 @@ class Place:
     points: np.ndarray | None = None
     affine: np.ndarray | None = None
     shape: tuple | None = None
+    others: dict = dataclasses.field(default_factory=dict)
 
     def streamlines(self, groups, scale):
         """Groups in units as the streamlines of the file, in mm: array or list of `(points, 3)`."""
         # Only the end of the last group is filled up.
         lines = np.asarray(groups).reshape(-1, *groups.shape[2:])[: len(self.flipped)]
         lines = data.restore_directions(scale.to_mm(lines), self.flipped)
-        return lines if self.points is None else with_points(lines, self.points)
+        lines = lines if self.points is None else with_points(lines, self.points)
+        if not self.others:
+            return lines
+        curves = iter(lines)
+        count = len(lines) + len(self.others)
+        return [self.others[k] if k in self.others else next(curves) for k in range(count)]
 
     def to_config(self):
         """The content of the `.json` beside codes."""
+        others = {str(k): np.asarray(line).tolist() for k, line in self.others.items()}
         return {
             "format": self.format,
             "streamlines": len(self.flipped),
@@ -50,6 +59,7 @@ class Place:
             "points": None if self.points is None else self.points.tolist(),
             "affine": None if self.affine is None else np.asarray(self.affine).tolist(),
             "shape": None if self.shape is None else list(self.shape),
+            **({"others": others} if others else {}),
         }
 
     @classmethod
@@ -67,8 +77,14 @@ class Place:
                 None if points is None else np.array(points, int).reshape(len(flipped)),
                 None if affine is None else np.array(affine, float).reshape(4, 4),
                 None if shape is None else tuple(int(size) for size in shape),
+                {
+                    int(k): np.array(line, float).reshape(-1, 3)
+                    for k, line in config.get("others", {}).items()
+                },
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if not set(place.others) <= set(range(len(flipped) + len(place.others))):
+                raise ValueError(f"others: found numbers {', '.join(map(str, place.others))}")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: {reason}; expected what encode wrote") from None
         space = (affine is None) == (shape is None) and len(shape or "xyz") == 3

@@ -53,7 +53,7 @@ class BundleSample(Sample):
 
     @classmethod
     def read(cls, trained, path, name, points=None):
-        """Reads a file.
+        """Reads a file. What is no curve in it, such as a single point, is left as it is.
 
         Args:
             trained: `brainvq.tasks.trained.Trained`.
@@ -64,15 +64,20 @@ class BundleSample(Sample):
         """
         step, scale = step_of(trained), known_scale(trained)
         tractogram = data.load_tractogram(path)
-        lines = data.resample(tractogram.streamlines, step.points, source=str(path))
+        usable = data.usable(tractogram.streamlines)
+        others = {int(k): tractogram.streamlines[k] for k in np.flatnonzero(~usable)}
+        others = others if usable.any() else {}  # then `resample` says what is wrong
+        curves = tractogram.streamlines[usable] if others else tractogram.streamlines
+        lines = data.resample(curves, step.points, source=str(path))
         flipped = np.zeros(len(lines), bool)
         if step.align:
             lines, flipped = data.align_directions(lines)
         groups, counts = data.group(lines, step.size)
         own = points == "own" or (points is None and bool(tractogram.data_per_point))
-        lengths = np.array([len(line) for line in tractogram.streamlines]) if own else None
+        lengths = np.array([len(line) for line in curves]) if own else None
         space = tractogram.affine, tractogram.shape
-        sample = cls(trained, path, name, Place(tractogram.format, flipped, lengths, *space), scale)
+        place = Place(tractogram.format, flipped, lengths, *space, others)
+        sample = cls(trained, path, name, place, scale)
         sample.tractogram, sample.groups, sample.counts = tractogram, scale.to_unit(groups), counts
         return sample
 
@@ -257,6 +262,12 @@ class BundleSamples(Samples):
 
         def read(path):
             sample = BundleSample.read(trained, path, names[path].name, options.points)
+            if sample.place.others:
+                log.warning(
+                    "%s: %d of %d streamlines are no curves (fewer than two different points, or "
+                    "not finite) and stay as they are",
+                    *(path, len(sample.place.others), len(sample.tractogram)),
+                )
             outside = (np.abs(sample.groups) > BOX).any(axis=-1).mean()
             if outside > OUTSIDE:
                 log.warning(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from brainvq import evaluation
 from brainvq.evaluation.latents import TRAVERSAL_VALUES
-from brainvq.files import atomic_path
+from brainvq.files import atomic_path, read_csv
 from brainvq.reports import generation
 from brainvq.reports import latents as pictures
 from brainvq.studies.introvae3d import GRADES, PUBLISHED
@@ -58,7 +58,7 @@ def vector_figures(run, metrics):
     if "dimensions" in metrics["latents"]:
         drawn |= _class_figures(run, metrics["latents"])
     if "age" in metrics["latents"]:
-        table = pd.read_csv(run.file("latents", "age.csv"))
+        table = read_csv(run.file("latents", "age.csv"))
         path = figure_path(run, "age")
         drawn["age"] = pictures.age_scatter(table, path, simulated=run.simulated)
     if "audit" in metrics:
@@ -97,7 +97,7 @@ def _brains(run, about, shown):
     subjects, groups = about["subject"], classes(about)
     names = [f"{subjects[row]}, {groups[row] or 'test'}" for row in shown]
     real, samples = run.store.read(shown), stored_samples(run)
-    near = pd.read_csv(run.file("samples", "nearest.csv"), dtype={"scan_id": str}).head(SHOWN)
+    near = read_csv(run.file("samples", "nearest.csv"), "scan_id").head(SHOWN)
     scans = pd.Index(run.store.table["scan_id"].astype(str))
     nearest = run.store.read(scans.get_indexer(near["scan_id"]))
     return {

@@ -76,7 +76,7 @@ class VectorSample(ScanSample):
     def save_decoded(self, decoded, folder):
         """Writes volumes as NIfTI, and a picture of them."""
         count, stem = len(decoded), f"{self.name}_decoded"
-        names = [f"{self.name}-{number:03d}_decoded" for number in range(1, count + 1)]
+        names = [f"{self.name}_decoded-{number:03d}" for number in range(1, count + 1)]
         save_volumes(self.trained, folder, names if count > 1 else [stem], decoded)
         few = f", {SHOWN} of {count}" if count > SHOWN else ""
         title = f"decoded from {self.path.name}{few}"

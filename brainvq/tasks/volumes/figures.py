@@ -3,10 +3,10 @@
 import keras
 import nibabel as nib
 import numpy as np
-import pandas as pd
 
 from brainvq import data, evaluation
 from brainvq.evaluation import to_unit
+from brainvq.files import read_csv
 from brainvq.reports import som
 from brainvq.reports.planes import reconstruction_planes, three_planes
 from brainvq.tasks.base import figure_path, read_subjects
@@ -172,7 +172,8 @@ def sample_figures(run):
     Returns:
         Dict of name to path.
     """
-    table = pd.read_csv(run.file("samples", "nearest.csv"), dtype={"scan_id": str}).head(PLANES)
+    table = read_csv(run.file("samples", "nearest.csv"), "scan_id")
+    table = table.head(PLANES)
     samples = {
         f"generated {number}": nib.load(
             run.file("samples", f"sample-{number:02d}.nii.gz")

@@ -55,7 +55,7 @@ class VolumeSample(ScanSample):
             simulated = self.trained.simulated
             three_planes(whole, affine, path=path, title=title, simulated=simulated)
             return
-        names = [f"{self.name}-{number:03d}_decoded" for number in range(1, len(decoded) + 1)]
+        names = [f"{self.name}_decoded-{number:03d}" for number in range(1, len(decoded) + 1)]
         save_volumes(self.trained, stem.parent, names, decoded)
         picture_volumes(self.trained, names, decoded, path, title)
 
