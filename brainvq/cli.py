@@ -35,6 +35,14 @@ LESS_MEMORY = {
     "simulate": "--workers 1",
     "compare": "fewer other programs beside it",
 }
+# What is left of a command that was stopped and did not say so itself, as a training does.
+KEPT = {
+    "train": "Nothing was trained yet; the same command begins it",
+    "predict": "The files that are written are whole; the same command makes them all",
+    "prepare": "Finished scans are kept; the same command goes on with the others",
+    "simulate": "Finished scans are kept; the same command goes on with the others",
+    "compare": "Measures that are taken are kept; the same command goes on with the others",
+}
 _NO_MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|OOM when allocating|bad_alloc"
     r"|cannot allocate memory|(failed|unable) to allocate",
@@ -83,7 +91,7 @@ def run(command, arguments, prog):
         choose_backend()
         importlib.import_module(f"brainvq.app.{command}").main(arguments, prog)
 
-    guarded(call, LESS_MEMORY.get(command, "more memory"))
+    guarded(call, LESS_MEMORY.get(command, "more memory"), KEPT.get(command, ""))
 
 
 def with_home(word):
@@ -120,7 +128,7 @@ def _configured_backend():
         return None
 
 
-def guarded(call, less_memory="more memory"):
+def guarded(call, less_memory="more memory", kept=""):
     """Calls a function and ends the process with the status that its outcome deserves.
 
     The status is 0 for success, 2 for a mistake of the user or too little memory (one line on
@@ -130,6 +138,7 @@ def guarded(call, less_memory="more memory"):
     Args:
         call: function without arguments.
         less_memory: what to expect of the user where memory ran out, in words.
+        kept: what is left where the call was stopped and does not say so itself.
     """
     # Each model compiles its own functions; TensorFlow warns that a program with many models does.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -147,7 +156,7 @@ def guarded(call, less_memory="more memory"):
     except KeyboardInterrupt as stop:
         ended = isinstance(stop.__cause__ or stop, Terminated)
         word = "terminated" if ended else "interrupted"
-        print(f"\n{word}. {stop}".rstrip(), file=sys.stderr)
+        print(f"\n{word}. {str(stop) or kept}".rstrip(), file=sys.stderr)
         sys.exit(143 if ended else 130)
     except Exception as error:
         message = _known(error, less_memory)
@@ -160,9 +169,11 @@ def guarded(call, less_memory="more memory"):
 
 def _known(error, less_memory):
     """What a full disk, a name too long or too little memory is in one line; None for others."""
+    from brainvq.files import DISK_FULL
+
     if isinstance(error, OSError):
         place = error.filename or "output"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS):
             return (
                 f"{place}: {os.strerror(error.errno)}; expected a disk with room and write access"
             )

@@ -1,14 +1,20 @@
 """Writing files so that a kill at any moment leaves the old content or the new, never a mixture."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 
 import numpy as np
 
 from brainvq.errors import UserError
+
+# No room on the disk, in a quota, or for a file of this size.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TEMPORARY = re.compile(r"\..*-[0-9a-f]{8}(\..*)?")
 
 
 @contextlib.contextmanager
@@ -24,6 +30,10 @@ def atomic_path(path):
 
     Yields:
         `pathlib.Path` of the temporary file.
+
+    Raises:
+        OSError: the disk is full; with the number of that error and the name of `path`, whichever
+            library writes the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +44,29 @@ def atomic_path(path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        number = _disk_full(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _disk_full(error):
+    """The number of an error of a full disk; None for another error."""
+    if error.errno in DISK_FULL:
+        return error.errno
+    # HDF5 says the number in its text alone, NumPy how many items it could write.
+    found = re.search(r"errno = (\d+)", str(error))
+    if found and int(found[1]) in DISK_FULL:
+        return int(found[1])
+    return errno.ENOSPC if re.search(r"\d+ requested and \d+ written", str(error)) else None
+
+
+def is_temporary(path):
+    """Whether a path has the name of a temporary file of `atomic_path`."""
+    return _TEMPORARY.fullmatch(Path(path).name) is not None
 
 
 def write_text(path, text):

@@ -1,10 +1,14 @@
-"""Reading arrays that a user names."""
+"""Reading arrays that a user names, and writing files on a disk that is full."""
 
+import resource
+
+import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from brainvq.errors import UserError
-from brainvq.files import read_array, write_array
+from brainvq.files import DISK_FULL, atomic_path, is_temporary, read_array, write_array
 
 
 @pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.float32(2), np.zeros((0, 4))])
@@ -63,3 +67,61 @@ def test_what_is_no_array_is_said_in_one_line(tmp_path, kind, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"^.*b\.npy: no such file; expected codes \(\.npy\)$"):
         read_array(tmp_path / "b.npy", expected="codes")
+
+
+def _text(path):
+    path.write_text("a" * 100_000)
+
+
+def _array(path):
+    np.save(path, np.ones(50_000))
+
+
+def _archive(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=np.ones(50_000))
+
+
+def _hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["a"] = np.ones(50_000)
+
+
+def _picture(path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), "uint8")
+    Image.fromarray(noise).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.txt", _text),
+        ("a.npy", _array),
+        ("a.npz", _archive),
+        ("a.h5", _hdf5),
+        ("a.png", _picture),
+    ],
+)
+def test_without_room_every_library_gives_one_error(tmp_path, name, write):
+    path = tmp_path / name
+    path.write_text("before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught, atomic_path(path) as temporary:
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in DISK_FULL
+    assert caught.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "before"
+
+
+def test_temporary_files_are_known_by_their_names(tmp_path):
+    with atomic_path(tmp_path / "a.nii.gz") as temporary:
+        temporary.touch()
+        assert is_temporary(temporary)
+    assert not any(
+        map(is_temporary, ["a.nii.gz", ".lock", ".brainvq-extracted.json", "a-12345678"])
+    )

@@ -109,45 +109,54 @@ def train_run(run, prog):
     Raises:
         UserError: another process is at it.
     """
-    with run.folder.lock():
-        _train_stages(run, prog)
+    from brainvq.files import DISK_FULL
+    from brainvq.training.runs import Clock
+
+    clock = Clock(run.file("timings.json"))
+    try:
+        with run.folder.lock():
+            _train_stages(run, prog, clock)
+    except (KeyboardInterrupt, OSError) as stop:
+        saved = f"Saved: {run.folder.saved()}."
+        hint = f"Go on with: {prog} --resume {shlex.quote(str(run.path))}"
+        if isinstance(stop, KeyboardInterrupt):
+            logger.info("stopped. %s", saved)
+            raise KeyboardInterrupt(f"{saved} {hint}") from stop
+        if stop.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"{stop.filename or run.path}: {stop.strerror}, at the stage {clock.stage}; expected "
+            f"a disk with room. {saved} {hint}"
+        ) from stop
 
 
-def _train_stages(run, prog):
+def _train_stages(run, prog, clock):
     import keras
 
     from brainvq.app import measure, stages
     from brainvq.files import write_json
     from brainvq.training.fit import duration
-    from brainvq.training.runs import Clock
 
     settle_keras()
     log = run.folder.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())
-    clock = Clock(run.file("timings.json"))
-    try:
-        with clock("data"):
-            store = run.store
-        log.info("%s", run.scans.describe())
-        if run.simulated:
-            log.info("these data are simulated; use --data.source for real scans")
-        with clock("autoencoder"):
-            run.model = stages.train_autoencoder(run)
-        if run.model.num_codes:
-            with clock("codes"):
-                run.codes = stages.encode(run)
-        if run.study.has_prior:
-            with clock("prior"):
-                run.prior = stages.train_prior(run)
-        with clock("measures"):
-            measure.measure_run(run)
-        with clock("report"):
-            measure.report_run(run)
-    except KeyboardInterrupt as stop:
-        hint = f"Go on with: {prog} --resume {shlex.quote(str(run.path))}"
-        saved = f"Saved: {run.folder.saved()}."
-        log.info("stopped. %s", saved)
-        raise KeyboardInterrupt(f"{saved} {hint}") from stop
+    with clock("data"):
+        store = run.store
+    log.info("%s", run.scans.describe())
+    if run.simulated:
+        log.info("these data are simulated; use --data.source for real scans")
+    with clock("autoencoder"):
+        run.model = stages.train_autoencoder(run)
+    if run.model.num_codes:
+        with clock("codes"):
+            run.codes = stages.encode(run)
+    if run.study.has_prior:
+        with clock("prior"):
+            run.prior = stages.train_prior(run)
+    with clock("measures"):
+        measure.measure_run(run)
+    with clock("report"):
+        measure.report_run(run)
     del store
     write_json(run.file("finished.json"), {"seconds": clock.total()})
     log.info("done in %s: open %s", duration(clock.total()), run.file("report.html"))

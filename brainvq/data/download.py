@@ -1,6 +1,7 @@
 """Downloads that survive interruption: terms first, then resume, size, checksum and disk checks."""
 
 import contextlib
+import email.utils
 import errno
 import hashlib
 import json
@@ -11,26 +12,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urljoin
 
 import requests
 import urllib3
 
 from brainvq.data.archives import extract, extracted
-from brainvq.data.jobs import DISK_FULL
 from brainvq.errors import UserError
-from brainvq.files import write_json
+from brainvq.files import DISK_FULL, write_json
 from brainvq.progress import progress as progress_of
 
 _CHUNK = 1 << 18
 _RETRIED = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 # Answers that may be different a moment later.
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
+# Bytes in a second below which a connection counts as dropped.
+_SLOWEST = 100
+# Seconds that a server may ask us to wait for.
+_LONGEST_WAIT = 600
 _CHANGED = object()  # the file on the server is another one by now
 _OF_THE_DISK = (
     *DISK_FULL,
     errno.EACCES,
     errno.EEXIST,
-    errno.EFBIG,
     errno.EIO,
     errno.EISDIR,
     errno.ENAMETOOLONG,
@@ -39,6 +43,39 @@ _OF_THE_DISK = (
     errno.EPERM,
     errno.EROFS,
 )
+
+
+class Session(requests.Session):
+    """A session that goes on to no address without encryption from one with it."""
+
+    def get_redirect_target(self, resp):
+        """Where an answer sends us, None for nowhere."""
+        target = super().get_redirect_target(resp)
+        if target and resp.url.startswith("https:"):
+            place = urljoin(resp.url, target)
+            if not place.startswith("https:"):
+                raise UserError(
+                    f"{resp.url}: the server sends us on to {place}, without encryption; expected "
+                    "an address with https"
+                )
+        return target
+
+
+class _Busy(requests.ConnectionError):
+    """The server asks for patience: `wait` seconds, or None."""
+
+    def __init__(self, response):
+        super().__init__(f"the server answered {response.status_code}")
+        asked = _header(response, "Retry-After")
+        self.wait = _number(asked)
+        if asked and self.wait is None:
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
+                moment = email.utils.parsedate_to_datetime(asked).timestamp()
+                self.wait = max(0, moment - time.time())
+
+
+class _Slow(requests.ConnectionError):
+    """The connection brings hardly anything."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +222,7 @@ def download(
             root.mkdir(parents=True, exist_ok=True)
     base_url = (base_url or known.base_url).rstrip("/")
     options = {"progress": progress, "retries": retries, "backoff": backoff, "timeout": timeout}
-    with requests.Session() as session:
+    with Session() as session:
         _check_total(session, base_url, root, missing, timeout)
         for name in (*tables, *names):
             url, md5 = f"{base_url}/{name}", checksums.get(name)
@@ -253,7 +290,8 @@ def download_file(
     The bytes go to `path.part`, with the server's ETag or date in `path.part.json`; `path` appears
     only when size and checksum are right. A part is continued only if the server confirms that its
     file is still the same (If-Range), otherwise the download starts over. Dropped connections and
-    busy servers are tried again; attempts that bring new bytes do not count.
+    busy servers are tried again, after the time that a server names in Retry-After; attempts that
+    bring new bytes do not count. A redirect from https to http is refused.
 
     Args:
         url: address, http or https.
@@ -262,7 +300,8 @@ def download_file(
         progress: show a progress bar.
         retries: attempts without a new byte before giving up, beyond the first.
         backoff: seconds before the first retry; doubled for each further one, at most 60.
-        timeout: seconds without an answer after which a connection counts as dropped.
+        timeout: seconds without an answer, or with less than 100 bytes in a second, after which a
+            connection counts as dropped.
         session: `requests.Session` to use, or None.
 
     Returns:
@@ -283,7 +322,7 @@ def download_file(
         return path
     with contextlib.ExitStack() as stack:
         if session is None:
-            session = stack.enter_context(requests.Session())
+            session = stack.enter_context(Session())
         with _disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = _fetch_part(session, url, path, progress, retries, backoff, timeout)
@@ -301,30 +340,39 @@ def download_file(
 def _fetch_part(session, url, path, progress, retries, backoff, timeout):
     """Brings `path.part` to its full length; returns its path."""
     failures, furthest = 0, _part_size(path)
+    wait = None
     with progress_of(title=path.name, unit="B", shown=progress) as bar:
         while True:
+            slow, wait = False, None
             try:
                 if _attempt(session, url, path, timeout, bar):
                     return _part(path)
                 problem = "the connection ended early"
+            except requests.TooManyRedirects:
+                raise UserError(
+                    f"{url}: the server sends us in a circle; expected the file"
+                ) from None
             except _RETRIED as error:
                 if _is_disk_error(error):
                     raise
                 if isinstance(error, ValueError):  # how requests reports an unusable address
                     raise UserError(f"{url}: is no address to download from: {error}") from error
+                slow, wait = isinstance(error, _Slow), getattr(error, "wait", None)
                 problem = " ".join(str(error).split()) or type(error).__name__
             # Only bytes beyond the furthest point count as progress: a server that always drops
             # the connection and cannot resume must not keep us here for ever.
-            if _part_size(path) > furthest:
+            if _part_size(path) > furthest and not slow:
                 failures, furthest = 0, _part_size(path)
             else:
                 failures += 1
-            if failures > retries:
+            if failures > retries or (wait or 0) > _LONGEST_WAIT:
+                later = "" if wait is None else f", try again in {wait:.0f} s"
                 raise UserError(
-                    f"{url}: gave up after {failures} attempts ({problem}); "
+                    f"{url}: gave up after {failures} attempts ({problem}{later}); "
                     f"{_part_size(path) / 1e6:.1f} MB are kept, the same command goes on from there"
                 )
-            time.sleep(min(backoff * 2 ** max(failures - 1, 0), 60.0))
+            usual = min(backoff * 2 ** max(failures - 1, 0), 60.0)
+            time.sleep(usual if wait is None else max(usual, wait))
 
 
 def _attempt(session, url, path, timeout, bar):
@@ -339,7 +387,7 @@ def _attempt(session, url, path, timeout, bar):
         headers |= {"Range": f"bytes={start}-", "If-Range": known["validator"]}
     with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code in _BUSY:
-            raise requests.ConnectionError(f"the server answered {response.status_code}")
+            raise _Busy(response)
         if response.status_code == 206 and resumable:
             total = _resumed_total(response, known, start)
             if total is _CHANGED:
@@ -355,8 +403,7 @@ def _attempt(session, url, path, timeout, bar):
             _discard(path)
             return False
         elif response.status_code == 200:
-            start, length = 0, _header(response, "Content-Length")
-            total = int(length) if length.isdigit() else None
+            start, total = 0, _number(_header(response, "Content-Length"))
             if total is not None:  # what the old part holds is about to be free
                 check_space(path.parent, total - _part_size(path), url)
             _discard(path)
@@ -367,7 +414,7 @@ def _attempt(session, url, path, timeout, bar):
                 f"{url}: the server answered {response.status_code} {response.reason}, expected "
                 "the file; is the address right?"
             )
-        ended = _append(response, _part(path), start, total, bar)
+        ended = _append(response, _part(path), start, total, bar, timeout)
     size = _part_size(path)
     if total is not None and size > total:
         _discard(path)
@@ -391,8 +438,9 @@ def _resumed_total(response, known, start):
     return total
 
 
-def _append(response, part, start, total, bar):
+def _append(response, part, start, total, bar, timeout):
     """Writes the bytes of an answer behind the part; False where the connection ended early."""
+    enough, until = timeout * _SLOWEST, time.monotonic() + timeout
     bar.total = total
     bar.n = bar.last_print_n = start
     bar.initial = start  # the rate and the time left count this attempt only
@@ -400,9 +448,14 @@ def _append(response, part, start, total, bar):
     bar.refresh()
     with open(part, "ab") as file:
         try:
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            while chunk := response.raw.read1(_CHUNK, decode_content=False):
                 _write(file, chunk)
                 bar.update(len(chunk))
+                enough -= len(chunk)
+                if enough <= 0:
+                    enough, until = timeout * _SLOWEST, time.monotonic() + timeout
+                elif time.monotonic() > until:
+                    raise _Slow(f"less than {_SLOWEST} bytes in a second")
         except urllib3.exceptions.HTTPError:
             return False  # what came before the drop is in the part
     return True
@@ -418,6 +471,11 @@ def _validator(response):
     if etag and not etag.startswith("W/"):  # RFC 9110: a weak one is not allowed in If-Range
         return etag
     return _header(response, "Last-Modified") or None
+
+
+def _number(text):
+    """A number of a header; None where it is none, or none of bytes or seconds."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
 
 
 def _header(response, name):
@@ -515,9 +573,9 @@ def _check_total(session, base_url, root, names, timeout):
         for name in names:
             url, headers = f"{base_url}/{name}", {"Accept-Encoding": "identity"}
             response = session.head(url, headers=headers, timeout=timeout, allow_redirects=True)
-            length = _header(response, "Content-Length")
-            if response.ok and length.isdigit():
-                needed += max(int(length) - _part_size(root / name), 0)
+            length = _number(_header(response, "Content-Length"))
+            if response.ok and length is not None:
+                needed += max(length - _part_size(root / name), 0)
     if needed:
         check_space(root, needed, f"{len(names)} files from {base_url}")
 

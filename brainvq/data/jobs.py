@@ -1,8 +1,6 @@
 """Work on many scans at once, in processes or threads, with a progress bar."""
 
 import contextlib
-import errno
-import functools
 import os
 import threading
 import time
@@ -11,9 +9,8 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from brainvq.errors import UserError
+from brainvq.files import DISK_FULL
 from brainvq.progress import progress as progress_of
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=False):
@@ -53,9 +50,13 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
         elif workers > 1:
             # Processes rather than threads, which would share one interpreter's lock; each gets one
             # thread, or they would fight over the cores.
-            stack.enter_context(joblib.parallel_config("loky", inner_max_num_threads=1))
+            stack.enter_context(
+                joblib.parallel_config(
+                    "loky", inner_max_num_threads=1, initializer=_watch, initargs=(os.getpid(),)
+                )
+            )
             results = joblib.Parallel(workers, return_as="generator_unordered")(
-                joblib.delayed(_in_worker)(os.getpid(), function, job) for job in jobs
+                joblib.delayed(function)(*job) for job in jobs
             )
             stack.callback(results.close)
         else:
@@ -102,15 +103,9 @@ def remove_stale(folder):
                 file.unlink()
 
 
-def _in_worker(parent, function, job):
-    _watch(parent)
-    return function(*job)
-
-
-@functools.cache
 def _watch(parent):
     """Ends this worker process soon after the one that started it was killed."""
-    if os.getppid() != parent:  # started through a launcher: nothing to watch
+    if os.getppid() != parent and _lives(parent):  # started through a launcher: nothing to watch
         return
 
     def watch():
@@ -119,3 +114,13 @@ def _watch(parent):
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True

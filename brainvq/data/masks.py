@@ -14,11 +14,11 @@ import subprocess
 from pathlib import Path
 
 from brainvq.data.cohort import safe_id
-from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
+from brainvq.data.jobs import disk_errors, remove_stale, run_jobs
 from brainvq.data.scans import MASK, SIMULATED, ScanError, load_scan, scan_files
 from brainvq.data.selection import entities_of, plain_label
 from brainvq.errors import UserError
-from brainvq.files import atomic_path
+from brainvq.files import DISK_FULL, atomic_path
 from brainvq.progress import say
 
 logger = logging.getLogger("brainvq")

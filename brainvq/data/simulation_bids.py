@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from brainvq.data.cohort import safe_id
-from brainvq.data.jobs import DISK_FULL, disk_errors, run_jobs
+from brainvq.data.jobs import disk_errors, run_jobs
 from brainvq.data.readers.bids import SIMULATED_KEY, is_simulated
 from brainvq.data.readers.folders import entries, read_people
 from brainvq.data.scans import SIMULATED, load_scan, save_nifti
 from brainvq.data.simulation import LABELS, simulate
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_json, write_text
+from brainvq.files import DISK_FULL, is_temporary, read_json, write_json, write_text
 
 _BIDS = "1.10.0"
 _TITLE = "Simulated brains on the ICBM152 template"
@@ -179,7 +179,11 @@ def _write_scan(row, folder):
 def _check_folder(folder):
     if folder.is_file():
         raise UserError(f"{folder}: is a file; a folder for the simulated data set is expected")
-    if folder.is_dir() and any(folder.iterdir()) and not is_simulated(folder):
+    if (
+        folder.is_dir()
+        and not is_simulated(folder)
+        and not all(map(is_temporary, folder.iterdir()))
+    ):
         raise UserError(
             f"{folder}: holds other data ({entries(folder)}); expected a new or empty folder, or a "
             "simulated data set to go on with"

@@ -28,7 +28,7 @@ from brainvq.data.scans import SIMULATED
 from brainvq.data.simulation_parameters import read_parameters
 from brainvq.data.tractograms import new_tractogram, save_tractogram
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_json, write_text
+from brainvq.files import is_temporary, read_json, write_json, write_text
 from brainvq.names import BUNDLES
 
 _NOTE = "simulated bundles in MNI space"
@@ -239,7 +239,7 @@ def _write_bundle(params, path):
 def _check_folder(out, description):
     if out.is_file():
         raise UserError(f"{out}: is a file; a folder for the simulated bundles is expected")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(map(is_temporary, out.iterdir())):
         return
     if not is_simulated(out):
         raise UserError(

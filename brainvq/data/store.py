@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainvq.data.jobs import DISK_FULL, disk_errors, remove_stale, run_jobs
+from brainvq.data.jobs import disk_errors, remove_stale, run_jobs
 from brainvq.data.layouts import LAYOUTS
 from brainvq.data.scans import scan_files
 from brainvq.data.steps import steps_from_config, steps_to_config
 from brainvq.errors import UserError
-from brainvq.files import atomic_path, write_json
+from brainvq.files import DISK_FULL, atomic_path, write_json
 from brainvq.progress import say
 
 FORMAT = 1

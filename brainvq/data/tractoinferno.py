@@ -6,9 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
-import requests
-
-from brainvq.data.download import RemoteDataset, check_space, download_file, require_terms
+from brainvq.data.download import RemoteDataset, Session, check_space, download_file, require_terms
 from brainvq.data.readers.bundles import PUBLISHED_SPLITS
 from brainvq.errors import UserError
 from brainvq.names import BUNDLES
@@ -74,7 +72,7 @@ def download_tractoinferno(
     root = Path(root)
     base_url = (base_url or TRACTOINFERNO.base_url).rstrip("/")
     options = {"retries": retries, "backoff": backoff, "timeout": timeout}
-    with requests.Session() as session:
+    with Session() as session:
         options["session"] = session
         published = _published(base_url, split, options)
         wanted = _chosen(published, subjects, bundles, f"{base_url} ({split})")

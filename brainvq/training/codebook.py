@@ -33,13 +33,14 @@ def encode_to_file(
         Array `(copies * len(rows), *grid)` of int16 (int32 above 32,767 codes), read-only.
     """
     if not path.exists():
-        kind = "int16" if model.num_codes <= np.iinfo("int16").max + 1 else "int32"
+        kind = "<i2" if model.num_codes <= np.iinfo("int16").max + 1 else "<i4"
         total = copies * len(rows)
         with (
             atomic_path(path) as temporary,
             progress(total, title, "sample", part=True) as bar,
+            # Not a memory map: on a full disk that ends the process, without a word.
+            open(temporary, "wb") as file,
         ):
-            codes = None
             for start in range(0, total, batch_size):
                 places = np.arange(start, min(start + batch_size, total))
                 samples = read(rows[places % len(rows)])
@@ -48,12 +49,10 @@ def encode_to_file(
                     rng = np.random.default_rng((seed, 2, start))
                     samples[late] = augment(samples[late], rng)
                 batch = model.codes(samples, batch_size=batch_size)
-                if codes is None:
-                    codes = np.lib.format.open_memmap(
-                        temporary, mode="w+", dtype=kind, shape=(total, *batch.shape[1:])
-                    )
-                codes[places] = batch
+                if start == 0:
+                    header = {"descr": kind, "fortran_order": False}
+                    header["shape"] = (total, *batch.shape[1:])
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(batch.astype(kind).tobytes())
                 bar.update(len(places))
-            codes.flush()
-            del codes
     return np.load(path, mmap_mode="r")

@@ -5,6 +5,7 @@ import csv
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ except ImportError:  # not on Windows
 
 import brainvq
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_json
+from brainvq.files import is_temporary, read_json, write_json
 
 FORMAT = 1
 
@@ -68,9 +69,12 @@ class RunFolder:
                 raise UserError(
                     f"--runs {runs}: {error.strerror}; expected a writable folder"
                 ) from None
-        write_json(
-            path / "study.json", {"format": FORMAT, "brainvq": brainvq.__version__, **content}
-        )
+        content = {"format": FORMAT, "brainvq": brainvq.__version__, **content}
+        try:
+            write_json(path / "study.json", content)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # it would be no run
+            raise
         return cls(path)
 
     @classmethod
@@ -167,8 +171,9 @@ class RunFolder:
     def lock(self):
         """Keeps the run for this process while the body of a `with` works on it.
 
-        The lock ends with the process, however that ends: a file that a kill has left keeps nobody
-        out. It says which process it was.
+        The lock ends with the process, however that ends: a file that is left keeps nobody out. It
+        says which process it was, and it stays, for another process may have opened it already.
+        What a killed process has left half-written is removed.
 
         Raises:
             UserError: another process has it.
@@ -185,13 +190,15 @@ class RunFolder:
                 ) from None
             except OSError:  # a file system without locks
                 pass
+            for path in filter(is_temporary, [*self.path.glob(".*"), *self.path.glob("*/.*")]):
+                path.unlink(missing_ok=True)
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             try:
                 yield
             finally:
-                self.file(".lock").unlink(missing_ok=True)
+                file.truncate(0)
 
     def log_to_file(self):
         """Sends the log to the screen and to `log.txt`; returns the logger."""
@@ -224,15 +231,18 @@ class Clock:
 
     Args:
         path: JSON file that keeps the sums.
+
+    Attributes:
+        stage: the stage that is timed, or was last.
     """
 
     def __init__(self, path):
-        self.path = path
+        self.path, self.stage = path, "start"
 
     @contextlib.contextmanager
     def __call__(self, stage):
         """Times the body of a `with` and adds it to `stage`."""
-        began = time.monotonic()
+        self.stage, began = stage, time.monotonic()
         yield
         sums = self.seconds()
         sums[stage] = round(sums.get(stage, 0.0) + time.monotonic() - began, 2)

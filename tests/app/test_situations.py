@@ -1,5 +1,6 @@
 """What the machine and the user's settings do to a command: one line, or nothing at all."""
 
+import errno
 import os
 import signal
 import types
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 
 from brainvq import cli
+from brainvq.app import train
 from brainvq.data import Cohort
 from brainvq.errors import UserError
 from brainvq.tasks import task
 from brainvq.tasks.base import read_subjects
 from brainvq.tasks.run import _moved
 from brainvq.tasks.scans import _read_description
+from brainvq.training import runs
 from brainvq.training.runs import RunFolder
 
 
@@ -92,6 +95,51 @@ def test_a_run_is_of_one_process_at_a_time(tmp_path):
     (tmp_path / ".lock").write_text("999999\n")  # of a process that was killed
     with run.lock():
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_what_a_killed_run_left_half_written_goes_with_its_lock(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".model-0123abcd.keras", "checkpoints/.model-0123abcd.npz", "model.keras"):
+        (tmp_path / name).touch()
+    with RunFolder(tmp_path).lock():
+        left = {path.name for path in tmp_path.rglob("*")}
+        assert left == {"checkpoints", ".lock", "model.keras"}
+
+
+def test_a_full_disk_names_file_and_stage_and_what_is_saved(tmp_path, monkeypatch):
+    def stages(run, prog, clock):
+        with clock("autoencoder"):
+            raise OSError(errno.ENOSPC, "No space left on device", "history.csv")
+
+    monkeypatch.setattr(train, "_train_stages", stages)
+    folder = RunFolder(tmp_path)
+    run = types.SimpleNamespace(folder=folder, path=folder.path, file=folder.file)
+    with pytest.raises(UserError) as caught:
+        train.train_run(run, "brainvq train")
+    assert str(caught.value) == (
+        "history.csv: No space left on device, at the stage autoencoder; expected a disk with "
+        "room. Saved: the settings and the scans that are prepared. Go on with: brainvq train "
+        f"--resume {tmp_path}"
+    )
+
+
+def test_no_run_is_left_that_could_not_be_begun(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(runs, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        RunFolder.create(tmp_path, "s", "v", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_command_says_what_is_kept(capsys):
+    def call():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        cli.guarded(call, kept="Finished scans are kept")
+    assert capsys.readouterr().err == "\ninterrupted. Finished scans are kept\n"
 
 
 def test_what_is_saved(tmp_path):

@@ -330,11 +330,13 @@ def test_ctrl_c_keeps_the_part(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         download_file(f"{server.url}/file", tmp_path / "file", **QUICK)
-    assert (tmp_path / "file.part").read_bytes() == CONTENT[:12_000]
+    part = (tmp_path / "file.part").read_bytes()  # reads bring 4000 bytes at most
+    assert 12_000 <= len(part) < 16_000
+    assert CONTENT.startswith(part)
     monkeypatch.setattr(module, "_write", write)
     path = download_file(f"{server.url}/file", tmp_path / "file", **QUICK)
     assert path.read_bytes() == CONTENT
-    assert server.ranges() == [None, "bytes=12000-"]
+    assert server.ranges() == [None, f"bytes={len(part)}-"]
 
 
 def test_disk_full_while_writing_keeps_the_part(server, tmp_path, monkeypatch):
@@ -349,11 +351,13 @@ def test_disk_full_while_writing_keeps_the_part(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_write", full)
     with pytest.raises(UserError, match="the disk is full; make room"):
         download_file(f"{server.url}/file", tmp_path / "file", **QUICK)
-    assert (tmp_path / "file.part").read_bytes() == CONTENT[:12_000]
+    part = (tmp_path / "file.part").read_bytes()  # reads bring 4000 bytes at most
+    assert 12_000 <= len(part) < 16_000
+    assert CONTENT.startswith(part)
     monkeypatch.setattr(module, "_write", write)
     path = download_file(f"{server.url}/file", tmp_path / "file", **QUICK)
     assert path.read_bytes() == CONTENT
-    assert server.ranges() == [None, "bytes=12000-"]
+    assert server.ranges() == [None, f"bytes={len(part)}-"]
 
 
 def small_disk(monkeypatch, free):
