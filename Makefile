@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit jax clean
+.PHONY: demo test lint unit jax fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -28,6 +28,14 @@ jax: $(VENV)/.installed
 		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
 		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile tests/layers tests/models tests/training
+
+# Spoilt files of every format through the program's readers; `make test` tries a small share.
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs 12000
+
+# Every long command killed 200 times, on full disks and twice at once; "make test" has a small share.
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -8,3 +8,7 @@ class UserError(ValueError):
     expected. The command-line programs print that line alone and exit with status 2; a traceback
     is kept for defects of brainvq itself.
     """
+
+    def __str__(self):
+        """The message in one line, whatever the names and texts in it hold."""
+        return " ".join(super().__str__().splitlines())

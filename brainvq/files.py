@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,17 @@ def write_json(path, content):
 
 
 def read_json(path):
-    """Reads a JSON file; `UserError` where it is missing or not JSON."""
+    """The names and values (dict) of a JSON file; `UserError` where there are none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected JSON") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); expected a file of brainvq") from None
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path}: holds a {kind}; expected names and values, a file of brainvq")
+    return content
 
 
 def write_csv(path, table):
@@ -127,16 +132,22 @@ def read_array(path, *, expected):
         UserError: the file is missing or damaged, or holds objects or several arrays (`.npz`).
     """
     try:
-        with open(path, "rb") as file:  # opened here, since NumPy leaves damaged archives open
-            array = np.load(file, allow_pickle=False)
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"PK"
+        if packed and not zipfile.is_zipfile(path):
+            raise ValueError("a damaged archive")
+        if packed:
+            raise UserError(f"{path}: found several arrays; expected {expected} (.npy)")
+        # Mapped first: a header that claims more than the file holds takes no memory.
+        with np.errstate(all="ignore"):
+            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (MemoryError, UserError):
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected {expected} (.npy)") from None
     except Exception as error:  # the parsers of three formats, given any bytes
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({line}); expected {expected} (.npy)") from None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: found several arrays; expected {expected} (.npy)")
-    return array
 
 
 def records(table):

@@ -130,7 +130,7 @@ def parse(folder, verb, words, prog):
     Raises:
         UserError: the run has no such verb or option, or a value is none.
     """
-    study = from_dict(folder.study["study"])
+    study = from_dict(folder.study.get("study") or {})
     cls = options_of_verb(verb, study, folder.path)
     if not HELP & set(words):
         refuse_others(words, verb, study, folder.path)

@@ -22,6 +22,9 @@ from brainvq.progress import progress as progress_of
 MARKER = ".brainvq-extracted.json"
 
 _CHUNK = 1 << 20
+# Archives of images and tables are unpacked to a few times their size. One that is unpacked to more
+# than so many bytes, and so many times its size, was made to fill the disk.
+_HARMLESS, _MOST_UNPACKED = 1 << 28, 100
 _DAMAGED = (
     EOFError,
     tarfile.TarError,
@@ -121,12 +124,35 @@ def _opened(archive):
     # By its first bytes: a tar that holds a zip also ends like one.
     if _head(archive)[:2] == b"PK":
         with zipfile.ZipFile(archive) as opened:
+            check_unpacked(archive, sum(info.file_size for info in opened.infolist()))
             yield [_zip_member(archive, opened, info) for info in opened.infolist()], opened.open
         return
     with tarfile.open(archive, "r:*") as opened:
-        members = [_tar_member(archive, info) for info in opened]
+        members, total = [], 0
+        for info in opened:  # to go on to the next one, this one is unpacked
+            total += info.size
+            check_unpacked(archive, total)
+            members.append(_tar_member(archive, info))
         _check_tar_end(archive, opened)
         yield members, opened.extractfile
+
+
+def check_unpacked(archive, size):
+    """Refuses an archive that is made to fill disk or memory: small itself, and huge unpacked.
+
+    Args:
+        archive: path of the archive.
+        size: bytes of its members, as it states them.
+
+    Raises:
+        UserError: it is one.
+    """
+    packed = Path(archive).stat().st_size
+    if size > max(_HARMLESS, _MOST_UNPACKED * packed):
+        raise UserError(
+            f"{archive}: its members are {size:,} bytes, {size // max(packed, 1):,} times as many "
+            f"as the archive has; expected {_MOST_UNPACKED} times at most; nothing was unpacked"
+        )
 
 
 def _head(archive):

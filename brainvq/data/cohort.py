@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -280,14 +281,16 @@ class Cohort:
             # Run and variant are labels too: "01" must not become the number 1.
             texts = dict.fromkeys((*_TEXTS, "run", "variant"), str)
             # Somebody may be called NA: only an empty cell is a missing one, except of numbers.
-            table = pd.read_csv(
-                path, dtype=texts, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            )
+            options = {"dtype": texts, "keep_default_na": False, "na_values": [""]}
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                table = pd.read_csv(path, index_col=False, encoding="utf-8-sig", **options)
             for column in table.columns.intersection(_NUMBERS):
                 absent = table[column].astype(str).str.strip().str.lower().isin(_ABSENT)
                 table[column] = table[column].mask(absent)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a cohort table: {error}") from error
+        except (OSError, ValueError, pd.errors.ParserWarning) as error:
+            line = " ".join(str(error).split())
+            raise UserError(f"{path}: cannot be read as a cohort table: {line}") from error
         if "paths" in table:
             table["paths"] = [_parse_paths(cell, path) for cell in table["paths"]]
         return cls(name or path.stem, table, simulated=simulated, note=note)

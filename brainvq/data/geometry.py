@@ -9,10 +9,14 @@ from scipy import ndimage, sparse
 
 from brainvq.data.errors import ScanError
 from brainvq.data.foreground import bounding_box, foreground_mask
+from brainvq.data.headers import MOST_VOXELS
 from brainvq.errors import UserError
 
 # World axis that a plane is perpendicular to: right, anterior, superior.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+# Numbers of the matrix that resamples an axis, 10,000 voxels each way.
+_MOST_WEIGHTS = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +100,13 @@ class Resample:
             n_new = max(1, round(n_old / ratio))
             start = (n_old - 1) / 2 - ratio * (n_new - 1) / 2
             antialias = self.antialias and self.order > 0
+            voxels = image.size // n_old * n_new
+            if voxels > MOST_VOXELS or n_old * max(n_old, n_new) > _MOST_WEIGHTS:
+                raise ScanError(
+                    f"Resample: an image of {'×'.join(map(str, image.shape))} voxels of "
+                    f"{'×'.join(f'{size:.3g}' for size in old)} mm would become {n_new:,} voxels "
+                    f"along axis {axis}, {voxels:,} in all; expected {MOST_VOXELS:,} at most"
+                )
             matrix = _axis_matrix(n_old, n_new, ratio, start, self.order, antialias)
             image = _along(matrix, image, axis)
             grid[axis, axis], grid[axis, 3] = ratio, start

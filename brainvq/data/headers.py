@@ -1,11 +1,12 @@
 """What the header of a scan says of its place in the world, in millimetres."""
 
+import contextlib
 import logging
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from nibabel.affines import voxel_sizes
-from nibabel.imageglobals import LoggingOutputSuppressor
 
 from brainvq.data.errors import ScanError
 from brainvq.errors import UserError
@@ -19,8 +20,24 @@ ANALYZE_AXCODES = "LAS"
 # Units of length that a NIfTI header may name, in mm. Others, and none, are taken as mm.
 _UNITS = {1: ("m", 1000.0), 3: ("µm", 1e-3)}
 
-# Longest side of a field of view that a brain may lie in, of a mouse or of a whole body, in mm.
+# Voxels of an image that memory is taken for, 800 along each axis; a header may claim any number.
+MOST_VOXELS = 2**29
+
+# Longest side of a field of view that a brain may lie in, of a mouse or of a whole body, in mm. The
+# lower bound counts where a header names a unit; of others little is known.
 _VIEW_MM = (1.0, 4000.0)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps nibabel and NumPy from telling of damaged headers: what is read is looked at later."""
+    before = imageglobals.logger.disabled
+    imageglobals.logger.disabled = True
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        imageglobals.logger.disabled = before
 
 
 def millimetres(header):
@@ -66,8 +83,8 @@ def world_of(file, loaded, shape, axcodes):
     affine = np.diag([scale, scale, scale, 1.0]) @ affine if scale != 1 else affine
     if _singular(affine):
         raise ScanError(f"{file}: affine singular or not finite; an invertible one is expected")
+    _check_view(file, name, voxel_sizes(affine) * shape, _VIEW_MM[0] if scale != 1 else 0)
     if scale != 1:
-        _check_view(file, name, voxel_sizes(affine) * shape)
         logger.warning("%s: the header counts in %s; taken as that, in mm from here on", file, name)
     return affine
 
@@ -149,8 +166,8 @@ def _singular(affine):
     return abs(np.linalg.det(affine[:3, :3])) <= 1e-9 * voxel_sizes(affine).max() ** 3
 
 
-def _check_view(file, name, sides):
-    low, high = _VIEW_MM
+def _check_view(file, name, sides, low):
+    high = _VIEW_MM[1]
     if not low <= max(sides) <= high:
         shown = "×".join(f"{side:.3g}" for side in sides)
         raise ScanError(
@@ -164,7 +181,7 @@ def _check_voxel_size(file, loaded):
     header = loaded.header
     if isinstance(header, nib.AnalyzeHeader):
         holder = loaded.file_map.get("header", loaded.file_map["image"])
-        with LoggingOutputSuppressor(), holder.get_prepare_fileobj("rb") as stream:
+        with quiet(), holder.get_prepare_fileobj("rb") as stream:
             raw = type(header).from_fileobj(stream, check=False)
         sizes = np.asarray(raw["pixdim"][1:4], np.float64)
     else:

@@ -1,6 +1,7 @@
 """A scan as the slices or the volume that a model takes, and the way back to the scan's grid."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from brainvq.data.geometry import (
     Resample,
     SelectSlices,
 )
+from brainvq.data.headers import MOST_VOXELS
 from brainvq.data.intensity import ScaleIntensity, ZScore
 from brainvq.data.scans import load_scan, to_original_grid
 from brainvq.data.steps import steps_from_config
@@ -79,10 +81,18 @@ class PreparedImage:
             fields = {name: place[name] for name in cls.way_back}
         except KeyError as error:
             raise UserError(f"codes .json: has no {error}; expected the file of `encode`") from None
-        for name in ("affine", "original_affine"):
-            fields[name] = np.asarray(fields[name], float)
-        for name in ("size", "shape"):
-            fields[name] = tuple(fields[name])
+        try:
+            for name in ("affine", "original_affine"):
+                fields[name] = np.asarray(fields[name], float).reshape(4, 4)
+                np.linalg.inv(fields[name])
+            for name in ("size", "shape"):
+                fields[name] = tuple(int(size) for size in fields[name])
+                if not 0 < math.prod(fields[name]) <= MOST_VOXELS or min(fields[name]) < 1:
+                    raise ValueError(f"{name}: found {fields[name]}")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"codes .json: {' '.join(str(error).split())}; expected the file of `encode`"
+            ) from None
         return cls(None, **fields)
 
     def to_scan(self, array, order=1):

@@ -1,19 +1,19 @@
 """Loading and saving scans: everything that can be wrong with a file is found here."""
 
 import logging
+import math
 import re
 import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.imageglobals import LoggingOutputSuppressor
 from PIL import Image, ImageOps
 from scipy import ndimage
 
 from brainvq.data.errors import ScanError
 from brainvq.data.foreground import foreground_mask
-from brainvq.data.headers import millimetres, oriented_affine, world_of
+from brainvq.data.headers import MOST_VOXELS, millimetres, oriented_affine, quiet, world_of
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
@@ -30,6 +30,14 @@ _GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")
 # Pictures carry neither a voxel size nor an orientation. They are taken as radiological axial
 # pictures (first row anterior, first column the patient's right), lowest slice first, 1 mm apart.
 PNG_VOXEL_SIZE = (1.0, 1.0, 1.0)
+
+# A size that is refused before memory is taken for it: a header may claim anything.
+MOST_PIXELS = 10**8
+_MOST_SIDE = 2**15
+# A compressed file is at least so large a part of its content, by the formats gzip and deflate;
+# bzip2 can do better, with content that no scan has.
+_MOST_PACKED = 1100
+_PACKED = (".gz", ".bz2", ".mgz", ".zst")
 
 
 def load_scan(paths, axcodes=None):
@@ -136,8 +144,9 @@ def save_nifti(path, image, affine, like=None, mni=False):
         image: (X, Y, Z) or (X, Y, Z, n). Floats are stored as float32, bool as uint8, integers in
             their own type (64-bit ones as int32).
         affine: (4, 4), voxel indices → mm.
-        like: file whose header fields (units, description, codes of the coordinate system) are
-            kept where it is NIfTI; None for a fresh header in scanner coordinates.
+        like: file whose place in space is kept where it is NIfTI: forms and codes of the coordinate
+            system. Nothing else is, since descriptions, names and extensions of a header may say
+            who was scanned. None for a header in scanner coordinates.
         mni: whether `affine` leads to MNI space, which a fresh header then says. Default False.
 
     Returns:
@@ -157,29 +166,43 @@ def save_nifti(path, image, affine, like=None, mni=False):
     elif image.dtype.itemsize > 4:
         image = image.astype(np.int32)
     affine = np.asarray(affine, np.float64)
-    header, same_grid = None, False
-    codes = (4, 4) if mni else (1, 1)
-    if like is not None:
-        with LoggingOutputSuppressor():
+    header, codes = None, (4, 4) if mni else (1, 1)
+    # Of damaged headers it is known by now what is wrong.
+    with quiet():
+        if like is not None and not str(like).lower().endswith(PICTURES):
             source = nib.load(_split_axcodes(str(like))[0]).header
-        if isinstance(source, nib.Nifti1Header):
-            header = nib.Nifti1Header.from_header(source)
-            codes = (int(source["sform_code"]) or 1, int(source["qform_code"]) or 1)
-            header.set_slope_inter(1, 0)
-            header["cal_min"] = header["cal_max"] = 0  # display window of other intensities
-            in_mm = millimetres(source) == 1
-            same_grid = in_mm and np.allclose(source.get_best_affine(), affine, rtol=0, atol=1e-5)
-    result = nib.Nifti1Image(image, affine, header, dtype=image.dtype)
-    if same_grid:  # to the last digit, whichever of the two forms the scan uses
-        result = nib.Nifti1Image(image, None, header, dtype=image.dtype)
-    else:
-        result.set_sform(affine, code=codes[0])
-        # A qform has no shear, so it is only the nearest rotation where the affine is sheared.
-        result.set_qform(affine, code=codes[1], strip_shears=True)
-    result.header.set_xyzt_units("mm")
+            if isinstance(source, nib.Nifti1Header):
+                header, codes = _place_of(source, affine)
+        # To the last digit, whichever of the two forms the scan uses.
+        place = affine if header is None else None
+        result = nib.Nifti1Image(image, place, header, dtype=image.dtype)
+        if header is None:
+            result.set_sform(affine, code=codes[0])
+            # A qform has no shear, so it is only the nearest rotation where the affine is sheared.
+            result.set_qform(affine, code=codes[1], strip_shears=True)
+        result.header.set_xyzt_units("mm")
     with atomic_path(path) as temporary:
         nib.save(result, temporary)
     return path
+
+
+# Fields of a NIfTI header that say where an image lies.
+_PLACE = ("pixdim", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_PLACE += ("srow_x", "srow_y", "srow_z")
+
+
+def _place_of(source, affine):
+    """A header with the place of another, None where that is not `affine`; codes of both forms."""
+    stated = [int(source[name]) for name in ("sform_code", "qform_code")]
+    codes = tuple(code if 1 <= code <= 5 else 1 for code in stated)
+    known = millimetres(source) == 1 and all(0 <= code <= 5 for code in stated)
+    if not known or not np.allclose(source.get_best_affine(), affine, rtol=0, atol=1e-5):
+        return None, codes
+    header = nib.Nifti1Header()
+    for name in (*_PLACE, "sform_code", "qform_code"):
+        header[name] = source[name]
+    header["pixdim"][4:] = 1
+    return header, codes
 
 
 def to_original_grid(image, affine, original_shape, original_affine, order=1):
@@ -252,7 +275,7 @@ def _load_volume(path, axcodes):
         if part.stat().st_size == 0:
             raise ScanError(f"{part}: is an empty file (0 bytes); an image is expected")
     try:
-        with LoggingOutputSuppressor():
+        with quiet():
             loaded = nib.load(file)
     except Exception as error:  # the parsers of a dozen formats, given any bytes
         raise ScanError(f"{file}: cannot be read as an image: {_line(error)}") from error
@@ -271,16 +294,41 @@ def _load_volume(path, axcodes):
         raise ScanError(f"{file}: {_sizes(shape)} is {kind}; three dimensions are expected")
     if min(shape) < 1:
         raise ScanError(f"{file}: {_sizes(shape)} holds no voxels; three dimensions are expected")
-    affine = world_of(file, loaded, shape, axcodes)
+    with quiet():
+        affine = world_of(file, loaded, shape, axcodes)
 
+    _check_size(file, loaded, shape)
     try:
-        with np.errstate(all="ignore"):
+        with quiet():
             image = np.asanyarray(loaded.dataobj).reshape(shape).astype(np.float32)
+    except MemoryError:
+        raise
     except Exception as error:  # of gzip, mmap, a header that lies about the size, …
         raise ScanError(f"{file}: is truncated or damaged: {_line(error)}") from error
     image = _without_nan(file, image)
     _check_values(file, image)
     return image, affine
+
+
+def _check_size(file, loaded, shape):
+    """Refuses a size that the file cannot hold, or that no head has."""
+    voxels = math.prod(int(size) for size in shape)
+    if voxels > MOST_VOXELS:
+        raise ScanError(
+            f"{file}: {_sizes(shape)} voxels by its header; {MOST_VOXELS:,} at most are expected"
+        )
+    holder = loaded.file_map.get("image")
+    if holder is None or holder.filename is None:
+        return
+    start = int(getattr(loaded.dataobj, "offset", 0))
+    claimed = start + voxels * loaded.get_data_dtype().itemsize
+    packed = str(holder.filename).lower().endswith(_PACKED)
+    present = Path(holder.filename).stat().st_size
+    if start < 0 or claimed > present * (_MOST_PACKED if packed else 1):
+        raise ScanError(
+            f"{file}: is truncated or damaged: {_sizes(shape)} voxels by its header are {claimed} "
+            f"bytes, but the file has {present}"
+        )
 
 
 def _masked(image, affine, path):
@@ -316,8 +364,13 @@ def _load_picture(file, colour):
         raise ScanError(f"{file}: no such file; a picture is expected")
     kind = {".jpg": "JPEG", ".tif": "TIFF"}.get(file.suffix.lower(), file.suffix[1:].upper())
     try:
-        with warnings.catch_warnings(), Image.open(file) as picture:
-            warnings.simplefilter("ignore")  # what is wrong with it shows in its pixels
+        # What is wrong with it shows in its pixels.
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
+            if math.prod(picture.size) > MOST_PIXELS or max(picture.size) > _MOST_SIDE:
+                raise ScanError(
+                    f"{file}: {_sizes(picture.size)} pixels by its header; {MOST_PIXELS:,} at most "
+                    f"are expected, {_MOST_SIDE:,} on a side"
+                )
             mode, count = picture.mode, getattr(picture, "n_frames", 1)
             # A camera held upright writes lying pixels and a note to turn them.
             picture = ImageOps.exif_transpose(picture)
@@ -331,7 +384,7 @@ def _load_picture(file, colour):
                 if not colour and np.ptp(colours.astype(np.int16), axis=-1).any():
                     raise ScanError(f"{file}: is a {mode} picture; a grey one is expected")
                 pixels = np.asarray(Image.fromarray(colours).convert("L"))
-    except ScanError:
+    except (ScanError, MemoryError):
         raise
     except Exception as error:  # the parsers of several formats, given any bytes
         raise ScanError(f"{file}: cannot be read as {kind}: {_line(error)}") from error

@@ -23,6 +23,7 @@ from brainvq.data.geometry import (
 from brainvq.data.intensity import ClipIntensity, ScaleIntensity, ZScore
 from brainvq.data.registration import RegisterToTemplate
 from brainvq.errors import UserError
+from brainvq.typed import check_types
 
 STEPS = {
     step.__name__: step
@@ -91,7 +92,11 @@ def steps_from_config(config, known=None):
     """
     classes = STEPS if known is None else known
     steps = []
+    if not isinstance(config, list | tuple):
+        raise UserError(f"steps: found {config!r}; expected a list of them")
     for entry in config:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise UserError(f"step {entry!r} is none; expected its name and settings")
         settings = {
             k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "name"
         }
@@ -106,5 +111,11 @@ def steps_from_config(config, known=None):
                 f"step {entry['name']}: setting {setting!r} is not known; expected one of "
                 f"{', '.join(sorted(fields))}"
             )
-        steps.append(step(**settings))
+        try:
+            steps.append(step(**settings))
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"step {entry['name']}: {error}; expected its settings") from None
+        check_types(steps[-1], f"step {entry['name']}")
     return tuple(steps)

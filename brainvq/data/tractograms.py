@@ -1,8 +1,10 @@
 """Tractograms as files: reading and writing `.trk`, `.tck` and `.trx`."""
 
 import dataclasses
+import io
 import json
 import logging
+import os
 import struct
 import tempfile
 import warnings
@@ -23,6 +25,7 @@ from nibabel.streamlines.tractogram_file import (
     HeaderWarning,
 )
 
+from brainvq.data.archives import check_unpacked
 from brainvq.errors import UserError
 from brainvq.files import atomic_path
 
@@ -41,6 +44,8 @@ _EXTRAS = {
     ".tck": ("groups", "data_per_streamline", "data_per_point"),
 }
 
+_AT_ONCE = 1 << 20  # bytes, read without a look at the size of the file
+
 # What damaged files make the readers of the three formats raise.
 _DAMAGE = (
     OSError,
@@ -51,7 +56,6 @@ _DAMAGE = (
     IndexError,
     AttributeError,
     OverflowError,
-    MemoryError,
     RuntimeError,
     struct.error,
     zlib.error,
@@ -152,7 +156,9 @@ def load_tractogram(path, reference=None):
 
 
 def save_tractogram(tractogram, streamlines, path):
-    """Writes streamlines with the header and the data of a tractogram, atomically.
+    """Writes streamlines with the space and the data of a tractogram, atomically.
+
+    Free text of its header is left out, since it may say who was scanned.
 
     Args:
         tractogram: `Tractogram`, as loaded or made by `new_tractogram`.
@@ -190,7 +196,7 @@ def save_tractogram(tractogram, streamlines, path):
     if lost:
         names = ", ".join(name.replace("_", " ") for name in lost)
         logger.warning("%s: %s of %s left out; %s has none", path, names, tractogram.path, suffix)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, np.errstate(all="ignore"):
         if suffix == ".trx":
             _save_trx(temporary, tractogram, streamlines, per_point)
         else:
@@ -252,14 +258,25 @@ def _load_with_nibabel(kind, path, count):
         warnings.simplefilter("ignore", HeaderWarning)
         warnings.simplefilter("ignore", DataWarning)
         # Reading all of it replaces the stated count by the number read.
-        stated = int(kind.load(str(path), lazy_load=True).header.get(count) or 0)
-        file = kind.load(str(path))
+        with _Bounded(io.FileIO(path)) as opened:
+            stated = int(kind.load(opened, lazy_load=True).header.get(count) or 0)
+            opened.seek(0)
+            file = kind.load(opened)
     if stated and stated != len(file.streamlines):
         raise UserError(
             f"{path}: found {len(file.streamlines)} streamlines; expected the {stated} of its "
             "header (the file is truncated)"
         )
     return file
+
+
+class _Bounded(io.BufferedReader):
+    """A file that never makes room for more than it holds, however much is asked for."""
+
+    def read(self, size=-1):
+        """As of any file."""
+        left = os.fstat(self.fileno()).st_size - self.tell() if size > _AT_ONCE else size
+        return super().read(min(size, max(left, 0)))
 
 
 def _load_trx(path):
@@ -270,9 +287,13 @@ def _load_trx(path):
         tempfile.TemporaryDirectory() as folder,
         zipfile.ZipFile(path) as archive,
     ):
+        check_unpacked(path, sum(member.file_size for member in archive.infolist()))
         archive.extractall(folder)
         file = trx.load(folder)
         stated = (file.header["NB_STREAMLINES"], file.header["NB_VERTICES"])
+        lengths = np.asarray(file.streamlines._lengths, float)
+        if (lengths < 0).any() or lengths.sum() > len(file.streamlines._data):
+            raise ValueError("the streamlines have more points than there are")
         streamlines = sequence(file.streamlines)
         if stated != (len(streamlines), len(streamlines._data)):
             raise UserError(
@@ -322,11 +343,15 @@ def _save_trx(path, tractogram, streamlines, per_point):
 
 
 def _header_for(tractogram, suffix):
-    """The header that nibabel writes: the file's own, or one made of the space alone."""
-    if suffix == tractogram.format and tractogram.header:
-        return tractogram.header
+    """The header that nibabel writes: the file's own, or one made of the space alone.
+
+    Free text, such as the reserved part of a .trk and the history of commands in a .tck, is left
+    out.
+    """
     if suffix == ".tck":
         return None
+    if suffix == tractogram.format and tractogram.header:
+        return {name: value for name, value in tractogram.header.items() if name != "reserved"}
     affine = np.asarray(tractogram.affine, np.float32)
     return {
         Field.VOXEL_TO_RASMM: affine,

@@ -27,6 +27,7 @@ from brainvq.options.training import (
     VectorTrain,
     VolumeTrain,
 )
+from brainvq.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -407,9 +408,14 @@ def from_dict(content):
     Raises:
         UserError: an option is not known.
     """
+    if not isinstance(content, dict):
+        raise UserError(f"study.json: found {content!r}; expected names and values of options")
+    for name in ("data", "model", "train", "prior", "sampling"):
+        if not isinstance(content.get(name) or {}, dict):
+            raise UserError(f"study.json: {name}: found {content[name]!r}; expected options of it")
     model = content.get("model") or {}
     tag = model.get("network", Residual.tag)
-    if tag not in NETWORKS:
+    if not isinstance(tag, str) or tag not in NETWORKS:
         raise UserError(f"study.json: model: network: found {tag!r}; expected {_or(NETWORKS)}")
     cls = KINDS[NETWORKS[tag].kind]
     _refuse_unknown(content)
@@ -423,6 +429,7 @@ def from_dict(content):
         values[name] = _read(type(getattr(base, name)), content.get(name) or {})
     values["model"] = _read_model(cls, NETWORKS[tag], model)
     study = replace(base, **values)
+    check_types(study, "study.json")
     if base.prior is None or not study.model.decodes_codes:
         return replace(study, prior=None)
     prior = content.get("prior", {})
@@ -435,7 +442,7 @@ def _read_model(cls, network, content):
     if cls is VectorStudy:
         return IntroModel(objective=_read(Objective, content), **parts)
     tag = content.get("bottleneck", "ema")
-    if tag not in BOTTLENECKS:
+    if not isinstance(tag, str) or tag not in BOTTLENECKS:
         raise UserError(
             f"study.json: model: bottleneck: found {tag!r}; expected {_or(BOTTLENECKS)}"
         )
@@ -446,10 +453,14 @@ def _read_model(cls, network, content):
 
 
 def _read(cls, content):
+    if not isinstance(content, dict):
+        raise UserError(f"study.json: found {content!r}; expected names and values of options")
     values = {name: _tuples(value) for name, value in content.items()}
     if isinstance(content.get("augment"), dict):
         values["augment"] = _read(Augment, content["augment"])
-    return with_values(cls, values)
+    options = with_values(cls, values)
+    check_types(options, "study.json")
+    return options
 
 
 def _tuples(value):

@@ -43,7 +43,7 @@ class LoadedRun:
     def open(cls, path):
         """Opens the run in a folder; see `RunFolder.open`."""
         folder = RunFolder.open(path)
-        return cls(folder, from_dict(folder.study["study"]))
+        return cls(folder, from_dict(folder.study.get("study") or {}))
 
     @property
     def name(self):

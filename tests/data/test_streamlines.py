@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nibabel.streamlines import ArraySequence
+from nibabel.streamlines import ArraySequence, TckFile
 
 from brainvq.data import tractograms as module
 from brainvq.data.streamlines import (
@@ -494,3 +494,32 @@ def test_scales_that_are_none():
     for config in ({}, {"center": 3, "half": 1}, {"center": [0, 0, 0]}, None):
         with pytest.raises(UserError, match="bundle scale"):
             BundleScale.from_config(config)
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
+def test_free_text_of_a_header_is_not_copied(tmp_path, suffix):
+    lines = [np.cumsum(np.ones((5, 3), "f4"), 0) * k for k in (1, 2)]
+    path = save_tractogram(new_tractogram(lines), lines, tmp_path / f"a{suffix}")
+    content, name = path.read_bytes(), b"Anna Example"
+    if suffix == ".trk":
+        content = content[:600] + name + content[600 + len(name) :]
+    elif suffix == ".tck":
+        made = nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4))
+        TckFile(made, header={"command_history": f"track /home/{name.decode()}"}).save(str(path))
+        content = path.read_bytes()
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            header = json.loads(archive.read("header.json")) | {"PATIENT": name.decode()}
+        with zipfile.ZipFile(path) as archive:
+            members = {member: archive.read(member) for member in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, inner in (members | {"header.json": json.dumps(header)}).items():
+                archive.writestr(member, inner)
+        content = path.read_bytes()
+    path.write_bytes(content)
+    assert name in content
+    found = load_tractogram(path)
+    assert len(found) == 2
+    copy = save_tractogram(found, found.streamlines, tmp_path / f"b{suffix}")
+    assert name not in copy.read_bytes()
+    np.testing.assert_array_equal(load_tractogram(copy).streamlines[1], lines[1])

@@ -3,9 +3,11 @@
 import codecs
 import csv
 import io
+import logging
 import math
 import os
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from brainvq.errors import UserError
 # Texts that tables of people use for "not known". "NA", "None" and "null" are names as well, of
 # people and of classes, and stay; where a number is expected they are none.
 BLANKS = ("", "n/a", "nan", "unknown", "?", ".")
+
+logger = logging.getLogger("brainvq")
+
+# Bytes of an unpacked Excel file; as objects of Python they become many times as many.
+_MOST_BOOK = 1 << 26
 
 # Columns that name people and visits: there every text is a name.
 _NAMES = ("participant_id", "session_id", "subject", "session", "id")
@@ -101,7 +108,10 @@ def read_people(path, sheet=None):
         if suffix == ".xls":
             table = _read_xls(path, sheet)
         elif suffix == ".xlsx":
-            with pd.ExcelFile(path) as book:
+            with zipfile.ZipFile(path) as members:
+                _check_book(sum(member.file_size for member in members.infolist()))
+            # What it warns of is nothing that a table of people has a use for.
+            with warnings.catch_warnings(action="ignore"), pd.ExcelFile(path) as book:
                 name = sheet if sheet in book.sheet_names else 0
                 table = pd.read_excel(
                     book, sheet_name=name, dtype=str, keep_default_na=False, na_values=[""]
@@ -109,21 +119,27 @@ def read_people(path, sheet=None):
         else:
             # The format .tsv knows no quoting: a mark that nobody closes would swallow lines.
             tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
-            table = pd.read_csv(
-                io.StringIO(read_text(path)),
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,
-                **tabs,
-            )
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", pd.errors.ParserWarning)
+                table = pd.read_csv(
+                    io.StringIO(read_text(path)),
+                    dtype=str,
+                    keep_default_na=False,
+                    index_col=False,
+                    **tabs,
+                )
+            if told:
+                logger.warning("%s: rows with more cells than the first line: cut there", path)
             if tabs:
                 table = table.map(_unquoted).rename(columns=_unquoted)
     except ImportError as error:
         raise UserError(
             f"{path}: reading it needs another package ({error}); or save it as .csv beside it"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        line = " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:  # the parsers of four formats, given any bytes
+        line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read as a table: {line}") from error
     table.columns = [str(name).strip() for name in table.columns]
     for name in table.columns:
@@ -185,6 +201,12 @@ def _read_xls(path, sheet):
         for row in cells
     ]
     return pd.DataFrame(cells[1:], columns=cells[0])
+
+
+def _check_book(size):
+    """Refuses an Excel file that would fill the memory; one of 10 million cells has less."""
+    if size > _MOST_BOOK:
+        raise ValueError(f"{size:,} bytes unpacked; {_MOST_BOOK:,} at most are expected")
 
 
 def _unquoted(text):
