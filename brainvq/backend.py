@@ -247,6 +247,58 @@ def sum_over_replicas(tensors):
     return context.all_reduce("SUM", tensors)
 
 
+def mean_over_replicas(total, count):
+    """Divides a sum by a count, each over all replicas; 0 where nothing was counted.
+
+    The value is the same on every replica. Its gradient is that of the replica's own sum, times the
+    number of replicas: Keras divides by this number what layers add, and sums the gradients. So
+    shares of a batch that differ, or are empty, weigh as they do in one process.
+
+    Args:
+        total: float tensor, this replica's sum.
+        count: float scalar, what it was summed over.
+
+    Returns:
+        Float tensor, the shape of `total`.
+    """
+    replicas = num_replicas()
+    if replicas == 1:
+        return keras.ops.divide_no_nan(total, count)
+    fixed, count = sum_over_replicas([keras.ops.stop_gradient(total), count])
+    own = replicas * keras.ops.divide_no_nan(total, count)
+    mean = keras.ops.divide_no_nan(fixed, count)
+    return own + keras.ops.stop_gradient(mean - own)
+
+
+def join_replicas(tensor):
+    """Joins what replicas hold along the first axis, in their order; without a gradient.
+
+    Args:
+        tensor: `(n, ...)`, of another n on each replica, or none.
+
+    Returns:
+        The same on each replica.
+    """
+    context = _replica_context()
+    tensor = keras.ops.stop_gradient(tensor)
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensor
+    joined = context.all_gather(tensor, axis=0)
+    return keras.ops.reshape(joined, (-1, *tensor.shape[1:]))  # which says again what is known
+
+
+def replica_number():
+    """Number of this replica, from 0; 0 where there are none."""
+    context = _replica_context()
+    if context is None:
+        return 0
+    import tensorflow as tf
+
+    # A constant where each replica traces a program of its own; else one program serves all.
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    return 0 if number is None else int(number)
+
+
 def take_from_first_replica(tensors):
     """Gives every replica the values that the first one holds, as for a start drawn from its data.
 

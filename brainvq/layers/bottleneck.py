@@ -1,14 +1,19 @@
 """The contract that every bottleneck keeps, and the chain of several."""
 
+import collections
+
 import keras
 import numpy as np
+from keras import ops
+
+from brainvq.backend import mean_over_replicas, num_replicas, replica_number
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
 class Bottleneck(keras.layers.Layer):
     """Base class of the layer between an encoder and a decoder.
 
-    `call(z, training=None)` takes float `(batch, *grid, dim)` and returns a dict:
+    `call(z, training=None, mask=None)` takes float `(batch, *grid, dim)` and returns a dict:
 
     - `"quantized"`: float32, the shape of `z`; what the decoder reads;
     - `"codes"`: int32 `(batch, *grid)`, or `(batch, *grid, depth)` with `depth`; the key is missing
@@ -21,7 +26,15 @@ class Bottleneck(keras.layers.Layer):
     under plain `fit`. It computes in float32 whatever the dtype policy: in bfloat16 the rounding
     of distances changes codes. Weights that `call` itself updates change only with `training=True`.
 
+    `mask`, bool `(batch, *grid)`, says which cells hold data; a layer such as `Masking` of Keras
+    before this one hands it on. Where it is False there is padding: it is read as zeros, has no
+    part in any loss and moves no code. The outputs carry the mask on.
+
+    Under `tf.distribute` losses are means over the cells of all replicas.
+
     Args:
+        tensor_only: bool, whether `call` returns `quantized` alone instead of the dict, as
+            `keras.Sequential` needs it. The losses are added all the same. Default False.
         **kwargs: `name` and `trainable`, as for every Keras layer. A `dtype` is accepted, since
             configs hold one, and replaced by float32.
     """
@@ -44,9 +57,60 @@ class Bottleneck(keras.layers.Layer):
     seed_generator = None
     """The `keras.random.SeedGenerator` of a layer that draws random numbers, else None."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, tensor_only: bool = False, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        self.tensor_only = bool(tensor_only)
+        self.supports_masking = True
+
+    # Replicas trace in threads that take turns within `call`: each has a list of its own.
+
+    @property
+    def _losses(self):
+        lists = self.__dict__.setdefault("_losses_of_replicas", collections.defaultdict(list))
+        return lists[replica_number()]
+
+    @_losses.setter
+    def _losses(self, losses):
+        self.__dict__["_losses_of_replicas"] = collections.defaultdict(list, {0: losses})
+
+    def build(self, input_shape):
+        """Keeps the number of channels of `input_shape` `(batch, *grid, dim)`, and refuses others.
+
+        Raises:
+            ValueError: if it is not known.
+        """
+        dim = input_shape[-1]
+        if dim is None:
+            raise ValueError(
+                f"The last axis of the input of {self.name} must be known. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: dim})
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of what `call` returns for `(batch, *grid, dim)`."""
+        layer = self
+        if not self.built:  # a copy, for this one may yet be built for another shape
+            layer = type(self).from_config(self.get_config())
+            layer.build(input_shape)
+        outputs = layer.compute_output_spec(keras.KerasTensor(input_shape, dtype="float32"))
+        return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        """Returns shapes and dtypes of what `call` returns, as `KerasTensor`s."""
+        # By tracing `call`: a layer with `compute_output_shape` would get one dtype for all.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask):
+        """Returns the mask of each output: that of the input for all but the losses."""
+        if previous_mask is None or self.tensor_only:
+            return previous_mask
+        shapes = self.compute_output_shape(inputs.shape)
+        return {
+            key: {name: None for name in shape} if key == "losses" else previous_mask
+            for key, shape in shapes.items()
+        }
 
     @property
     def has_codes(self) -> bool:
@@ -121,10 +185,43 @@ class Bottleneck(keras.layers.Layer):
         if self.seed_generator is not None and "seed_state" in names:
             self.seed_generator.state.assign(store["seed_state"])
 
-    def _outputs(self, quantized, losses, codes=None, continuous=None):
-        """Adds the losses to the layer and builds the dict that `call` returns."""
-        if losses:
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "tensor_only": self.tensor_only}
+
+    def _masked(self, z, mask):
+        """Returns `z` with zeros in place of padding, and the mask as `(batch, *grid)` or None."""
+        if mask is None:
+            return z, None
+        mask = ops.cast(mask, "bool")
+        mask = ops.reshape(mask, (*ops.shape(mask), *(1,) * (len(z.shape) - 1 - len(mask.shape))))
+        mask = ops.broadcast_to(mask, ops.shape(z)[:-1])
+        # `where`, not a product: padding may be NaN.
+        return ops.where(mask[..., None], z, 0.0), mask
+
+    def _mean(self, values, mask=None, axis=None):
+        """The mean over cells that hold data, of all replicas; 0 where there are none.
+
+        Args:
+            values: float, any shape that begins with that of `mask`.
+            mask: bool, or None where all cells hold data.
+            axis: int or None, as of `ops.mean`.
+        """
+        if mask is None and num_replicas() == 1 and 0 not in values.shape:
+            return ops.mean(values, axis=axis)
+        counts = ops.ones_like(values)
+        if mask is not None:
+            ones = (1,) * (len(values.shape) - len(mask.shape))
+            counts = counts * ops.reshape(ops.cast(mask, "float32"), (*ops.shape(mask), *ones))
+        total, count = ops.sum(values * counts, axis=axis), ops.sum(counts, axis=axis)
+        return mean_over_replicas(total, count)
+
+    def _outputs(self, quantized, losses, codes=None, continuous=None, *, add=True):
+        """Adds the losses to the layer and builds what `call` returns."""
+        if losses and add:
             self.add_loss(sum(losses.values()))
+        if self.tensor_only:
+            return quantized
         outputs = {"quantized": quantized, "losses": losses}
         if codes is not None:
             outputs["codes"] = codes
@@ -165,6 +262,7 @@ class BottleneckChain(Bottleneck):
                 "Only the last of `bottlenecks` may have codes, for a decoder reads the last. "
                 f"Received: bottlenecks={bottlenecks}"
             )
+        refuse_tensors("bottlenecks", bottlenecks)
         self.bottlenecks = bottlenecks
 
     def members(self) -> list:
@@ -202,22 +300,25 @@ class BottleneckChain(Bottleneck):
 
     def build(self, input_shape):
         """Builds every member for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         for member in self.bottlenecks:
             # `load_model` has built the members already.
             if not member.built:
                 member.build(input_shape)
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Applies the members to `z` `(batch, *grid, dim)` in turn; returns what the last does.
 
         The members add their losses themselves, so the chain adds none.
         """
         terms = []
         for member in self.bottlenecks:
-            outputs = member(z, training=training)
+            outputs = member(z, training=training, **given(mask))
             z = outputs["quantized"]
             terms += [outputs["losses"][name] for name in member.loss_names]
-        return {**outputs, "losses": dict(zip(self.loss_names, terms, strict=True))}
+        losses = dict(zip(self.loss_names, terms, strict=True))
+        parts = outputs.get("codes"), outputs.get("continuous")
+        return self._outputs(z, losses, *parts, add=False)
 
     def codes_to_vectors(self, codes):
         """Looks int codes up in the codebook of the last member; see `Bottleneck` for shapes."""
@@ -231,3 +332,20 @@ class BottleneckChain(Bottleneck):
         """Returns the constructor's arguments."""
         bottlenecks = [keras.saving.serialize_keras_object(b) for b in self.bottlenecks]
         return {**super().get_config(), "bottlenecks": bottlenecks}
+
+
+def given(mask):
+    """The keyword argument that a mask is; none where there is no mask.
+
+    So a layer whose `call` knows no mask may stand in a chain.
+    """
+    return {} if mask is None else {"mask": mask}
+
+
+def refuse_tensors(name, layers):
+    """Raises `ValueError` if one of the bottlenecks of argument `name` is to return a tensor."""
+    if any(layer.tensor_only for layer in layers):
+        raise ValueError(
+            f"`{name}` must return all they compute: `tensor_only` is for the outermost layer. "
+            f"Received: {name}={layers}"
+        )

@@ -3,18 +3,24 @@
 import keras
 from keras import ops
 
-from brainvq.backend import sum_over_replicas, take_from_first_replica
+from brainvq.arguments import number
+from brainvq.backend import join_replicas, sum_over_replicas, take_from_first_replica
 from brainvq.layers.quantizer import (
     Quantizer,
+    are_finite,
     count_codes,
+    draw_spread_rows,
+    far_rows,
     lloyd,
     nearest_codes,
-    spread_rows,
+    sum_by_code,
     unit_length,
 )
 
 INITIALIZATIONS = ("data", "kmeans", "random")
 LLOYD_ITERATIONS = 10
+# Random vectors of the first batch that a start from `"data"` draws from.
+ROWS_PER_CODE, LEAST_ROWS = 64, 4096
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -35,24 +41,27 @@ class EMAVectorQuantizer(Quantizer):
 
     The first training batch sets the codebook (`initialization`); a weight `initialized`, saved
     with the others, keeps a resumed run from doing so again. Then codes whose average count falls
-    under `revival_threshold` times the mean of all counts are reset to random vectors of the batch:
-    place, count and sum together. The new count is twice the threshold, so that a revived code
-    moves to its vectors within a few steps, and is revived again if it gets none.
+    under `revival_threshold` times the mean of all counts are reset to vectors of the batch: place,
+    count and sum together. A vector is drawn in proportion to its squared distance from its code,
+    so not from what is frequent and has a code already, as black background. The new count is twice
+    the threshold, so that a revived code moves to its vectors within a few steps, and is revived
+    again if it gets none.
 
     Loss: `commitment_loss` = β · mean (z − sg(e))² over all elements. Returns `{"quantized":
     (batch, *grid, dim), "codes": int32 (batch, *grid), "losses": {...}}`. State changes only when
     `training=True` and the layer is `trainable`, and not in a step with vectors that are not
-    finite. Under `tf.distribute` the sums are taken over all replicas, and data for a start or a
-    revival come from the first one.
+    finite. Under `tf.distribute` the sums are taken over all replicas, and a start or a revival
+    draws from the vectors of all.
 
     Args:
         num_codes: int ≥ 2, the number of codes K.
         beta: float ≥ 0, factor of the commitment loss. Default 0.25.
         decay: float in [0, 1), γ. Default 0.99, the paper's.
         epsilon: float > 0, ε, in vectors per batch. Default 1e-5.
-        initialization: `"data"` (random vectors of the first training batch), `"kmeans"` (k-means++
-            and ten Lloyd iterations on that batch) or `"random"` (uniform in [−0.05, 0.05]). Where
-            the batch has fewer vectors than codes, vectors repeat with a little noise.
+        initialization: `"data"` (vectors of the first training batch, drawn as k-means++ does, so
+            that they are distinct), `"kmeans"` (the same, and ten Lloyd iterations on that batch)
+            or `"random"` (uniform in [−0.05, 0.05]). Where the batch has fewer distinct vectors
+            than codes, vectors repeat with a little noise.
         revival_threshold: float in [0, 0.5], as a share of the mean count. Default 0.03; 0 turns
             revival off.
         distance: `"euclidean"` or `"cosine"`; see `Quantizer`.
@@ -80,29 +89,21 @@ class EMAVectorQuantizer(Quantizer):
         **kwargs,
     ):
         super().__init__(num_codes, beta, distance, gradient, **kwargs)
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be at least 0 and below 1. Received: decay={decay}")
-        if epsilon <= 0:
-            raise ValueError(f"`epsilon` must be above 0. Received: epsilon={epsilon}")
         if initialization not in INITIALIZATIONS:
             raise ValueError(
                 f"`initialization` must be one of {INITIALIZATIONS}. "
                 f"Received: initialization={initialization}"
             )
-        if not 0 <= revival_threshold <= 0.5:
-            raise ValueError(
-                "`revival_threshold` is a share of the mean count, from 0 to 0.5. "
-                f"Received: revival_threshold={revival_threshold}"
-            )
-        self.decay = decay
-        self.epsilon = epsilon
+        self.decay = number("decay", decay, most=1.0, below=True)
+        self.epsilon = number("epsilon", epsilon, above=True)
         self.initialization = initialization
-        self.revival_threshold = revival_threshold
+        self.revival_threshold = number("revival_threshold", revival_threshold, most=0.5)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
         """Creates codebook, counts and sums for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         # One initialiser object gives the same values twice: the sums start as 1 · codebook. A
         # copy by `assign` would share the buffer on JAX, which cannot donate it twice.
         start = keras.initializers.RandomUniform(-0.05, 0.05, seed=self.seed)
@@ -113,21 +114,21 @@ class EMAVectorQuantizer(Quantizer):
         is_set = "ones" if self.initialization == "random" else "zeros"
         self.initialized = self._add_state("initialized", (), is_set)
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
-        z, vectors = self._flatten(z)
-        update = training and self.trainable
+        z, vectors, mask, weights = self._flatten(z, mask)
+        update = training and self.trainable and 0 not in vectors.shape
         codebook = self.codebook
         draw = None
         if update and (self.initialization != "random" or self.revival_threshold > 0):
-            draw = self._draw(vectors)
+            draw = self._draw(vectors, weights)
         if update and self.initialization != "random":
-            codebook = self._start(vectors, codebook, draw)
+            codebook = self._start(codebook, draw)
         flat_codes = nearest_codes(vectors, codebook)
         quantized, codes = self._look_up(z, flat_codes, codebook)
         if update:
-            self._update(vectors, flat_codes, codebook, draw)
-        losses = {"commitment_loss": self._commitment(z, quantized)}
+            self._update(vectors, flat_codes, weights, codebook, draw)
+        losses = {"commitment_loss": self._commitment(z, quantized, mask)}
         return self._outputs(self._pass_gradient(z, quantized), losses, codes, continuous=z)
 
     def set_codebook(self, vectors, counts=None):
@@ -160,43 +161,47 @@ class EMAVectorQuantizer(Quantizer):
             aggregation="only_first_replica",
         )
 
-    def _draw(self, vectors):
+    def _draw(self, vectors, weights):
         """Draws all randomness of a step, outside of conditionals as JAX needs it.
 
         Returns:
-            A random permutation of the vectors' indices; uniform numbers, one per code; random
-            rows, one per code, which repeat where the batch has too few; and the noise that tells
-            repeated rows apart, a hundredth of the batch's standard deviation (zero elsewhere).
+            The vectors of all replicas; their weights, or None; a random permutation of their
+            indices; uniform numbers, one per code; and noise that tells repeated rows apart, a
+            hundredth of the batch's standard deviation.
         """
-        n = ops.shape(vectors)[0]
-        order = keras.random.shuffle(ops.arange(n), seed=self.seed_generator)
-        rows = ops.arange(self.num_codes)
+        vectors = join_replicas(vectors)
+        weights = None if weights is None else join_replicas(weights)
+        order = keras.random.shuffle(ops.arange(ops.shape(vectors)[0]), seed=self.seed_generator)
         uniforms = keras.random.uniform((self.num_codes,), seed=self.seed_generator)
         noise = keras.random.normal(self.embedding.shape, seed=self.seed_generator)
         noise = 0.01 * (ops.std(vectors, axis=0) + 1e-3) * noise
-        noise = ops.where((rows >= n)[:, None], noise, 0.0)
-        samples = ops.take(vectors, ops.take(order, rows % n, axis=0), axis=0) + noise
-        samples = unit_length(samples) if self.distance == "cosine" else samples
-        return order, uniforms, samples, noise
+        return vectors, weights, order, uniforms, noise
 
-    def _start(self, vectors, codebook, draw):
+    def _start(self, codebook, draw):
         """Returns the codebook: as it is, or at the first training step from the data."""
-        order, uniforms, samples, noise = draw
+        vectors, weights, order, uniforms, noise = draw
 
         def start():
+            rows, counted, ranks = vectors, weights, order
             if self.initialization == "data":
-                return samples
-            centres = spread_rows(vectors, order, uniforms, self.num_codes)
-            return lloyd(vectors, centres, LLOYD_ITERATIONS) + noise
+                # Enough of them to draw from; k-means reads them all.
+                most = max(ROWS_PER_CODE * self.num_codes, LEAST_ROWS)
+                rows = ops.take(vectors, order[:most], axis=0)
+                counted = None if weights is None else ops.take(weights, order[:most], axis=0)
+                ranks = ops.arange(ops.shape(rows)[0])
+            centres, repeats = draw_spread_rows(rows, ranks, uniforms, self.num_codes, counted)
+            if self.initialization == "kmeans":
+                centres = lloyd(rows, centres, LLOYD_ITERATIONS, counted)
+            return centres + ops.where(repeats[:, None], noise, 0.0)
 
         started = ops.cond(self.initialized > 0.5, lambda: codebook, start)
         started = take_from_first_replica(started)
         return unit_length(started) if self.distance == "cosine" else started
 
-    def _update(self, vectors, flat_codes, codebook, draw):
+    def _update(self, vectors, flat_codes, weights, codebook, draw):
         """Moves counts, sums and codebook by one step, and revives codes out of use."""
-        batch_counts = count_codes(flat_codes, self.num_codes)
-        batch_sums = ops.segment_sum(vectors, flat_codes, num_segments=self.num_codes)
+        batch_counts = count_codes(flat_codes, self.num_codes, weights)
+        batch_sums = sum_by_code(vectors, flat_codes, self.num_codes, weights)
         batch_counts, batch_sums = sum_over_replicas([batch_counts, batch_sums])
         old_counts = ops.convert_to_tensor(self.code_counts)
         old_sums = ops.convert_to_tensor(self.code_sums)
@@ -214,18 +219,36 @@ class EMAVectorQuantizer(Quantizer):
         if self.revival_threshold > 0:
             threshold = self.revival_threshold * ops.mean(counts)
             dead = counts < threshold
-            samples = take_from_first_replica(draw[2])
+            samples = take_from_first_replica(self._far_vectors(codebook, dead, draw))
             embedding = ops.where(dead[:, None], samples, embedding)
             sums = ops.where(dead[:, None], 2.0 * threshold * samples, sums)
             counts = ops.where(dead, 2.0 * threshold, counts)
-        finite = self._are_finite(embedding, counts, sums, batch_sums)
+        # A batch of padding alone is no step either.
+        finite = are_finite(self.name, embedding, counts, sums, batch_sums)
+        counts_as_step = finite & (ops.sum(batch_counts) > 0)
         for weight, value in (
             (self.embedding, embedding),
             (self.code_counts, counts),
             (self.code_sums, sums),
             (self.initialized, ops.ones(())),
         ):
-            weight.assign(ops.where(finite, value, ops.convert_to_tensor(weight)))
+            weight.assign(ops.where(counts_as_step, value, ops.convert_to_tensor(weight)))
+
+    def _far_vectors(self, codebook, dead, draw):
+        """A vector of the batch for each code, far from the code that it has, where one is dead.
+
+        Dead codes would otherwise be drawn anew from what is frequent, such as black background,
+        which has its code already.
+        """
+        vectors, weights, _, uniforms, noise = draw
+        nearest = ops.take(codebook, nearest_codes(vectors, codebook), axis=0)
+        distances = ops.sum(ops.square(vectors - nearest), axis=-1)
+        distances = distances if weights is None else distances * weights
+        samples = ops.take(vectors, far_rows(distances, dead, uniforms), axis=0)
+        # Where all vectors lie on codes, there is nothing to draw: a place beside a code in use.
+        used = ops.take(codebook, ops.argmax(ops.cast(~dead, "int32")), axis=0) + noise
+        samples = ops.where(ops.sum(distances) > 0, samples, used)
+        return unit_length(samples) if self.distance == "cosine" else samples
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import whole
 from brainvq.layers.bottleneck import Bottleneck
 from brainvq.layers.quantizer import straight_through
 
@@ -45,9 +46,9 @@ class FiniteScalarQuantizer(Bottleneck):
     def __init__(self, levels: tuple[int, ...] = (8, 5, 5, 5), **kwargs):
         super().__init__(**kwargs)
         levels = tuple(levels)
-        if not levels or any(int(level) != level or level < 3 for level in levels):
+        if not levels:
             raise ValueError(f"`levels` must be integers of at least 3. Received: levels={levels}")
-        self.levels = tuple(int(level) for level in levels)
+        self.levels = tuple(whole("levels", level, 3) for level in levels)
         self.num_codes = math.prod(self.levels)
         if self.num_codes > np.iinfo("int32").max:
             raise ValueError(
@@ -63,6 +64,7 @@ class FiniteScalarQuantizer(Bottleneck):
 
     def build(self, input_shape):
         """Checks `input_shape` `(batch, *grid, dim)`; there is nothing to create."""
+        super().build(input_shape)
         if input_shape[-1] != len(self.levels):
             raise ValueError(
                 f"z must have {len(self.levels)} channels, one per level of {self.levels}. "
@@ -74,8 +76,9 @@ class FiniteScalarQuantizer(Bottleneck):
         """Float32 `(num_codes, dim)`: every combination of levels, made at each call."""
         return self.codes_to_vectors(ops.arange(self.num_codes, dtype="int32"))
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
+        z, _ = self._masked(z, mask)
         bounded = self._half_range * ops.tanh(z + self._shift) - self._offset
         rounded = ops.round(bounded)
         digits = ops.cast(ops.stop_gradient(rounded) + self._half_width, "int32")

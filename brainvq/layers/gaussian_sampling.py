@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from brainvq.arguments import number
 from brainvq.layers.bottleneck import Bottleneck
 
 # exp(20) still squares within float32; a wider log-variance is a training gone wrong already.
@@ -36,24 +37,25 @@ class GaussianSampling(Bottleneck):
 
     def __init__(self, kl_weight: float = 1.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        if kl_weight < 0:
-            raise ValueError(f"`kl_weight` must be at least 0. Received: kl_weight={kl_weight}")
-        self.kl_weight = kl_weight
+        self.kl_weight = number("kl_weight", kl_weight)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
         """Creates the dense layer for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         dim = input_shape[-1]
         self.statistics = keras.layers.Dense(2 * dim, dtype="float32", name="statistics")
         self.statistics.build(input_shape)
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Maps `z` `(batch, *grid, dim)` to a sample (training) or to the mean."""
+        z, mask = self._masked(z, mask)
         mean, log_variance = ops.split(self.statistics(z), 2, axis=-1)  # (batch, *grid, dim) each
         log_variance = ops.clip(log_variance, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
         divergence = 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
-        divergence = ops.mean(ops.sum(divergence, axis=tuple(range(1, len(z.shape)))))
+        divergence = divergence if mask is None else ops.where(mask[..., None], divergence, 0.0)
+        divergence = self._mean(ops.sum(divergence, axis=tuple(range(1, len(z.shape)))))
         sample = mean
         if training:
             noise = keras.random.normal(ops.shape(mean), dtype="float32", seed=self.seed_generator)

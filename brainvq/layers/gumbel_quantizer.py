@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number, whole
 from brainvq.layers.bottleneck import Bottleneck
-from brainvq.layers.quantizer import nearest_codes
+from brainvq.layers.quantizer import keep_where_finite, nearest_codes
 
 SQRT_2 = 1.4142135623730951
 # The smallest positive float32 number of full precision: zero has no logarithm.
@@ -74,18 +75,10 @@ class GumbelQuantizer(Bottleneck):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if codebook_size < 2:
-            raise ValueError(
-                f"`codebook_size` must be at least 2. Received: codebook_size={codebook_size}"
-            )
-        if codebook_scale <= 0:
-            raise ValueError(
-                f"`codebook_scale` must be above 0. Received: codebook_scale={codebook_scale}"
-            )
-        self.codebook_size = codebook_size
-        self._live = _Live(_positive(temperature))
+        self.codebook_size = whole("codebook_size", codebook_size, 2)
+        self._live = _Live(number("temperature", temperature, above=True))
         self.noise_at_inference = bool(noise_at_inference)
-        self.codebook_scale = codebook_scale
+        self.codebook_scale = number("codebook_scale", codebook_scale, above=True)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
@@ -97,7 +90,7 @@ class GumbelQuantizer(Bottleneck):
 
     @temperature.setter
     def temperature(self, value: float):
-        self._live.variable.assign(_positive(value))
+        self._live.variable.assign(number("temperature", value, above=True))
 
     @property
     def variables(self):
@@ -106,6 +99,7 @@ class GumbelQuantizer(Bottleneck):
 
     def build(self, input_shape):
         """Creates the codebook for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         start = keras.initializers.RandomNormal(stddev=self.codebook_scale, seed=self.seed)
         self.embedding = self.add_weight(
             shape=(self.codebook_size, input_shape[-1]), initializer=start, name="embedding"
@@ -116,15 +110,18 @@ class GumbelQuantizer(Bottleneck):
         """Float32 `(codebook_size, dim)`."""
         return ops.convert_to_tensor(self.embedding)
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Mixes codes for `z` `(batch, *grid, dim)`; see the class for what is returned."""
-        logits = self._logits(z)  # (n, codebook_size)
+        z, _ = self._masked(z, mask)
+        # No gradient from vectors that are not finite: one of them would spoil the codebook.
+        codebook = keep_where_finite(self.name, self.codebook, z)
+        logits = self._logits(z, codebook)  # (n, codebook_size)
         if training or self.noise_at_inference:
             uniform = keras.random.uniform(
                 ops.shape(logits), minval=TINY, dtype="float32", seed=self.seed_generator
             )
             logits = logits - ops.log(-ops.log(uniform))
-        mixed = ops.matmul(ops.softmax(logits / self._live.variable, axis=-1), self.codebook)
+        mixed = ops.matmul(ops.softmax(logits / self._live.variable, axis=-1), codebook)
         return self._outputs(ops.reshape(mixed, ops.shape(z)), {})
 
     def weights_of(self, z):
@@ -137,7 +134,7 @@ class GumbelQuantizer(Bottleneck):
             Float32 `(batch, *grid, codebook_size)`; the last axis sums to 1.
         """
         z = ops.convert_to_tensor(z, dtype="float32")
-        weights = ops.softmax(self._logits(z) / self._live.variable, axis=-1)
+        weights = ops.softmax(self._logits(z, self.codebook) / self._live.variable, axis=-1)
         return ops.reshape(weights, (*ops.shape(z)[:-1], self.codebook_size))
 
     def nearest(self, z):
@@ -153,9 +150,8 @@ class GumbelQuantizer(Bottleneck):
         vectors = ops.reshape(z, (-1, z.shape[-1]))
         return ops.reshape(nearest_codes(vectors, self.codebook), ops.shape(z)[:-1])
 
-    def _logits(self, z):
+    def _logits(self, z, codebook):
         """−‖z − e_k‖², up to a number per vector that the softmax does not see: `(n, K)`."""
-        codebook = self.codebook
         # Distances do not change when all is moved; around 0 their expansion cancels least.
         centre = ops.stop_gradient(ops.mean(codebook, axis=0))
         vectors, codes = ops.reshape(z, (-1, z.shape[-1])) - centre, codebook - centre
@@ -172,13 +168,6 @@ class GumbelQuantizer(Bottleneck):
             "codebook_scale": self.codebook_scale,
             "seed": self.seed,
         }
-
-
-def _positive(temperature):
-    """Returns a temperature, or refuses it."""
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
-    return temperature
 
 
 class _Live:

@@ -18,6 +18,6 @@ class Identity(Bottleneck):
     def build(self, input_shape):
         """There is nothing to build."""
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Returns `z` `(batch, *grid, dim)` as `quantized`."""
         return self._outputs(z, {})

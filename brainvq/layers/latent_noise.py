@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from brainvq.arguments import number
 from brainvq.layers.bottleneck import Bottleneck
 
 
@@ -31,20 +32,18 @@ class LatentNoise(Bottleneck):
 
     def __init__(self, size: float, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        if size < 0:
-            raise ValueError(f"`size` must be at least 0. Received: size={size}")
-        self.size = size
+        self.size = number("size", size)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
         """There is nothing to build."""
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Adds noise to `z` `(batch, *grid, dim)` in training."""
-        z = ops.cast(z, "float32")
+        z, mask = self._masked(ops.cast(z, "float32"), mask)
         if training and self.size > 0:
-            deviation = ops.std(z, axis=tuple(range(len(z.shape) - 1)))
+            deviation = self._deviation(z, mask)
             ones = (1,) * (len(z.shape) - 1)
             shape = (ops.shape(z)[0], *ones)
             sizes = keras.random.uniform(shape, minval=-1.0, maxval=1.0, seed=self.seed_generator)
@@ -52,6 +51,14 @@ class LatentNoise(Bottleneck):
             noise = keras.random.normal(ops.shape(z), dtype="float32", seed=self.seed_generator)
             z = z + self.size * sizes * ops.stop_gradient(deviation) * noise
         return self._outputs(z, {})
+
+    def _deviation(self, z, mask):
+        """Standard deviation of each channel, `(dim,)`, over the cells that hold data."""
+        if mask is None:
+            return ops.std(z, axis=tuple(range(len(z.shape) - 1)))
+        vectors, mask = ops.reshape(z, (-1, z.shape[-1])), ops.reshape(mask, (-1,))
+        mean = self._mean(vectors, mask, axis=0)
+        return ops.sqrt(self._mean(ops.square(vectors - mean), mask, axis=0))
 
     def get_config(self):
         """Returns the constructor's arguments."""

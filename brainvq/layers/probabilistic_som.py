@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number
+from brainvq.backend import join_replicas
 from brainvq.layers.som_grid import GridQuantizer
 
 
@@ -77,29 +79,27 @@ class ProbabilisticSOM(GridQuantizer):
         **kwargs,
     ):
         super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
-        if alpha <= 0:
-            raise ValueError(f"`alpha` must be above 0. Received: alpha={alpha}")
-        if gamma < 0:
-            raise ValueError(f"`gamma` must be at least 0. Received: gamma={gamma}")
-        self.alpha = alpha
-        self.gamma = gamma
+        self.alpha = number("alpha", alpha, above=True)
+        self.gamma = number("gamma", gamma)
         self.include_node = bool(include_node)
         self.quantize = bool(quantize)
         own = np.eye(self.num_codes, dtype="float32") if include_node else 0.0
         self._adjacency = self.som_grid.adjacency + own
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Assigns `z` `(batch, *grid, dim)`; see the class for what is returned."""
+        z, mask = self._masked(z, mask)
+        weights = None if mask is None else ops.reshape(mask, (-1,))
         vectors = ops.reshape(z, (-1, z.shape[-1]))  # (n, dim)
         log_s = self.log_assignments(vectors)
-        log_t = ops.stop_gradient(log_targets(log_s))
+        log_t = ops.stop_gradient(log_targets(log_s, weights))
         divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
         # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
         shares = ops.matmul(ops.stop_gradient(ops.exp(log_s)), self._adjacency)  # (n, nodes)
         nearness = ops.sum(shares * log_s, axis=-1)
         losses = {
-            "clustering_loss": self.gamma * ops.mean(divergence),
-            "neighbourhood_loss": -self.beta * ops.mean(nearness),
+            "clustering_loss": self.gamma * self._mean(divergence, weights),
+            "neighbourhood_loss": -self.beta * self._mean(nearness, weights),
         }
         most_probable = ops.cast(ops.argmax(log_s, axis=-1), "int32")
         nodes, codes = self._look_up(z, most_probable, ops.stop_gradient(self.codebook))
@@ -136,6 +136,13 @@ class ProbabilisticSOM(GridQuantizer):
         }
 
 
-def log_targets(log_s):
-    """log t_ij of equation 4, from log s_ij `(n, nodes)`: sharper, and even over the nodes."""
-    return ops.log_softmax(2.0 * log_s - ops.logsumexp(log_s, axis=0), axis=-1)
+def log_targets(log_s, mask=None):
+    """log t_ij of equation 4, from log s_ij `(n, nodes)`: sharper, and even over the nodes.
+
+    The sum over i is one over the vectors of all replicas that `mask`, bool `(n,)`, says to count.
+    """
+    counted = log_s if mask is None else ops.where(mask[:, None], log_s, -1e9)
+    if 0 not in log_s.shape:  # where nothing is counted nothing is targeted
+        shares = join_replicas(ops.logsumexp(counted, axis=0)[None])
+        log_s = 2.0 * log_s - ops.logsumexp(shares, axis=0)
+    return ops.log_softmax(log_s, axis=-1)

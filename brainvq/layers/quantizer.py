@@ -7,6 +7,7 @@ import logging
 
 from keras import ops
 
+from brainvq.arguments import number, whole
 from brainvq.backend import is_symbolic
 from brainvq.layers.bottleneck import Bottleneck
 
@@ -79,7 +80,7 @@ def rotate(z, quantized):
 
 
 def spread_rows(vectors, order, uniforms, num_rows: int):
-    """Draws `num_rows` distinct-as-can-be vectors as starting centres: k-means++.
+    """Draws `num_rows` vectors as starting centres, distinct as far as the vectors are: k-means++.
 
     Each next centre is drawn with probability proportional to its squared distance from the
     centres so far (Arthur & Vassilvitskii 2007).
@@ -93,46 +94,119 @@ def spread_rows(vectors, order, uniforms, num_rows: int):
     Returns:
         Float32 `(num_rows, dim)`; rows repeat once every distinct vector is taken.
     """
-    first = ops.take(vectors, order[0], axis=0)
+    return draw_spread_rows(vectors, order, uniforms, num_rows)[0]
+
+
+def draw_spread_rows(vectors, order, uniforms, num_rows: int, weights=None):
+    """The rows of `spread_rows`, and which of them repeat earlier ones.
+
+    Args:
+        vectors: see `spread_rows`, as for the next three.
+        order: int `(n,)`.
+        uniforms: float32 `(num_rows,)`.
+        num_rows: int.
+        weights: float32 `(n,)`, 0 for vectors that are not drawn, else 1; None for all.
+
+    Returns:
+        Float32 `(num_rows, dim)` and bool `(num_rows,)`.
+    """
+    if weights is None:
+        first = ops.take(vectors, order[0], axis=0)
+        weights = 1.0
+    else:
+        # The first in order of those that count.
+        first = ops.take(order, ops.argmax(ops.take(weights, order, axis=0)), axis=0)
+        first = ops.take(vectors, first, axis=0)
     rows = ops.arange(num_rows)
 
     def add_row(i, state):
-        centres, distances = state
+        centres, distances, repeats = state
         cumulated = ops.cumsum(distances)
         threshold = ops.take(uniforms, i, axis=0) * cumulated[-1]
         # Strictly above: a vector at distance 0 is never drawn while another one is left.
         drawn = ops.argmax(ops.cast(cumulated > threshold, "int32"))
-        centre = ops.take(vectors, drawn, axis=0)
-        centres = ops.where(ops.equal(rows, i)[:, None], centre, centres)
-        distances = ops.minimum(distances, ops.sum(ops.square(vectors - centre), axis=-1))
-        return centres, distances
+        taken = ops.take(vectors, drawn, axis=0)
+        # Where none is left, an earlier centre again, and each about as often.
+        repeat = cumulated[-1] <= 0
+        centre = ops.where(repeat, ops.take(centres, i // 2, axis=0), taken)
+        here = ops.equal(rows, i)
+        centres = ops.where(here[:, None], centre, centres)
+        apart = weights * ops.sum(ops.square(vectors - centre), axis=-1)
+        return centres, ops.minimum(distances, apart), repeats | (here & repeat)
 
     state = (
         ops.where(ops.equal(rows, 0)[:, None], first, ops.zeros((num_rows, vectors.shape[-1]))),
-        ops.sum(ops.square(vectors - first), axis=-1),
+        weights * ops.sum(ops.square(vectors - first), axis=-1),
+        rows < 0,
     )
-    return ops.fori_loop(1, num_rows, add_row, state)[0]
+    centres, _, repeats = ops.fori_loop(1, num_rows, add_row, state)
+    return centres, repeats
 
 
-def lloyd(vectors, centres, iterations: int):
+def far_rows(distances, wanted, uniforms):
+    """Draws vectors with probability proportional to their squared distances, spread over them.
+
+    Like the draws of k-means++, all at once: the sum of the distances is cut into as many equal
+    parts as rows are wanted, and each row is drawn from a part of its own.
+
+    Args:
+        distances: float32 `(n,)`, squared, from each vector to its code; 0 is never drawn.
+        wanted: bool `(num_rows,)`, the rows that will be used.
+        uniforms: float32 `(num_rows,)` in [0, 1).
+
+    Returns:
+        Int `(num_rows,)`, indices in 0 … n − 1.
+    """
+    cumulated = ops.cumsum(distances)
+    wanted = ops.cast(wanted, "float32")
+    places = (ops.cumsum(wanted) - 1.0 + uniforms) / ops.maximum(ops.sum(wanted), 1.0)
+    places = ops.clip(places, 0.0, 1.0 - 1e-6) * cumulated[-1]
+    drawn = ops.searchsorted(cumulated, places, side="right")
+    return ops.minimum(ops.cast(drawn, "int32"), ops.shape(distances)[0] - 1)
+
+
+def lloyd(vectors, centres, iterations: int, weights=None):
     """Improves `centres` of `vectors` `(n, dim)` by Lloyd's iterations; an empty one stays.
 
-    Centres are float32 `(num_codes, dim)`, before and after.
+    Centres are float32 `(num_codes, dim)`, before and after. Vectors count by `weights` `(n,)`.
     """
     num_codes = centres.shape[0]
 
     def step(_, centres):
         codes = nearest_codes(vectors, centres)
-        sums = ops.segment_sum(vectors, codes, num_segments=num_codes)
-        counts = count_codes(codes, num_codes)[:, None]
+        sums = sum_by_code(vectors, codes, num_codes, weights)
+        counts = count_codes(codes, num_codes, weights)[:, None]
         return ops.where(counts > 0, sums / ops.maximum(counts, 1.0), centres)
 
     return ops.fori_loop(0, iterations, step, centres)
 
 
-def count_codes(codes, num_codes: int):
-    """Counts codes int `(n,)`; returns float32 `(num_codes,)`."""
-    return ops.segment_sum(ops.ones_like(codes, dtype="float32"), codes, num_segments=num_codes)
+def count_codes(codes, num_codes: int, weights=None):
+    """Counts codes int `(n,)`, each by its weight `(n,)`; returns float32 `(num_codes,)`."""
+    weights = ops.ones_like(codes, dtype="float32") if weights is None else weights
+    return ops.segment_sum(weights, codes, num_segments=num_codes)
+
+
+def sum_by_code(vectors, codes, num_codes: int, weights=None):
+    """Sums vectors `(n, dim)` of each code int `(n,)`; returns float32 `(num_codes, dim)`."""
+    vectors = vectors if weights is None else vectors * weights[:, None]
+    return ops.segment_sum(vectors, codes, num_segments=num_codes)
+
+
+def are_finite(name, *tensors):
+    """Whether all numbers of float `tensors` are finite, a bool scalar; says so if not.
+
+    Within a compiled step nothing can be said here; there it is the loss, which is not finite.
+    """
+    finite = ops.all(ops.stack([ops.all(ops.isfinite(tensor)) for tensor in tensors]))
+    if not is_symbolic(finite) and not bool(finite):
+        logger.warning("%s: values that are not finite; its codes stay as they are", name)
+    return finite
+
+
+def keep_where_finite(name, codebook, vectors):
+    """The codebook, with a gradient unless `vectors` hold numbers that are not finite."""
+    return ops.where(are_finite(name, vectors), codebook, ops.stop_gradient(codebook))
 
 
 class Quantizer(Bottleneck):
@@ -163,10 +237,6 @@ class Quantizer(Bottleneck):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if num_codes < 2:
-            raise ValueError(f"`num_codes` must be at least 2. Received: num_codes={num_codes}")
-        if beta < 0:
-            raise ValueError(f"`beta` must be at least 0. Received: beta={beta}")
         if distance not in DISTANCES:
             raise ValueError(
                 f"`distance` must be one of {DISTANCES}. Received: distance={distance}"
@@ -175,8 +245,8 @@ class Quantizer(Bottleneck):
             raise ValueError(
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
             )
-        self.num_codes = num_codes
-        self.beta = beta
+        self.num_codes = whole("num_codes", num_codes, 2)
+        self.beta = number("beta", beta)
         self.distance = distance
         self.gradient = gradient
 
@@ -215,26 +285,22 @@ class Quantizer(Bottleneck):
             )
         return vectors
 
-    def _flatten(self, z):
-        """Returns `z` (of unit length with the cosine distance) and its vectors `(n, dim)`."""
-        z = unit_length(z) if self.distance == "cosine" else z
-        return z, ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1])))
+    def _flatten(self, z, mask=None):
+        """Prepares the input.
 
-    def _are_finite(self, *tensors):
-        """Whether all numbers of float `tensors` are finite, a bool scalar; says so if not.
-
-        Within a compiled step nothing can be said here; there it is the loss, which is not finite.
+        Returns:
+            `z`, of unit length with the cosine distance, zero where there is padding; its vectors
+            `(n, dim)`, without a gradient; the mask `(batch, *grid)`, and the vectors' weights
+            float32 `(n,)`, 1 for data and 0 for padding. The last two are None without a mask.
         """
-        finite = ops.all(ops.stack([ops.all(ops.isfinite(tensor)) for tensor in tensors]))
-        if not is_symbolic(finite) and not bool(finite):
-            logger.warning("%s: values that are not finite; its codes stay as they are", self.name)
-        return finite
+        z, mask = self._masked(z, mask)
+        z = unit_length(z) if self.distance == "cosine" else z
+        weights = None if mask is None else ops.reshape(ops.cast(mask, "float32"), (-1,))
+        return z, ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1]))), mask, weights
 
     def _learning_codebook(self, vectors):
         """The codebook, with a gradient unless `vectors` hold numbers that are not finite."""
-        codebook = self.codebook
-        fixed = ops.stop_gradient(codebook)
-        return ops.where(self._are_finite(vectors), codebook, fixed)
+        return keep_where_finite(self.name, self.codebook, vectors)
 
     def _look_up(self, z, flat_codes, codebook):
         """Returns `quantized` without a gradient to `z`, and the codes in the grid's shape."""
@@ -244,8 +310,8 @@ class Quantizer(Bottleneck):
     def _pass_gradient(self, z, quantized):
         return (rotate if self.gradient == "rotation" else straight_through)(z, quantized)
 
-    def _commitment(self, z, quantized):
-        return self.beta * ops.mean(ops.square(z - ops.stop_gradient(quantized)))
+    def _commitment(self, z, quantized, mask):
+        return self.beta * self._mean(ops.square(z - ops.stop_gradient(quantized)), mask)
 
     def get_config(self):
         """Returns the constructor's arguments."""

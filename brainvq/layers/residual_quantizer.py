@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
+from brainvq.arguments import number, whole
+from brainvq.layers.bottleneck import Bottleneck, BottleneckChain, given, refuse_tensors
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
 from brainvq.layers.quantizer import GRADIENTS, Quantizer, rotate, straight_through
 from brainvq.layers.torus_quantizer import TorusQuantizer
@@ -83,15 +84,13 @@ class ResidualQuantizer(Bottleneck):
             for q in quantizers
         ]
         _check_stages(quantizers)
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"`dropout` must be from 0 to 1. Received: dropout={dropout}")
         if gradient not in GRADIENTS:
             raise ValueError(
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
             )
         self.quantizers = quantizers
         self.beam = beam
-        self.dropout = dropout
+        self.dropout = number("dropout", dropout, most=1.0)
         self.gradient = gradient
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -103,12 +102,13 @@ class ResidualQuantizer(Bottleneck):
 
     @beam.setter
     def beam(self, beam: int):
-        if beam != int(beam) or beam < 1 or (beam > 1 and not _is_plain(self.quantizers[0])):
+        beam = whole("beam", beam)
+        if beam > 1 and not _is_plain(self.quantizers[0]):
             raise ValueError(
                 "`beam` must be an integer, at least 1, and 1 where the first stage moves its "
                 f"input. Received: beam={beam}, quantizers={self.quantizers}"
             )
-        self._beam = int(beam)
+        self._beam = beam
 
     def stages(self) -> list:
         """The quantisers, from coarse to fine."""
@@ -138,22 +138,24 @@ class ResidualQuantizer(Bottleneck):
 
     def build(self, input_shape):
         """Builds every stage for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         for quantizer in self.quantizers:
             # `load_model` has built the stages already.
             if not quantizer.built:
                 quantizer.build(input_shape)
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned.
 
         The stages add their losses themselves, so this layer adds none.
         """
+        z, mask = self._masked(z, mask)
         masks = self._stage_masks(z) if training and self.dropout > 0 else None
         remainder = continuous = z
         total = ops.zeros_like(z)
         codes, losses = [], {}
         for stage, quantizer in enumerate(self.quantizers):
-            outputs = quantizer(remainder, training=training)
+            outputs = quantizer(remainder, training=training, **given(mask))
             quantized = ops.stop_gradient(outputs["quantized"])
             read = outputs.get("continuous", remainder)
             if stage == 0:
@@ -168,12 +170,7 @@ class ResidualQuantizer(Bottleneck):
             codes = self._search(z)
             total = self.codes_to_vectors(codes)
         passed = (rotate if self.gradient == "rotation" else straight_through)(continuous, total)
-        return {
-            "quantized": passed,
-            "codes": codes,
-            "continuous": continuous,
-            "losses": losses,
-        }
+        return self._outputs(passed, losses, codes, continuous, add=False)
 
     def codes_to_vectors(self, codes):
         """Looks codes up and sums them; never changes the codebooks.
@@ -281,6 +278,7 @@ def _check_stages(quantizers):
             "`quantizers` must be a list of one or more quantisers with one code per vector. "
             f"Received: quantizers={quantizers}"
         )
+    refuse_tensors("quantizers", quantizers)
     if len({id(q) for q in quantizers}) < len(quantizers):
         raise ValueError(
             "`quantizers` must be different layers; make each of its own. "

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from brainvq.arguments import whole
 from brainvq.layers.quantizer import Quantizer
 
 TOPOLOGIES = ("rectangular", "toroid")
@@ -35,14 +36,12 @@ class SOMGrid:
     """
 
     def __init__(self, height: int, width: int, topology: str = "rectangular"):
-        for name, size in (("height", height), ("width", width)):
-            if int(size) != size or size < 1:
-                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={size}")
         if topology not in TOPOLOGIES:
             raise ValueError(
                 f"`topology` must be one of {TOPOLOGIES}. Received: topology={topology}"
             )
-        self.height, self.width, self.topology = int(height), int(width), topology
+        self.height, self.width = whole("height", height), whole("width", width)
+        self.topology = topology
         rows, columns = np.divmod(np.arange(self.height * self.width), self.width)
         self.coordinates = np.stack([rows, columns], axis=-1).astype("int32")
         self.neighbours = np.stack(
@@ -120,7 +119,7 @@ class GridQuantizer(Quantizer):
         gradient: str = "straight_through",
         **kwargs,
     ):
-        if isinstance(som_shape, int) or len(som_shape) != 2:
+        if not isinstance(som_shape, list | tuple) or len(som_shape) != 2:
             raise ValueError(
                 f"`som_shape` must be (height, width). Received: som_shape={som_shape}"
             )
@@ -133,6 +132,7 @@ class GridQuantizer(Quantizer):
 
     def build(self, input_shape):
         """Creates the codebook for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         self.embedding = self.add_weight(
             shape=(self.num_codes, input_shape[-1]), initializer=self.initializer, name="embedding"
         )

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.layers.quantizer import count_codes, nearest_codes
+from brainvq.arguments import number
+from brainvq.backend import mean_over_replicas
+from brainvq.layers.quantizer import count_codes, nearest_codes, sum_by_code
 from brainvq.layers.som_grid import GridQuantizer
 
 
@@ -56,25 +58,24 @@ class SOMQuantizer(GridQuantizer):
         **kwargs,
     ):
         super().__init__(som_shape, topology, beta, initializer, gradient, **kwargs)
-        if alpha < 0:
-            raise ValueError(f"`alpha` must be at least 0. Received: alpha={alpha}")
-        self.alpha = alpha
+        self.alpha = number("alpha", alpha)
         self._members = self.som_grid.adjacency + np.eye(self.num_codes, dtype="float32")
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
-        z, vectors = self._flatten(z)
+        z, vectors, mask, weights = self._flatten(z, mask)
         codebook = self._learning_codebook(vectors)
         flat_codes = nearest_codes(vectors, ops.stop_gradient(codebook))
         quantized, codes = self._look_up(z, flat_codes, codebook)
+        spread = self._neighbourhood(vectors, flat_codes, codebook, weights)
         losses = {
-            "commitment_loss": self.alpha * ops.mean(ops.square(z - quantized)),
-            "neighbourhood_loss": self.beta * self._neighbourhood(vectors, flat_codes, codebook),
+            "commitment_loss": self.alpha * self._mean(ops.square(z - quantized), mask),
+            "neighbourhood_loss": self.beta * spread,
         }
         passed = self._pass_gradient(z, ops.stop_gradient(quantized))
         return self._outputs(passed, losses, codes, continuous=z)
 
-    def _neighbourhood(self, vectors, flat_codes, codebook):
+    def _neighbourhood(self, vectors, flat_codes, codebook, weights):
         """Squared distances of nodes and their neighbours to `vectors`, per element of these.
 
         Σ ‖ẽ − z‖² over the z at a node is n ‖ẽ‖² − 2 ẽ·Σz + Σ‖z‖². Sums over the vectors of each
@@ -84,15 +85,18 @@ class SOMQuantizer(GridQuantizer):
         # Distances do not change when all is moved; around 0 their expansion cancels least.
         centre = ops.stop_gradient(ops.mean(codebook, axis=0))
         vectors, nodes = vectors - centre, codebook - centre
-        sums = ops.segment_sum(vectors, flat_codes, num_segments=self.num_codes)
-        counts = count_codes(flat_codes, self.num_codes)  # (nodes,)
+        sums = sum_by_code(vectors, flat_codes, self.num_codes, weights)
+        counts = count_codes(flat_codes, self.num_codes, weights)  # (nodes,)
         squares = ops.sum(ops.square(vectors), axis=-1)  # (n,)
         sizes = ops.take(np.sum(self._members, axis=0), flat_codes)
+        sizes = sizes if weights is None else sizes * weights
         # Neighbours are mutual: what nodes around node k hold is row k of these.
         counts, sums = ops.matmul(self._members, counts[:, None]), ops.matmul(self._members, sums)
         total = ops.sum(counts * ops.square(nodes)) - 2.0 * ops.sum(nodes * sums)
         elements = ops.cast(ops.size(vectors), "float32")
-        return (total + ops.sum(sizes * squares)) / elements
+        if weights is not None:
+            elements = ops.sum(weights) * vectors.shape[-1]
+        return mean_over_replicas(total + ops.sum(sizes * squares), elements)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number
 from brainvq.backend import sum_over_replicas
-from brainvq.layers.quantizer import count_codes, nearest_codes
+from brainvq.layers.quantizer import Quantizer, are_finite, count_codes, nearest_codes, sum_by_code
 from brainvq.layers.som_grid import GridQuantizer
 
 # Sharpness of the soft assignments behind the usage loss: a node and its neighbours, on 16 nodes.
@@ -82,17 +83,10 @@ class TorusQuantizer(GridQuantizer):
         **kwargs,
     ):
         super().__init__(som_shape, "toroid", beta, "zeros", gradient, **kwargs)
-        for name, value in (("size", size), ("radius", radius)):
-            if value <= 0:
-                raise ValueError(f"`{name}` must be above 0. Received: {name}={value}")
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be from 0 to below 1. Received: decay={decay}")
-        if gamma < 0:
-            raise ValueError(f"`gamma` must be at least 0. Received: gamma={gamma}")
-        self.size = size
-        self.radius = radius
-        self.decay = decay
-        self.gamma = gamma
+        self.size = number("size", size, above=True)
+        self.radius = number("radius", radius, above=True)
+        self.decay = number("decay", decay, most=1.0, below=True)
+        self.gamma = number("gamma", gamma)
         self.seed = seed
         angles = 2.0 * np.pi * self.som_grid.coordinates / np.array(self.som_shape)
         circles = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # (nodes, 2, 2)
@@ -102,6 +96,7 @@ class TorusQuantizer(GridQuantizer):
 
     def build(self, input_shape):
         """Creates the dense layer, codebook, counts and sums for `(batch, *grid, dim)`."""
+        Quantizer.build(self, input_shape)  # not that of a grid, whose codebook is trained
         dim = input_shape[-1]
         if dim < 4:
             raise ValueError(
@@ -123,19 +118,19 @@ class TorusQuantizer(GridQuantizer):
             shape=(self.num_codes,), initializer="zeros", name="code_counts", **state
         )
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
+        z, z_vectors, mask, weights = self._flatten(z, mask)
         places = self.places(z)  # (n, 4)
         codebook = ops.convert_to_tensor(self.embedding)
         v = z + ops.reshape(ops.matmul(places, self._directions), ops.shape(z))
-        _, vectors = self._flatten(v)
-        flat_codes = nearest_codes(vectors, codebook)
+        flat_codes = nearest_codes(self._flatten(v)[1], codebook)
         nodes, codes = self._look_up(v, flat_codes, codebook)
         if training and self.trainable:
-            self._update(self._flatten(z)[1], flat_codes)
+            self._update(z_vectors, flat_codes, weights)
         losses = {
-            "commitment_loss": self._commitment(v, nodes),
-            "usage_loss": self.gamma * self._unevenness(places),
+            "commitment_loss": self._commitment(v, nodes, mask),
+            "usage_loss": self.gamma * self._unevenness(places, weights),
         }
         return self._outputs(self._pass_gradient(v, nodes), losses, codes, continuous=v)
 
@@ -182,17 +177,17 @@ class TorusQuantizer(GridQuantizer):
             f"Received: vectors of shape {np.shape(vectors)}"
         )
 
-    def _update(self, vectors, flat_codes):
+    def _update(self, vectors, flat_codes, weights):
         """Moves the counts, the sums and the nodes by one step."""
-        counts = count_codes(flat_codes, self.num_codes)
-        sums = ops.segment_sum(vectors, flat_codes, num_segments=self.num_codes)
+        counts = count_codes(flat_codes, self.num_codes, weights)
+        sums = sum_by_code(vectors, flat_codes, self.num_codes, weights)
         counts, sums = sum_over_replicas([counts, sums])
         counts = self.decay * ops.convert_to_tensor(self.code_counts) + (1 - self.decay) * counts
         sums = self.decay * ops.convert_to_tensor(self.code_sums) + (1 - self.decay) * sums
         around = ops.matmul(self._near, counts[:, None]) + EPSILON
         means = ops.matmul(self._near, sums) / around
         nodes = ops.matmul(self._places, self._directions) + means
-        finite = self._are_finite(nodes, counts, sums)
+        finite = are_finite(self.name, nodes, counts, sums)
         for weight, value in (
             (self.embedding, nodes),
             (self.code_counts, counts),
@@ -200,10 +195,10 @@ class TorusQuantizer(GridQuantizer):
         ):
             weight.assign(ops.where(finite, value, ops.convert_to_tensor(weight)))
 
-    def _unevenness(self, places):
+    def _unevenness(self, places, weights):
         """KL(mean soft assignment ‖ all alike), in nats."""
         logits = SHARPNESS * ops.matmul(places, self._places.T)  # (n, nodes)
-        share = ops.mean(ops.softmax(logits, axis=-1), axis=0)
+        share = self._mean(ops.softmax(logits, axis=-1), weights, axis=0)
         return ops.sum(share * ops.log(share * self.num_codes + 1e-9))
 
     def get_config(self):

@@ -57,19 +57,20 @@ class VectorQuantizer(Quantizer):
 
     def build(self, input_shape):
         """Creates the codebook for `input_shape` `(batch, *grid, dim)`."""
+        super().build(input_shape)
         self.embedding = self.add_weight(
             shape=(self.num_codes, input_shape[-1]), initializer=self.initializer, name="embedding"
         )
 
-    def call(self, z, training: bool | None = None):
+    def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
-        z, vectors = self._flatten(z)
+        z, vectors, mask, _ = self._flatten(z, mask)
         codebook = self._learning_codebook(vectors)
         flat_codes = nearest_codes(vectors, ops.stop_gradient(codebook))
         quantized, codes = self._look_up(z, flat_codes, codebook)
         losses = {
-            "codebook_loss": ops.mean(ops.square(ops.stop_gradient(z) - quantized)),
-            "commitment_loss": self._commitment(z, quantized),
+            "codebook_loss": self._mean(ops.square(ops.stop_gradient(z) - quantized), mask),
+            "commitment_loss": self._commitment(z, quantized, mask),
         }
         return self._outputs(self._pass_gradient(z, quantized), losses, codes, continuous=z)
 

@@ -6,18 +6,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.backend import num_replicas
+from brainvq.backend import mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.models.code_usage import CodeUsage
 from brainvq.models.latent import Codes, LatentModel, Vector
+from brainvq.models.own_target import OwnTarget
 
 # Many divisors: the strides of an encoder that takes any size are read off this size.
 PROBE_SIZE = 80640
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class Autoencoder(LatentModel):
+class Autoencoder(OwnTarget, LatentModel):
     """Any encoder, bottleneck and decoder, trained to give back its input.
 
     `call(x, training=None)` takes float `(batch, *spatial, channels)` and returns a dict:
@@ -26,8 +27,7 @@ class Autoencoder(LatentModel):
     of a `ResidualQuantizer`); with `continuous_weight` also `continuous_reconstruction`.
 
     `fit(x)` reconstructs `x`; `fit(x, y)` reconstructs `y` from `x`. The loss is the
-    reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former;
-    give it with a target, as `fit(x, x, sample_weight=w)`, for Keras drops it without one.
+    reconstruction loss plus what the layers add. One `sample_weight` per image weighs the former.
 
     The history has `loss`, `reconstruction_loss`, each loss term of the bottleneck and, where there
     are codes, `codes_used` and `perplexity` counted over the epoch; with validation data also each
@@ -255,35 +255,36 @@ class Autoencoder(LatentModel):
             # One weight per sample, against a loss per pixel: (batch, 1, …).
             ones = (1,) * (len(reconstruction.shape) - 2)
             sample_weight = ops.reshape(sample_weight, (-1, *ones))
-        loss = self._loss_function(target, reconstruction, sample_weight=sample_weight)
-        # Keras divides losses by the number of replicas, whose gradients it then sums.
-        replicas = num_replicas()
-        terms = {"reconstruction_loss": loss * replicas, **y_pred["losses"]}
+        loss = self._reconstruction_error(target, reconstruction, sample_weight)
+        terms = {"reconstruction_loss": loss, **y_pred["losses"]}
         if self.continuous_weight is not None:
-            continuous = self._loss_function(
-                target, y_pred["continuous_reconstruction"], sample_weight=sample_weight
-            )
-            terms["continuous_reconstruction_loss"] = continuous * replicas
+            continuous = y_pred["continuous_reconstruction"]
+            continuous = self._reconstruction_error(target, continuous, sample_weight)
+            terms["continuous_reconstruction_loss"] = continuous
             loss = self.continuous_weight * continuous + (1.0 - self.continuous_weight) * loss
         batch_size = ops.shape(reconstruction)[0]
         for name, tracker in self._term_trackers.items():
             tracker.update_state(terms[name], sample_weight=batch_size)
         if "codes" in y_pred:
             self._code_usage.update_state(y_pred["codes"])
-        for added in self._added_losses(y_pred["losses"], replicas):
-            loss = loss + ops.cast(ops.sum(added), "float32") / replicas
-        return loss
+        for added in self.losses:
+            loss = loss + ops.cast(ops.sum(added), "float32")
+        return loss / num_replicas()  # Keras sums the gradients of replicas
 
-    def _added_losses(self, terms, replicas):
-        """Returns what layers added by `add_loss`, and the penalties of regularised weights."""
+    def _reconstruction_error(self, target, reconstruction, sample_weight):
+        """The reconstruction loss of the whole batch, with a gradient as of layers' losses."""
+        loss = self._loss_function(target, reconstruction, sample_weight=sample_weight)
+        replicas = num_replicas()
         if replicas == 1:
-            return self.losses
-        # Replicas trace in threads that share the layers' lists of losses and change places while
-        # a quantiser sums over them: the list then holds the terms of both. The outputs of `call`
-        # are each replica's own.
-        bottleneck = [id(added) for added in self.bottleneck.losses]
-        others = [added for added in self.losses if id(added) not in bottleneck]
-        return [*terms.values(), *others]
+            return loss
+        # Keras has divided means by the number of replicas, as if all had equal shares.
+        reduction = self._loss_function.reduction
+        if reduction in ("sum", "none", None):
+            return mean_over_replicas(loss, 1.0 / replicas)
+        count = ops.cast(ops.shape(reconstruction)[0], "float32")
+        if reduction == "mean_with_sample_weight" and sample_weight is not None:
+            count = ops.sum(ops.cast(sample_weight, "float32"))
+        return mean_over_replicas(loss * replicas * count, count)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics of `compile` with the reconstruction and its target.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.backend import num_replicas, record, run_step
+from brainvq.backend import mean_over_replicas, num_replicas, record, run_step
 from brainvq.layers.gaussian_sampling import LOG_VARIANCE_LIMIT
 from brainvq.models.latent import LatentModel, Vector
 from brainvq.models.paired_optimizer import PairedOptimizer
@@ -329,7 +329,11 @@ class IntroVAE(LatentModel):
 
     def _objective(self, losses):
         """The scalar to descend on; what optimisers sum over replicas is each one's share."""
-        return ops.mean(losses) / num_replicas()
+        replicas = num_replicas()
+        if replicas == 1:
+            return ops.mean(losses)
+        count = ops.cast(ops.shape(losses)[0], "float32")
+        return mean_over_replicas(ops.sum(losses), count) / replicas
 
     def _scale(self):
         return 1 / math.prod(self.encoder.input_shape[1:]) if self.form == "soft" else 1.0

@@ -13,15 +13,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.backend import compile_function
+from brainvq.backend import compile_function, mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
 from brainvq.models import pixelcnn_sampler
+from brainvq.models.own_target import OwnTarget
 from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class PixelCNN(keras.Model):
+class PixelCNN(OwnTarget, keras.Model):
     """Autoregressive distribution over code grids: p(codes) = Π p(code_i | earlier codes).
 
     "Earlier" is raster order: the last axis of the grid runs fastest. Train it with plain `fit`
@@ -101,6 +102,7 @@ class PixelCNN(keras.Model):
         self.label_smoothing = float(label_smoothing)
         self._make_layers()
         self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
+        self._weighted_loss = keras.metrics.Mean(name="weighted_loss")
         self._functions = _Functions()
         self.build(None)
 
@@ -294,21 +296,33 @@ class PixelCNN(keras.Model):
             )
         codes = ops.cast(x["codes"] if isinstance(x, dict) else x, "int32")
         log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
-        nats = -_pick(log_p, codes)  # (batch, *grid)
-        if sample_weight is None:
-            weight = ops.ones_like(nats)
-        else:
-            weight = ops.cast(sample_weight, "float32")
-            missing = len(nats.shape) - len(weight.shape)
-            weight = ops.reshape(weight, tuple(ops.shape(weight)) + (1,) * missing)
-            weight = weight + ops.zeros_like(nats)
+        # A row per grid, and one for a replica without any: what is empty has no size to infer.
+        rows = ops.shape(codes)[0]
+        rows = max(rows, 1) if isinstance(rows, int) else ops.maximum(rows, 1)
+        nats = ops.reshape(-_pick(log_p, codes), (rows, -1))
+        weight = ops.ones_like(nats)
+        if sample_weight is not None:
+            # A weight per grid or per code; after both, TensorFlow no longer tells the rank.
+            given = ops.reshape(ops.cast(sample_weight, "float32"), (rows, -1))
+            weight = given * weight
         total = ops.sum(weight)
-        mean = ops.sum(weight * nats) / ops.maximum(total, 1e-12)
+        mean = mean_over_replicas(ops.sum(weight * nats), total)
         self.bits_tracker.update_state(mean / math.log(2), sample_weight=total)
         if training and self.label_smoothing:
-            even = -ops.sum(weight * ops.mean(log_p, axis=-1)) / ops.maximum(total, 1e-12)
-            return (1 - self.label_smoothing) * mean + self.label_smoothing * even
-        return mean
+            spread = ops.reshape(-ops.mean(log_p, axis=-1), (rows, -1))
+            even = mean_over_replicas(ops.sum(weight * spread), total)
+            mean = (1 - self.label_smoothing) * mean + self.label_smoothing * even
+        self._weighted_loss.update_state(mean, sample_weight=total)
+        return mean / num_replicas()  # Keras sums the gradients of replicas
+
+    def get_metrics_result(self):
+        """Returns the metrics, `loss` as the mean by weights over all batches.
+
+        That of Keras is one by the numbers of samples.
+        """
+        results = super().get_metrics_result()
+        weighted = results.pop("weighted_loss")
+        return {**results, "loss": weighted}
 
     def _check_codes(self, codes, name="codes"):
         """Return `codes` as int32 `(n, *grid)` or raise a UserError."""

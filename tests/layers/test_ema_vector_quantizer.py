@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -217,54 +212,3 @@ def test_a_loaded_layer_does_not_start_again(tmp_path):
     for old, new in pairs:
         np.testing.assert_allclose(array(old), array(new), rtol=1e-5, atol=1e-6)
     assert float(loaded.layers[1].initialized) == 1
-
-
-REPLICAS = """
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from brainvq.layers import EMAVectorQuantizer
-from brainvq.models import Autoencoder
-
-def train(start, revival, strategy):
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        def dense(n): return keras.Sequential([keras.Input((3, 2)), keras.layers.Dense(n)])
-        layer = EMAVectorQuantizer(
-            4, initialization=start, revival_threshold=revival, decay=0.5, seed=1)
-        model = Autoencoder(dense(2), layer, dense(2))
-        model.compile(keras.optimizers.SGD(0.1))
-    x = np.random.default_rng(0).normal(size=(16, 3, 2)).astype("float32")
-    history = model.fit(x, batch_size=8, epochs=2, shuffle=False, verbose=0).history
-    return model, layer, history
-
-two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-assert two.num_replicas_in_sync == 2
-one = tf.distribute.get_strategy()
-expected_model, _, _ = train("random", 0.0, one)
-model, layer, history = train("random", 0.0, two)
-for old, new in zip(expected_model.weights, model.weights):
-    np.testing.assert_allclose(np.array(old), np.array(new), rtol=1e-4, atol=1e-5, err_msg=old.path)
-# While `fit` runs, Keras logs the first replica's share; the metrics themselves hold the sums.
-for name, value in expected_model.get_metrics_result().items():
-    np.testing.assert_allclose(model.get_metrics_result()[name], value, rtol=1e-4, err_msg=name)
-    assert name in history
-_, layer, history = train("data", 0.3, two)
-for weight in (layer.embedding, layer.code_counts, layer.code_sums, layer.initialized):
-    first, second = (v.numpy() for v in two.experimental_local_results(weight.value))
-    np.testing.assert_array_equal(first, second, err_msg=weight.path)
-assert np.array(layer.initialized) == 1
-assert np.all(np.isfinite(history["loss"]))
-print("replicas agree")
-"""
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
-def test_two_replicas_sum_their_counts_and_agree():
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "replicas agree" in done.stdout

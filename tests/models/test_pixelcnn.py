@@ -511,3 +511,29 @@ def test_bad_labels(labels):
         prior.sample(2, labels=labels)
     with pytest.raises(ValueError, match="needs labels"):
         prior(striped(2))
+
+
+@pytest.mark.parametrize("per_code", [False, True])
+def test_the_loss_is_the_mean_by_weights_over_all_batches(per_code):
+    model = PixelCNN((3, 2), 4, filters=4, num_blocks=1)
+    model.compile(keras.optimizers.SGD(0.0))
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 4, (7, 3, 2)).astype("int32")
+    weight = rng.random(codes.shape if per_code else 7).astype("float32")
+    weight[1], weight[2] = 0.0, 7.0
+    by_code = -model.code_log_prob(codes).astype("float64")
+    shape = by_code.shape if per_code else (7, 1, 1)
+    wanted = np.average(by_code, weights=np.broadcast_to(weight.reshape(shape), by_code.shape))
+    options = {"sample_weight": weight, "batch_size": 3, "verbose": 0}
+    history = model.fit(codes, validation_data=(codes, None, weight), **options).history
+    evaluated = dict(zip(("loss", "bits_per_code"), model.evaluate(codes, **options), strict=True))
+    whole = model.test_on_batch(codes, sample_weight=weight, return_dict=True)
+    step = model.train_on_batch(codes, None, weight, return_dict=True)
+    val = {name[4:]: values[0] for name, values in history.items() if name.startswith("val_")}
+    fit = {name: history[name][0] for name in val}
+    for logs in (fit, val, evaluated, whole, step):
+        assert set(logs) == {"loss", "bits_per_code"}
+        np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
+        np.testing.assert_allclose(logs["bits_per_code"], wanted / np.log(2), rtol=1e-5)
+    nothing = model.test_on_batch(codes, sample_weight=0 * weight, return_dict=True)
+    assert nothing["loss"] == 0

@@ -1,0 +1,57 @@
+"""Checks of numbers that a constructor is given; they refuse what would fail or mislead later."""
+
+import math
+import numbers
+
+
+def whole(name: str, value, smallest: int = 1) -> int:
+    """Returns an integer argument.
+
+    Args:
+        name: str, the argument's name.
+        value: what was given; 8.0 is taken for 8, a bool for no number.
+        smallest: int, the least value.
+
+    Returns:
+        Int.
+
+    Raises:
+        ValueError: if `value` is no whole number, or below `smallest`.
+    """
+    if not _is_finite(value) or value != int(value) or value < smallest:
+        raise ValueError(
+            f"`{name}` must be an integer, at least {smallest}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def number(
+    name: str, value, least: float = 0.0, most: float = math.inf, *, above=False, below=False
+):
+    """Returns a real argument, which is finite.
+
+    Args:
+        name: str, the argument's name.
+        value: what was given; a bool is no number.
+        least: float, the least value.
+        most: float, the greatest value.
+        above: bool, whether `value` must lie above `least` rather than be at least that.
+        below: bool, whether `value` must lie below `most` rather than be at most that.
+
+    Returns:
+        Int or float.
+
+    Raises:
+        ValueError: if `value` is no number, not finite or out of the range.
+    """
+    fits = _is_finite(value) and least <= value <= most
+    if not fits or (above and value == least) or (below and value == most):
+        limits = f"{'above' if above else 'at least'} {least:g}"
+        if most < math.inf:
+            limits += f" and {'below' if below else 'at most'} {most:g}"
+        raise ValueError(f"`{name}` must be {limits}. Received: {name}={value!r}")
+    return value.item() if hasattr(value, "item") else value
+
+
+def _is_finite(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
