@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit jax fuzz clean
+.PHONY: demo test lint unit jax fuzz audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -36,6 +36,21 @@ fuzz: $(VENV)/.installed
 # Every long command killed 200 times, on full disks and twice at once; "make test" has a small share.
 faults: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py
+
+# Known weaknesses of the packages in requirements.txt. The tool has an environment of its own. It
+# says that none are known, too, where it could look nothing up: that is no answer.
+AUDIT := .make/audit
+audit:
+	@mkdir -p .make; test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+		$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9" \
+		2>/dev/null; } || { rm -rf $(AUDIT); \
+		echo "audit: pip-audit cannot be installed; expected a network" >&2; exit 2; }
+	@$(AUDIT)/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip \
+		--progress-spinner off >$(AUDIT).txt 2>&1; status=$$?; \
+		missed=$$(grep -c "could not be audited" $(AUDIT).txt); \
+		if [ $$missed -gt 0 ] || grep -qE "ConnectionError|ServiceError|Timeout" $(AUDIT).txt; then \
+		echo "audit: found no answer for $$missed or more packages; expected a network that reaches pypi.org" >&2; \
+		exit 2; fi; cat $(AUDIT).txt; exit $$status
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

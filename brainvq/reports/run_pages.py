@@ -5,6 +5,7 @@
 
 import pandas as pd
 
+from brainvq.places import without_places
 from brainvq.reports.html import Report, Section
 from brainvq.reports.model_card import ModelCard
 
@@ -44,7 +45,7 @@ def run_card(about, metrics, data_facts, **fields):
         "simulated": metrics["simulated"],
         "split_rule": f"by subject, seed {study['seed']}",
         "preprocessing": [step_text(step) for step in about["steps"]],
-        "training": about["command"],
+        "training": without_places(about["command"]),
         "versions": {"brainvq": about["brainvq"], "keras": about["keras"]},
     }
     return ModelCard(**(shared | fields), **data_facts)

@@ -11,6 +11,7 @@ from brainvq.errors import UserError
 from brainvq.files import read_json, write_json, write_text
 from brainvq.options import from_dict
 from brainvq.options.verbs import options_of_verb
+from brainvq.places import OPTIONS, without_places
 from brainvq.tasks import base
 from brainvq.training.pretrained import load_model, pack, unpack
 from brainvq.training.shipped import open_run, shipped
@@ -175,26 +176,21 @@ def export(trained, folder):
     if trained.task.samples.needs_prior:
         trained.require_prior()
     study = trained.about["study"]
-    data = study["data"]
-    named = [study["runs"], *(data[key] for key in ("root", "cache", "assignments", "mirror"))]
-
-    def without_places(text):
-        for place in named:
-            if place and "/" in place:
-                text = text.replace(place, "DIR")
-        return text
-
+    groups = [study, *(study[name] for name in ("data", "train") if study.get(name))]
+    known = [group.get(name) for group in groups for name in OPTIONS]
     places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
-    about = {
-        **trained.about,
-        "command": without_places(trained.about["command"]),
-        "study": {**study, "runs": "runs", "data": {**data, **places}},
-    }
-    write_json(folder / "study.json", about)
-    for name in ("MODEL_CARD.md", "metrics.json"):
-        if (trained.path / name).exists():
-            text = (trained.path / name).read_text(encoding="utf-8")
-            write_text(folder / name, without_places(text))
+    places |= dict.fromkeys(name for name in ("masks", "mask_tool") if name in study["data"])
+    small = {**study, "runs": "runs", "data": {**study["data"], **places}}
+    if (study.get("train") or {}).get("start_run"):
+        small["train"] = {**study["train"], "start_run": None}
+    rest = {key: value for key, value in trained.about.items() if key not in ("study", "start")}
+    write_json(folder / "study.json", {**without_places(rest, known), "study": small})
+    metrics, card = (trained.path / name for name in ("metrics.json", "MODEL_CARD.md"))
+    if metrics.exists():
+        write_json(folder / metrics.name, without_places(read_json(metrics), known))
+    if card.exists():
+        text = without_places(card.read_text(encoding="utf-8"), known)
+        write_text(folder / card.name, text)
     pack(trained.model, folder / "model.zip")
     if trained.prior is not None:
         pack(trained.prior, folder / "prior.zip")

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -11,12 +12,31 @@ from brainvq.errors import UserError
 from brainvq.files import atomic_path
 from brainvq.training.fit import to_numpy
 
+# What damaged files, and those that ask for other classes or for code, make Keras and NumPy raise.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    RecursionError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def load_model(path):
-    """`keras.saving.load_model`, with a damaged file as a `UserError`."""
+    """`keras.saving.load_model`, with a damaged file as a `UserError`.
+
+    No code of the file is run: layers are those of Keras and brainvq, and a Python function in it
+    is refused.
+    """
     try:
-        return keras.saving.load_model(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return keras.saving.load_model(path, safe_mode=True)
+    except _DAMAGED as error:
         raise UserError(
             f"{path}: cannot be loaded ({error}); expected a model that brainvq wrote"
         ) from None
@@ -43,7 +63,7 @@ def pack(model, path):
 
 
 def unpack(path):
-    """Reads what `pack` wrote.
+    """Reads what `pack` wrote; as `load_model`, it runs no code of the file.
 
     Raises:
         UserError: the file is missing or damaged, or its weights do not fit its configuration.
@@ -53,9 +73,11 @@ def unpack(path):
             config = json.loads(archive.read("config.json"))
             with np.load(io.BytesIO(archive.read("weights.npz")), allow_pickle=False) as stored:
                 arrays = [stored[name] for name in sorted(stored.files)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"holds a {type(model).__name__}")
+    except _DAMAGED as error:
         raise UserError(f"{path}: cannot be read ({error}); expected shipped weights") from None
-    model = keras.saving.deserialize_keras_object(config)
     weights = model.weights
     if [tuple(w.shape) for w in weights] != [a.shape for a in arrays]:
         raise UserError(

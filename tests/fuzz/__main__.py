@@ -3,8 +3,8 @@
     python -m tests.fuzz [--inputs 12000] [--kinds nii trk ...] [--seed 0] [--workers 2]
     python -m tests.fuzz --repeat nii 1234          one input again, with its traceback
 
-An input must be read within 10 s of a processor, 3 GiB more memory than the program itself has, without a warning
-and without a file outside of its folder. Those that are not are kept in `fuzz-failures/`.
+An input must be read within 10 s of a processor and 3 GiB more memory than the program itself has,
+without a warning or a file outside of its folder. Others are kept in `fuzz-failures/`.
 """
 
 import argparse

@@ -1,4 +1,7 @@
+import io
 import json
+import pickle
+import zipfile
 
 import keras
 import numpy as np
@@ -179,3 +182,56 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
     )
     with pytest.raises(UserError, match="small: is not empty"):
         export(original, tmp_path / "small")
+
+
+def packed(path, config):
+    weights = io.BytesIO()
+    np.savez(weights)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("weights.npz", weights.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"module": "os", "class_name": "system", "config": {"command": "touch found"}},
+        {"module": "subprocess", "class_name": "Popen", "config": {"args": ["touch", "found"]}},
+        {"module": "builtins", "class_name": "function", "config": "exec"},
+        ["no", "model"],
+        "text",
+    ],
+)
+def test_weights_that_ask_for_code_are_refused(tmp_path, monkeypatch, config):
+    monkeypatch.chdir(tmp_path)
+    if isinstance(config, dict):
+        config["registered_name"] = config["class_name"]
+    with pytest.raises(UserError, match=r"model\.zip: cannot be read"):
+        pretrained.unpack(packed(tmp_path / "model.zip", config))
+    assert not (tmp_path / "found").exists()
+
+
+def test_functions_and_pickles_in_weights_are_refused(tmp_path):
+    function = keras.layers.Lambda(lambda x: x)
+    network = keras.Sequential([keras.layers.Input((2,)), function])
+    network.save(tmp_path / "model.keras")
+    with pytest.raises(UserError, match=r"model\.keras: cannot be loaded"):
+        pretrained.load_model(tmp_path / "model.keras")
+    config = keras.saving.serialize_keras_object(network)
+    with pytest.raises(UserError, match=r"model\.zip: cannot be read"):
+        pretrained.unpack(packed(tmp_path / "model.zip", config))
+    pretrained.pack(model(), tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        config = archive.read("config.json")
+    objects = io.BytesIO()
+    np.savez(objects, **{"0000": np.array([print], object)})
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("weights.npz", objects.getvalue())
+    with pytest.raises(UserError, match=r"model\.zip: cannot be read .*allow_pickle"):
+        pretrained.unpack(tmp_path / "model.zip")
+    with open(tmp_path / "other.keras", "wb") as file:
+        pickle.dump({"a": 1}, file)
+    with pytest.raises(UserError, match=r"other\.keras: cannot be loaded"):
+        pretrained.load_model(tmp_path / "other.keras")
