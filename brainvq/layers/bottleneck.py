@@ -106,16 +106,22 @@ class Bottleneck(keras.layers.Layer):
         """Returns the mask of each output: that of the input for all but the losses."""
         if previous_mask is None or self.tensor_only:
             return previous_mask
-        shapes = self.compute_output_shape(inputs.shape)
-        return {
-            key: {name: None for name in shape} if key == "losses" else previous_mask
-            for key, shape in shapes.items()
-        }
+        masks = {"quantized": previous_mask, "losses": dict.fromkeys(self.loss_names)}
+        if self.has_codes:
+            masks["codes"] = previous_mask
+        if self.has_continuous:
+            masks["continuous"] = previous_mask
+        return masks
 
     @property
     def has_codes(self) -> bool:
         """Whether `call` returns codes."""
         return self.num_codes is not None
+
+    @property
+    def has_continuous(self) -> bool:
+        """Whether `call` returns `continuous`."""
+        return self.has_codes
 
     def add_weight(self, *args, **kwargs):
         """Adds a weight as every Keras layer does, marked as one that does not decay.
@@ -292,6 +298,11 @@ class BottleneckChain(Bottleneck):
     def depth(self) -> int | None:
         """Codes per grid cell of the last member, or None."""
         return self.bottlenecks[-1].depth
+
+    @property
+    def has_continuous(self) -> bool:
+        """Whether the last member returns `continuous`."""
+        return self.bottlenecks[-1].has_continuous
 
     @property
     def codebook(self):

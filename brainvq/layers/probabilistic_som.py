@@ -86,6 +86,11 @@ class ProbabilisticSOM(GridQuantizer):
         own = np.eye(self.num_codes, dtype="float32") if include_node else 0.0
         self._adjacency = self.som_grid.adjacency + own
 
+    @property
+    def has_continuous(self) -> bool:
+        """Whether `call` returns `continuous`: not where the decoder reads z itself."""
+        return self.quantize
+
     def call(self, z, training: bool | None = None, mask=None):
         """Assigns `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, mask = self._masked(z, mask)
