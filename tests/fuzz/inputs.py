@@ -287,7 +287,10 @@ def _spoil_tree(content, rng, kind):
     """Another value, a missing one or one too many somewhere in JSON."""
     try:
         tree = json.loads(content)
-    except ValueError:
+        whole = isinstance(tree, dict | list)
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:  # spoilt before
         return _spoil_bytes(content, rng, 400)
     places, stack = [], [tree]
     while stack:
