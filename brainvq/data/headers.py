@@ -26,6 +26,7 @@ MOST_VOXELS = 2**29
 # Longest side of a field of view that a brain may lie in, of a mouse or of a whole body, in mm. The
 # lower bound counts where a header names a unit; of others little is known.
 _VIEW_MM = (1.0, 4000.0)
+_LEAST_VIEW_MM = 1e-3
 
 
 @contextlib.contextmanager
@@ -83,7 +84,8 @@ def world_of(file, loaded, shape, axcodes):
     affine = np.diag([scale, scale, scale, 1.0]) @ affine if scale != 1 else affine
     if _singular(affine):
         raise ScanError(f"{file}: affine singular or not finite; an invertible one is expected")
-    _check_view(file, name, voxel_sizes(affine) * shape, _VIEW_MM[0] if scale != 1 else 0)
+    least = _VIEW_MM[0] if scale != 1 else _LEAST_VIEW_MM
+    _check_view(file, name, voxel_sizes(affine) * shape, least)
     if scale != 1:
         logger.warning("%s: the header counts in %s; taken as that, in mm from here on", file, name)
     return affine

@@ -34,6 +34,8 @@ PNG_VOXEL_SIZE = (1.0, 1.0, 1.0)
 # A size that is refused before memory is taken for it: a header may claim anything.
 MOST_PIXELS = 10**8
 _MOST_SIDE = 2**15
+# Values that numbers of 32 bits can have between the darkest and the brightest voxel, at least.
+_LEAST_LEVELS = 2000
 # A compressed file is at least so large a part of its content, by the formats gzip and deflate;
 # bzip2 can do better, with content that no scan has.
 _MOST_PACKED = 1100
@@ -430,9 +432,14 @@ def _check_values(file, image):
             f"{file}: {image.size - int(finite.sum())} of {image.size} voxels are NaN or infinite; "
             "finite values are expected (NaN outside the brain is taken as 0)"
         )
-    low = float(image.min())
-    if low == float(image.max()):
+    low, high = float(image.min()), float(image.max())
+    if low == high:
         raise ScanError(f"{file}: every voxel is {low:g}; an image with contrast is expected")
+    if high - low < _LEAST_LEVELS * float(np.spacing(np.abs(image).max())):
+        raise ScanError(
+            f"{file}: its voxels, {low:g} to {high:g}, differ by less than their precision can "
+            "tell; an image with contrast is expected"
+        )
 
 
 def _split_axcodes(path):

@@ -185,3 +185,16 @@ def test_resampling_to_more_voxels_than_memory_has():
     image = np.random.default_rng(0).random((20, 20, 20), "f4")
     with pytest.raises(UserError, match="Resample: .* voxels of 150×150×150 mm would"):
         data.Resample(0.1)(image, np.diag([150.0, 150, 150, 1]))
+
+
+def test_a_scan_smaller_than_a_cell_and_one_without_contrast(tmp_path):
+    image = np.random.default_rng(0).random((6, 6, 6), "f4")
+    for name, values, size, message in (
+        ("small.nii", image, 1e-9, "a field of view of 6e-09×6e-09×6e-09 mm"),
+        ("large.nii", image, 1e5, "a field of view of 6e\\+05×6e\\+05×6e\\+05 mm"),
+        ("flat.nii", image + np.float32(1e5), 1, "differ by less than their precision"),
+        ("faint.nii", image * np.float32(1e-42), 1, "differ by less than their precision"),
+    ):
+        affine = np.diag([size, size, size, 1.0])
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name)
+        refused(lambda file: data.load_scan(str(file)), tmp_path / name, message)
