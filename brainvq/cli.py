@@ -202,7 +202,10 @@ def is_out_of_memory(error):
 
 @contextlib.contextmanager
 def _terminable():
-    """SIGTERM as an exception, so that a training can say what it saved."""
+    """SIGTERM as an exception, so that a training can say what it saved.
+
+    Where Python can only ignore an exception, as in `__del__`, the signal is sent again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -210,10 +213,20 @@ def _terminable():
     def stop(*_):
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def again(ignored):
+        if isinstance(ignored.exc_value, KeyboardInterrupt):
+            ended = isinstance(ignored.exc_value, Terminated)
+            sign = signal.SIGTERM if ended else signal.SIGINT
+            threading.Timer(0.1, signal.raise_signal, [sign]).start()  # once this hook is left
+        else:
+            hook(ignored)
+
+    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 

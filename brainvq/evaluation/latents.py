@@ -5,6 +5,7 @@ subject are alike, so nothing is fitted and tested on the same subject, and inte
 bootstrap over subjects, drawn within each class, see `bootstrap`.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -121,8 +122,8 @@ def discriminate(
         `Discrimination`.
 
     Raises:
-        UserError: fewer than two classes in training, a test class that training lacks, or with
-            `pool` a subject of two classes.
+        UserError: fewer than two classes in training, none of which has two scans that differ, a
+            test class that training lacks, or with `pool` a subject of two classes.
         ValueError: arrays do not agree or are not finite.
     """
     train, test = _latents(train, "train"), _latents(test, "test")
@@ -385,10 +386,22 @@ def _fitted(train, y_train, test, balanced):
     scale = StandardScaler().fit(train)
     count = y_train.max() + 1
     priors = np.full(count, 1 / count) if balanced else None
+    few = UserError(
+        f"classes: found {len(train)} training scans that do not differ within their {count} "
+        "classes; expected two or more different scans of a class"
+    )
+    if np.bincount(y_train).max() < 2:
+        raise few
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors)
     z_train, z_test = scale.transform(train), scale.transform(test)
-    model.fit(z_train, y_train)
-    axes, explained = _axes(model)
+    with warnings.catch_warnings():
+        # Of classes with a single scan, whose part of the covariance is nothing.
+        warnings.filterwarnings("ignore", "Only one sample available")
+        model.fit(z_train, y_train)
+    try:
+        axes, explained = _axes(model)
+    except np.linalg.LinAlgError:
+        raise few from None
     places = [(z - model.priors_ @ model.means_) @ axes for z in (z_test, z_train)]
     return model.predict_proba(z_test), *places, explained
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import time
 import types
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_sigterm_says_how_to_go_on(capsys):
     assert stop.value.code == 143
     assert capsys.readouterr().err == "\nterminated. Saved: all.\n"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_python_has_to_ignore_comes_again(sign, status):
+    class Holds:
+        def __del__(self):
+            signal.raise_signal(sign)
+
+    def call():
+        held = Holds()
+        del held
+        for _ in range(500):
+            time.sleep(0.01)
+        raise AssertionError("the signal was lost")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.guarded(call)
+    assert stop.value.code == status
 
 
 def test_home_folders_are_found(monkeypatch):

@@ -334,3 +334,12 @@ class TestWays:
         for wrong in ([5], [-1], [0.5]):
             with pytest.raises(ValueError, match="dimensions whole numbers"):
                 traverse(base, wrong)
+
+
+@pytest.mark.parametrize("labels", ["abc", "aab"])
+def test_classes_whose_scans_do_not_differ_are_one_line(labels):
+    train = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
+    if labels == "abc":
+        train = np.arange(6.0).reshape(3, 2)
+    with pytest.raises(UserError, match="expected two or more different scans of a class"):
+        discriminate(train, list(labels), train, list(labels))

@@ -1,5 +1,7 @@
 """What the latents of a run tell: class and age of unseen scans, and of the acquisition."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 
@@ -7,6 +9,8 @@ from brainvq import evaluation
 from brainvq.errors import UserError
 from brainvq.files import records, write_array, write_csv
 from brainvq.studies.introvae3d import PUBLISHED
+
+logger = logging.getLogger("brainvq")
 
 # What the acquisition of a scan was, where the cohort knows it. Age and sex differ between diseases
 # and are told apart from it.
@@ -77,8 +81,17 @@ def latent_measures(run, about, z, baseline):
     write_csv(run.file("latents", "scans.csv"), table)
     measures = {"active": int(np.sum(z["train"].std(axis=0) > 0.1))}
     if len(set(classes(parts["train"])) - {""}) >= 2:
-        measures |= _class_measures(run, parts, z, baseline)
+        measures |= _measured("classes", _class_measures, run, parts, z, baseline) or {}
     return measures | _age_measures(run, parts, z)
+
+
+def _measured(name, measure, *arguments):
+    """What a function measures; None, with a word, where there are too few people for it."""
+    try:
+        return measure(*arguments)
+    except UserError as error:
+        logger.warning("%s left out of the report: %s", name, error)
+        return None
 
 
 def _class_measures(run, parts, z, baseline):
@@ -142,6 +155,11 @@ def discriminated(run, name, train, test, parts):
     train, train_labels, _ = _of_known_class(train, parts["train"])
     test, test_labels, subjects = _of_known_class(test, parts["test"])
     trained = np.isin(test_labels, train_labels)
+    if not trained.any():
+        raise UserError(
+            f"classes: found none of {', '.join(sorted(set(train_labels)))} among the test scans; "
+            "expected scans of a class of the training scans"
+        )
     order = sorted(set(train_labels), key=lambda c: (CLASSES.index(c) if c in CLASSES else 99, c))
     result = evaluation.discriminate(
         train,
@@ -173,7 +191,8 @@ def audited(run, about, z):
         z: dict of split to latents `(n, size)`.
 
     Returns:
-        Dict, `audit` of `metrics.json`; None where acquisition or classes are not known.
+        Dict, `audit` of `metrics.json`; None where acquisition or classes are not known, or people
+        are too few.
     """
     metadata, labels = acquisition(about), classes(about)
     chosen = labels != ""
@@ -184,13 +203,18 @@ def audited(run, about, z):
     for split, rows in run.rows.items():
         latents[rows], used[rows] = z[split], True
     chosen &= used
-    audit = evaluation.bias_audit(
-        metadata[chosen],
-        labels[chosen],
-        about["subject"][chosen],
-        latents=latents[chosen],
-        seed=run.study.seed,
+    audit = _measured(
+        "audit",
+        lambda: evaluation.bias_audit(
+            metadata[chosen],
+            labels[chosen],
+            about["subject"][chosen],
+            latents=latents[chosen],
+            seed=run.study.seed,
+        ),
     )
+    if audit is None:
+        return None
     write_csv(run.file("audit.csv"), audit.tests)
     return {
         "alarm": bool(audit.alarm),
