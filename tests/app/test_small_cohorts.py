@@ -1,0 +1,37 @@
+"""Cohorts of a few people: refused before training in one line, or measured as far as they go."""
+
+import dataclasses
+
+import pytest
+
+from brainvq import studies
+from brainvq.errors import UserError
+from brainvq.tasks import of
+from brainvq.tasks.vectors.latents import _measured
+
+# The smallest cohorts that finish; one person's bundles are split by streamlines.
+LEAST = {"oasis2d": 3, "ixi2d": 3, "som3d": 3, "introvae3d": 7, "streamlines": 3}
+
+
+@pytest.mark.parametrize("people", range(1, 9))
+@pytest.mark.parametrize("name", LEAST)
+def test_too_few_people_are_refused_before_training(name, people):
+    study = next(iter(studies.STUDIES[name].values())).smoke()
+    study = dataclasses.replace(study, data=dataclasses.replace(study.data, subjects=people))
+    task, refused = of(study), "each split needs one subject or more|expected 2 or more"
+    if people >= LEAST[name] or (name, people) == ("streamlines", 1):
+        task.check_cohort(study, task.cohort(study))
+        return
+    with pytest.raises(UserError, match=refused):
+        task.check_cohort(study, task.cohort(study))
+
+
+def test_what_is_left_out_is_said(caplog, monkeypatch):
+    monkeypatch.setattr("brainvq.tasks.vectors.latents.logger.propagate", True)
+
+    def few():
+        raise UserError("found 3 scans; expected 4")
+
+    assert _measured("classes", few) is None
+    assert caplog.messages == ["classes left out of the report: found 3 scans; expected 4"]
+    assert _measured("classes", dict, [("a", 1)]) == {"a": 1}
