@@ -3,6 +3,7 @@
 import numpy as np
 
 from brainvq import evaluation
+from brainvq.data.remarks import summary
 from brainvq.files import read_json, write_json
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
@@ -61,7 +62,7 @@ def report_run(run):
         metrics,
         read_subjects(run),
         task.figures(run, metrics),
-        note=scans.note,
+        note="; ".join(filter(None, (scans.note, *summary(run.store.remarks)))),
         failures=[f"{scan}: {why}" for scan, why in failures],
         timings=read_json(run.file("timings.json")),
     )

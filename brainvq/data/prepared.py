@@ -1,6 +1,7 @@
 """A scan as the slices or the volume that a model takes, and the way back to the scan's grid."""
 
 import dataclasses
+import logging
 import math
 
 import numpy as np
@@ -17,9 +18,12 @@ from brainvq.data.geometry import (
 )
 from brainvq.data.headers import MOST_VOXELS
 from brainvq.data.intensity import ScaleIntensity, ZScore
+from brainvq.data.remarks import collected
 from brainvq.data.scans import load_scan, to_original_grid
 from brainvq.data.steps import steps_from_config
 from brainvq.errors import UserError
+
+logger = logging.getLogger("brainvq")
 
 # Orientation in which `image[:, :, k].T` is a radiological picture of the plane: the patient's
 # right (in sagittal ones: the face) at the left, the face (in the others: the vertex) above.
@@ -319,13 +323,16 @@ def read_and_prepare(paths, steps):
     image, affine = original, original_affine
     low, high = 0.0, 1.0
     try:
-        for step in steps:
-            if isinstance(step, ScaleIntensity | ZScore):
-                span = high - low
-                low, high = (low + span * float(limit) for limit in step.limits(image))
-            image, affine = step(image, affine)
+        with collected() as remarks:
+            for step in steps:
+                if isinstance(step, ScaleIntensity | ZScore):
+                    span = high - low
+                    low, high = (low + span * float(limit) for limit in step.limits(image))
+                image, affine = step(image, affine)
     except ScanError as error:
         raise ScanError(f"{paths[0]}: {error}") from None
+    for text in remarks:
+        logger.info("%s: %s", paths[0], text)
     return image, {
         "affine": affine,
         "shape": original.shape,

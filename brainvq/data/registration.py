@@ -17,15 +17,16 @@ from scipy.spatial.transform import Rotation
 
 from brainvq.data.errors import ScanError
 from brainvq.data.foreground import bounding_box, foreground_mask
-from brainvq.data.geometry import Canonical, Resample, SelectSlices
+from brainvq.data.geometry import BlockMean, Canonical, Resample, SelectSlices
 from brainvq.data.intensity import ClipIntensity, ScaleIntensity, ZScore
+from brainvq.data.remarks import FIT, remark
+from brainvq.data.skull import BRAIN_MM3, brain_of_head
 from brainvq.data.template import Template, load_template, resampled, template_grid
 from brainvq.errors import UserError
 
 # A brain-extracted scan has this share of its voxels at exactly 0, and a brain's volume beside it:
 # heads in air that was set to 0 are larger.
 _STRIPPED_ZEROS = 0.25
-_BRAIN_MM3 = (0.3e6, 2.3e6)
 _NEGATIVE = 0.05  # share of negative voxels that interpolation may leave
 _COVERED = 0.5  # share of the template's brain that a scan must show
 _UNIT = 50.0  # mm; lengths are counted in it, so that shifts weigh as much as turns
@@ -39,6 +40,13 @@ _RIM_MM = {True: 8, False: 4}
 
 # Turns about the left-right, front-back and vertical axis from which the search may start, degrees.
 _TURNS = ((-30, -15, 0, 15, 30), (-15, 0, 15), (-15, 0, 15))
+# Those of a second search, where the first did not end well, and how many of the best it follows.
+_MORE_TURNS = ((-60, -40, -20, 0, 20, 40, 60), (-30, 0, 30), (-30, 0, 30))
+_FOLLOWED = 3
+# Millimetres upwards from the centre of a head at which it looks for the brain.
+_HEIGHTS = (-30, 0, 30)
+_FIT_MM = 4
+_FIT_RIM = 2  # voxels of that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +72,9 @@ class RegisterToTemplate:
             around brains that are known it kept 96 to 98 % of the brain, with 4 to 11 % of the
             volume that was none; 2 mm kept 98 to 99.6 %, with 9 to 18 %.
         finest: voxel size at which the search ends, in mm, 1 to 4; default 3.
+        min_fit: the smallest fit, 0 to 1, see `registration_fit`. Scans below it are searched for
+            again from other starts, and refused where that does not help. Default 0.79: heads that
+            were registered wrongly had .65 to .76, others .82 to .93.
     """
 
     shape: tuple = (182, 218, 182)
@@ -72,6 +83,7 @@ class RegisterToTemplate:
     brain: str = "auto"
     margin: float = 0.0
     finest: float = 3.0
+    min_fit: float = 0.79
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -93,6 +105,8 @@ class RegisterToTemplate:
                     f"RegisterToTemplate: {name} is {getattr(self, name)!r}; expected {low} to "
                     f"{high} mm"
                 )
+        if not 0 <= self.min_fit <= 1:
+            raise UserError(f"RegisterToTemplate: min_fit is {self.min_fit!r}; expected 0 to 1")
 
     def __call__(self, image, affine):
         """Returns the scan on the template's grid and the affine to the scan's own world.
@@ -108,12 +122,10 @@ class RegisterToTemplate:
                 "magnitude image, from 0 on (was it z-scored?)"
             )
         image = np.maximum(image, 0)
-        stripped = is_stripped(image, affine)
         shape, grid = template_grid(self.shape, self.axcodes)
-        to_scan = np.eye(4)
-        if self.transform != "none":
-            options = {"transform": self.transform, "finest": self.finest}
-            to_scan = register(image, affine, stripped=stripped, **options)
+        to_scan, shown, stripped, fit = self._placed(image, affine)
+        if self.brain == "auto":
+            image = shown
         result = resampled(image, affine, shape, to_scan @ grid)
         covered = float(np.mean(result[_brain(self.shape, self.axcodes, 0.0)] > 0))
         if covered < _COVERED:
@@ -122,9 +134,64 @@ class RegisterToTemplate:
                 f"more than {100 * _COVERED:.0f} %"
                 + (" (is the scan in MNI space?)" if self.transform == "none" else "")
             )
+        if self.transform != "none":
+            if fit < self.min_fit:
+                raise ScanError(
+                    f"registered with a fit of {fit:.2f} from any start; expected "
+                    f"{self.min_fit:g} or more (look at the scan: is it a whole brain, or a head "
+                    "whose skull another program should take off?)"
+                )
+            remark(f"{FIT}{fit:.3f}")
         if self.brain == "template" or (self.brain == "auto" and not stripped):
             result *= _brain(self.shape, self.axcodes, float(self.margin))
         return result, to_scan @ grid
+
+    def _placed(self, image, affine):
+        """(map, the scan or its brain alone, whether that is a brain alone, fit of the map)."""
+        stripped, ways = is_stripped(image, affine), [image]
+        if not stripped:
+            mask = brain_of_head(image, affine)
+            ways = [image] if mask is None else [np.where(mask, image, 0), image]
+        found = []
+        for shown in ways:
+            alone = stripped or shown is not image
+            if self.transform == "none":
+                return np.eye(4), shown, alone, np.nan
+            for more in (False, True):
+                options = {"transform": self.transform, "finest": self.finest, "more": more}
+                try:
+                    place = register(shown, affine, stripped=alone, **options)
+                except ScanError:
+                    if more and not found and shown is ways[-1]:
+                        raise
+                    continue
+                fit = registration_fit(shown, affine, place, stripped=alone)
+                found.append((place, shown, alone, fit))
+                if fit >= self.min_fit:
+                    return found[-1]
+        return max(found, key=lambda one: one[3])
+
+
+def registration_fit(image, affine, to_scan, *, stripped):
+    """How well a registered scan shows the template's brain, whatever its contrast.
+
+    Args:
+        image: (x, y, z), 0 in the background or nearly so.
+        affine: (4, 4), voxel index to mm.
+        to_scan: (4, 4), mm of MNI space → mm of the scan's world, as `register` gives it.
+        stripped: whether the scan shows the brain alone; others are cut to the template's.
+
+    Returns:
+        float from 0 to 1: the multiple correlation with the template's maps of grey matter, white
+        matter and fluid in voxels of 4 mm, in the brain and 8 mm around it.
+    """
+    basis, area, brain, shape, grid = _fit_basis()
+    halves = BlockMean(2)(resampled(image, affine, shape, to_scan @ grid), grid)[0]
+    values = (halves if stripped else halves * brain)[area].astype(np.float64)
+    values -= values.mean()
+    total = values @ values
+    fitted = basis.T @ values
+    return float(np.sqrt(np.clip(fitted @ fitted / total, 0, 1))) if total > 0 else 0.0
 
 
 def template_volumes(steps):
@@ -181,10 +248,10 @@ def is_stripped(image, affine):
     """
     zeros = np.mean(image == 0)
     volume = (1 - zeros) * image.size * abs(np.linalg.det(affine[:3, :3]))
-    return bool(zeros >= _STRIPPED_ZEROS and _BRAIN_MM3[0] <= volume <= _BRAIN_MM3[1])
+    return bool(zeros >= _STRIPPED_ZEROS and BRAIN_MM3[0] <= volume <= BRAIN_MM3[1])
 
 
-def register(image, affine, *, stripped, transform="affine", finest=3.0):
+def register(image, affine, *, stripped, transform="affine", finest=3.0, more=False):
     """Finds the map from the template to a scan.
 
     The search starts at the centres of mass and at the best of a few turns, goes on with a rigid
@@ -196,6 +263,7 @@ def register(image, affine, *, stripped, transform="affine", finest=3.0):
         stripped: whether the scan shows the brain alone.
         transform: "affine" (default) or "rigid".
         finest: voxel size of the last level in mm.
+        more: look from larger turns and other places, and follow the best few.
 
     Returns:
         float64 (4, 4): mm of MNI space → mm of the scan's world.
@@ -208,7 +276,7 @@ def register(image, affine, *, stripped, transform="affine", finest=3.0):
     logging.getLogger("dipy").setLevel(logging.WARNING)  # it logs every level
     search = _Search(image, affine, stripped)
     last = RigidTransform3D if transform == "rigid" else AffineTransform3D
-    place = search.best_turn()
+    place = search.best_of_many() if more else search.best_turn()
     for kind, spacing, iterations in (
         (RigidTransform3D, 6.0, 40),
         (last, 6.0, 100),
@@ -236,6 +304,7 @@ class _Search:
         self._moving, self._moving_affine = _searched(image, affine)
         own = load_template()
         center = _center(self._moving, self._moving_affine, stripped)
+        self._stripped, self._levels = stripped, {}
         own_center = apply_affine(own.affine, ndimage.center_of_mass(own.mask))
         self.to_own = np.diag([1 / _UNIT] * 3 + [1]) @ from_matvec(np.eye(3), -own_center)
         self.to_scan = np.diag([1 / _UNIT] * 3 + [1]) @ from_matvec(np.eye(3), -center)
@@ -243,23 +312,43 @@ class _Search:
         scale = 1.0
         if stripped:
             # Of the scan itself: resampling blurs the border outwards.
-            volume = np.count_nonzero(image) * abs(np.linalg.det(affine[:3, :3]))
+            volume = _brain_alone(image).sum() * abs(np.linalg.det(affine[:3, :3]))
             scale = float(np.clip((volume / own.mask.sum()) ** (1 / 3), 0.7, 1.3))
         self.start = np.diag([scale, scale, scale, 1.0])
 
     def best_turn(self):
         """`start` after the best of a few turns; of equal ones the smallest."""
+        return self._starts(_TURNS, (0,))[0]
+
+    def best_of_many(self):
+        """The best of rigid maps that end from several starts far apart."""
+        from dipy.align.transforms import RigidTransform3D
+
+        heights = (0,) if self._stripped else _HEIGHTS
+        starts = self._starts(_MORE_TURNS, heights)[:_FOLLOWED]
+        ends = [self.optimized(start, RigidTransform3D, 8.0, 40) for start in starts]
+        return min(ends, key=self._distance)
+
+    def _starts(self, turns, heights):
+        """`start` after each turn, from each height in mm; the best first."""
+        distance, starts = self._distance, []
+        for height in heights:
+            raised = from_matvec(np.eye(3), [0, 0, height / _UNIT])
+            for degrees in itertools.product(*turns):
+                turned = raised @ from_matvec(_turn(np.radians(degrees))) @ self.start
+                size = np.abs(degrees).sum() + abs(height)
+                starts.append((distance(turned), size, turned))
+        return [start for _, _, start in sorted(starts, key=lambda candidate: candidate[:2])]
+
+    def _distance(self, place):
+        """Minus the mutual information at a map, in voxels of 8 mm."""
         from dipy.align.imaffine import MutualInformationMetric
         from dipy.align.transforms import RigidTransform3D
 
         fixed, blurred, grids = self._level(8.0)
         metric = MutualInformationMetric(nbins=_BINS)
-        starts = []
-        for degrees in itertools.product(*_TURNS):
-            turned = from_matvec(_turn(np.radians(degrees))) @ self.start
-            metric.setup(RigidTransform3D(), fixed, blurred, starting_affine=turned, **grids)
-            starts.append((metric.distance(np.zeros(6)), np.abs(degrees).sum(), turned))
-        return min(starts, key=lambda candidate: candidate[:2])[2]
+        metric.setup(RigidTransform3D(), fixed, blurred, starting_affine=place, **grids)
+        return metric.distance(np.zeros(6))
 
     def optimized(self, place, kind, spacing, iterations):
         """The map of a kind of transform that is best near `place`, in voxels of `spacing` mm."""
@@ -277,6 +366,11 @@ class _Search:
         return result.affine
 
     def _level(self, spacing):
+        if spacing not in self._levels:
+            self._levels = {spacing: self._blurred(spacing)}
+        return self._levels[spacing]
+
+    def _blurred(self, spacing):
         fixed, fixed_affine, mask = _template_level(float(spacing), self._rim)
         # The scan gets the template's blur but keeps its fine voxels: interpolating between coarse
         # ones would blur it more, which mutual information rewards by a map that is too large.
@@ -315,6 +409,30 @@ def _template_level(spacing, rim):
     return t1[box], affine @ from_matvec(np.eye(3), lows), mask[box].astype(np.int32)
 
 
+@functools.lru_cache(maxsize=1)
+def _fit_basis():
+    """Of `registration_fit`: basis `(n, 4)`, its voxels, the brain's, and the grid of 2 mm."""
+    shape, affine = template_grid((160, 192, 160))
+    half = from_matvec(np.eye(3) * 2, [0.5] * 3)
+    shape, grid = tuple(n // 2 for n in shape), affine @ half
+    own, maps = load_template(), []
+    for volume in (own.gm, own.wm, own.csf, own.mask):
+        placed = resampled(volume.astype(np.float32), own.affine, shape, grid)
+        maps.append(BlockMean(_FIT_MM // 2)(placed, grid)[0])
+    brain = maps.pop() > 0.5
+    area = ndimage.binary_dilation(brain, iterations=_FIT_RIM)
+    tissues = [tissue[area].astype(np.float64) for tissue in maps]
+    basis = np.linalg.qr(np.stack([*tissues, np.ones_like(tissues[0])], axis=1))[0]
+    return basis, area, brain, shape, grid
+
+
+def _brain_alone(image):
+    """Bool: what is not 0; where much of that lies apart or is dust, the foreground."""
+    mask = image > 0
+    brain = foreground_mask(image)
+    return brain if brain.sum() < 0.98 * mask.sum() else mask
+
+
 def _searched(image, affine):
     """The scan for the search: of `_SCAN_MM`, cut to the foreground, without its extremes."""
     small, affine = Resample(_SCAN_MM)(image, affine)
@@ -330,7 +448,7 @@ def _searched(image, affine):
 
 def _center(image, affine, stripped):
     """Middle of the brain in mm; of a head that of its upper part, which leaves the neck out."""
-    mask = image > 0 if stripped else foreground_mask(image)
+    mask = _brain_alone(image) if stripped else foreground_mask(image)
     points = apply_affine(affine, np.argwhere(mask))
     if not stripped:
         points = points[points[:, 2] > points[:, 2].max() - _HEAD_MM]

@@ -22,6 +22,7 @@ import pandas as pd
 
 from brainvq.data.jobs import disk_errors, remove_stale, run_jobs
 from brainvq.data.layouts import LAYOUTS
+from brainvq.data.remarks import collected, summary
 from brainvq.data.scans import scan_files
 from brainvq.data.steps import steps_from_config, steps_to_config
 from brainvq.errors import UserError
@@ -57,6 +58,7 @@ class ArrayStore:
             n_samples, shape (of the processed volume; of bundles: streamlines, points, 3) and
             affine (its 4×4 matrix, index to mm; the identity for bundles).
         failures: `pandas.DataFrame` of scan_id and message: scans that could not be prepared.
+        remarks: dict of scan_id to list of str: what was seen of scans that are used all the same.
         sample_shape: shape of one sample: (rows, columns, 1), (x, y, z, 1) or
             (streamlines, points, 3).
     """
@@ -75,6 +77,11 @@ class ArrayStore:
         self._shards = index["shards"]
         for column, read in (("affine", np.array), ("shape", tuple)):
             self.scans[column] = [read(shard[column]) for shard in self._shards]
+        self.remarks = {
+            scan: shard["remarks"]
+            for scan, shard in zip(self.scans["scan_id"], self._shards, strict=True)
+            if shard.get("remarks")
+        }
         counts = np.array([shard["n_samples"] for shard in self._shards])
         self.scans["n_samples"] = counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
@@ -282,7 +289,10 @@ def prepare(
     index = _index(cohort, table, failures, folder, layout=layout, dtype=dtype, steps=config)
     with disk_errors(folder, "the array store"):
         _write_if_changed(folder / "index.json", index)
-    return ArrayStore(folder, index)
+    store = ArrayStore(folder, index)
+    for line in summary(store.remarks):
+        say(line)
+    return store
 
 
 def _check_settings(steps, layout, dtype, workers):
@@ -388,7 +398,8 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     """
     kind = LAYOUTS[layout]
     try:
-        samples, shape, affine = kind.samples(paths, steps_from_config(config, kind.steps))
+        with collected() as remarks:
+            samples, shape, affine = kind.samples(paths, steps_from_config(config, kind.steps))
         if not np.isfinite(samples).all():
             raise UserError("the steps gave values that are not finite; expected finite numbers")
         peak = float(np.abs(samples).max())
@@ -397,7 +408,7 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
                 f"values up to {peak:g} do not fit {dtype}; expected scaled intensities (add "
                 "ScaleIntensity or ZScore) or dtype float32"
             )
-        _write_shard(folder, scan_id, samples.astype(dtype), shape, affine)
+        _write_shard(folder, scan_id, samples.astype(dtype), shape, affine, remarks)
     except UserError as error:
         return scan_id, str(error), None
     except Exception as error:
@@ -409,7 +420,7 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     return scan_id, "", None
 
 
-def _write_shard(folder, scan_id, samples, shape, affine):
+def _write_shard(folder, scan_id, samples, shape, affine, remarks):
     file = folder / f"{scan_id}.npy"
     with atomic_path(file) as temporary:
         np.save(temporary, np.ascontiguousarray(samples))
@@ -427,6 +438,7 @@ def _write_shard(folder, scan_id, samples, shape, affine):
             "sample_shape": samples.shape[1:],
             "shape": shape,
             "affine": affine,
+            "remarks": remarks,
         },
     )
 
