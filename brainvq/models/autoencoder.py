@@ -8,8 +8,8 @@ from keras import ops
 
 from brainvq.backend import mean_over_replicas, num_replicas
 from brainvq.errors import UserError
-from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
-from brainvq.models.code_usage import CodeUsage
+from brainvq.layers.bottleneck import Bottleneck, BottleneckChain, refuse_tensors
+from brainvq.models.code_usage import CodeUsage, MaskOf
 from brainvq.models.latent import Codes, LatentModel, Vector
 from brainvq.models.own_target import OwnTarget
 
@@ -89,6 +89,7 @@ class Autoencoder(OwnTarget, LatentModel):
                 "`continuous_weight` needs a bottleneck with codes. "
                 f"Received: bottleneck={bottleneck}"
             )
+        refuse_tensors("bottleneck", [bottleneck])
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
@@ -266,7 +267,8 @@ class Autoencoder(OwnTarget, LatentModel):
         for name, tracker in self._term_trackers.items():
             tracker.update_state(terms[name], sample_weight=batch_size)
         if "codes" in y_pred:
-            self._code_usage.update_state(y_pred["codes"])
+            codes = y_pred["codes"]
+            self._code_usage.update_state(codes, mask=MaskOf()(codes))
         for added in self.losses:
             loss = loss + ops.cast(ops.sum(added), "float32")
         return loss / num_replicas()  # Keras sums the gradients of replicas

@@ -34,16 +34,21 @@ class CodeUsage(keras.metrics.Metric):
         shape = (num_codes,) if depth is None else (depth, num_codes)
         self.counts = self.add_variable(shape, initializer="zeros", name="counts")
 
-    def update_state(self, codes, sample_weight=None):
+    def update_state(self, codes, sample_weight=None, mask=None):
         """Adds `codes`, int in 0 … num_codes − 1, of any shape `(...)`, or `(..., depth)`.
 
-        Sample weights do not matter.
+        Sample weights do not matter. `mask`, bool `(...)`, is False where codes do not count.
         """
         del sample_weight
         codes, rows = ops.cast(codes, "int32"), self.depth or 1
         if self.depth is not None:
             codes = codes + self.num_codes * ops.arange(rows, dtype="int32")  # a table per stage
-        counts = count_codes(ops.reshape(codes, (-1,)), rows * self.num_codes)
+        weights = None
+        if mask is not None:
+            weights = ops.cast(mask, "float32")
+            weights = weights if self.depth is None else weights[..., None]
+            weights = ops.reshape(ops.broadcast_to(weights, ops.shape(codes)), (-1,))
+        counts = count_codes(ops.reshape(codes, (-1,)), rows * self.num_codes, weights)
         self.counts.assign_add(ops.reshape(counts, self.counts.shape))
 
     def result(self):
@@ -57,3 +62,19 @@ class CodeUsage(keras.metrics.Metric):
     def get_config(self):
         """Returns the constructor's arguments."""
         return {**super().get_config(), "num_codes": self.num_codes, "depth": self.depth}
+
+
+class MaskOf(keras.layers.Layer):
+    """Returns the mask of a tensor, or None: the one public way to it on every backend."""
+
+    def __init__(self):
+        super().__init__(name="mask_of")
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        """Returns the mask that a layer gave `x`."""
+        del x
+        return mask
+
+    def compute_mask(self, inputs, previous_mask):
+        """A mask has none."""

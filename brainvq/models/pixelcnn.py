@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number, whole
 from brainvq.backend import compile_function, mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
@@ -30,6 +31,10 @@ class PixelCNN(OwnTarget, keras.Model):
     loss is the cross-entropy in nats per code (compile without one), and `bits_per_code` is logged
     beside it. A
     `sample_weight` may have the shape `(n,)` or `(n, *grid)`; the loss is then the weighted mean.
+
+    Arrays of codes and labels are checked by `fit` before the first step. What comes in batches, as
+    of a `tf.data.Dataset`, is not: out of range it is an error on one backend and nonsense on
+    another.
 
     The form of OASISVQ (Brzoskowski) is `PixelCNN((8, 8), 16, filters=128, num_blocks=4,
     first_kernel_size=7, gated=False)`.
@@ -79,27 +84,18 @@ class PixelCNN(OwnTarget, keras.Model):
         self.rank = len(self.grid_shape)
         if embedding_dim is None:
             embedding_dim = 64 if gated else 0
-        _check_whole("num_codes", num_codes, 1)
-        _check_whole("filters", filters, 1)
-        _check_whole("num_blocks", num_blocks, 1)
-        if num_classes is not None:
-            _check_whole("num_classes", num_classes, 1)
-        _check_odd("kernel_size", kernel_size, 1)
-        _check_odd("first_kernel_size", first_kernel_size, 3)
-        _check_share("dropout", dropout)
-        _check_share("label_smoothing", label_smoothing)
-        _check_whole("embedding_dim", embedding_dim, 0)
-        self.num_codes = int(num_codes)
-        self.filters = int(filters)
-        self.num_blocks = int(num_blocks)
-        self.kernel_size = int(kernel_size)
-        self.first_kernel_size = int(first_kernel_size)
+        self.num_codes = whole("num_codes", num_codes)
+        self.filters = whole("filters", filters)
+        self.num_blocks = whole("num_blocks", num_blocks)
+        self.kernel_size = _odd("kernel_size", kernel_size, 1)
+        self.first_kernel_size = _odd("first_kernel_size", first_kernel_size, 3)
         self.gated = bool(gated)
-        self.num_classes = None if num_classes is None else int(num_classes)
-        self.embedding_dim = int(embedding_dim)
+        self.num_classes = None if num_classes is None else whole("num_classes", num_classes)
+        self.embedding_dim = whole("embedding_dim", embedding_dim, 0)
         self.position_embedding = self.gated if position_embedding is None else position_embedding
-        self.dropout = float(dropout)
-        self.label_smoothing = float(label_smoothing)
+        self.dropout = float(number("dropout", dropout, most=1.0, below=True))
+        smoothing = number("label_smoothing", label_smoothing, most=1.0, below=True)
+        self.label_smoothing = float(smoothing)
         self._make_layers()
         self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
         self._weighted_loss = keras.metrics.Mean(name="weighted_loss")
@@ -323,6 +319,21 @@ class PixelCNN(OwnTarget, keras.Model):
         results = super().get_metrics_result()
         weighted = results.pop("weighted_loss")
         return {**results, "loss": weighted}
+
+    def _target(self, x, y, sample_weight):
+        """Checks arrays that the model is to be called on, before Keras makes batches of them."""
+        given = x if isinstance(x, dict) else {"codes": x}
+        limits = {"codes": self.num_codes, "labels": self.num_classes}
+        for name, limit in limits.items():
+            values = given.get(name)
+            if limit is None or not isinstance(values, np.ndarray) or not values.size:
+                continue
+            if not (values.min() >= 0 and values.max() < limit):  # NaN is not either
+                raise UserError(
+                    f"{name}: found values in [{values.min()}, {values.max()}], "
+                    f"want integers in [0, {limit})"
+                )
+        return super()._target(x, y, sample_weight)
 
     def _check_codes(self, codes, name="codes"):
         """Return `codes` as int32 `(n, *grid)` or raise a UserError."""
@@ -610,8 +621,8 @@ def _padded(array, size):
 
 
 def _checked_grid(grid_shape):
-    sizes = tuple(int(size) for size in grid_shape)
-    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
+    sizes = tuple(whole("grid_shape", size) for size in grid_shape)
+    if len(sizes) not in (1, 2, 3):
         raise ValueError(
             "`grid_shape` must be one to three positive integers. "
             f"Received: grid_shape={grid_shape}"
@@ -619,22 +630,12 @@ def _checked_grid(grid_shape):
     return sizes
 
 
-def _check_whole(name, value, smallest):
-    if int(value) != value or value < smallest:
-        expected = "a positive integer" if smallest else "an integer, 0 or more"
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
-
-
-def _check_odd(name, value, smallest):
-    if int(value) != value or value < smallest or value % 2 == 0:
+def _odd(name, value, smallest):
+    if whole(name, value, smallest) % 2 == 0:
         raise ValueError(
             f"`{name}` must be an odd integer, {smallest} or more. Received: {name}={value}"
         )
-
-
-def _check_share(name, value):
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
+    return int(value)
 
 
 def _check_sampling(n, temperature, top_k, top_p, method):

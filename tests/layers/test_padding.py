@@ -192,12 +192,13 @@ def test_numbers_out_of_their_range_are_refused(make, name, value):
 
 def test_an_autoencoder_counts_no_codes_of_padding():
     encoder = keras.Sequential([keras.Input((6, DIM)), keras.layers.Masking()])
-    decoder = keras.Sequential([keras.Input((6, DIM)), keras.layers.Dense(DIM)])
+    decoder = keras.layers.Dense(DIM)  # one that hands masks on
     quantizer = VectorQuantizer(2)
     model = Autoencoder(encoder, quantizer, decoder)
     model.compile("sgd")
     x = np.ones((2, 6, DIM), "float32")
     x[:, 4:] = 0  # padding, and nearer to the other code
+    model.build((None, 6, DIM))
     quantizer.set_codebook(np.stack([np.zeros(DIM), np.ones(DIM)]))
     logs = model.evaluate(x, return_dict=True, verbose=0)
     assert logs["codes_used"] == 1

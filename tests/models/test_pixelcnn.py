@@ -537,3 +537,30 @@ def test_the_loss_is_the_mean_by_weights_over_all_batches(per_code):
         np.testing.assert_allclose(logs["bits_per_code"], wanted / np.log(2), rtol=1e-5)
     nothing = model.test_on_batch(codes, sample_weight=0 * weight, return_dict=True)
     assert nothing["loss"] == 0
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_fit_refuses_codes_out_of_range(bad):
+    model = PixelCNN((3, 2), 4, filters=4, num_blocks=1, num_classes=2)
+    model.compile("sgd")
+    codes, labels = np.zeros((2, 3, 2), "int32"), np.zeros(2, "int32")
+    spoilt = codes.copy()
+    spoilt[1, 2, 1] = bad
+    for data in ({"codes": spoilt, "labels": labels}, {"codes": codes, "labels": labels + bad}):
+        for call in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+            with pytest.raises(UserError, match=r"want integers in \[0, [24]\)") as caught:
+                call(data)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [8.5, np.nan, np.inf, True, "8"])
+def test_arguments_that_are_no_numbers_are_refused(value):
+    for name in ("filters", "num_blocks", "kernel_size", "first_kernel_size", "num_classes"):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            PixelCNN((3, 2), 4, **{name: value})
+    for make in (lambda: PixelCNN((3, 2), value), lambda: PixelCNN((3, value), 4)):
+        with pytest.raises(ValueError, match="must be"):
+            make()
+    for name in ("dropout", "label_smoothing"):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            PixelCNN((3, 2), 4, **{name: value})
