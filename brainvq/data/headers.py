@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -35,7 +36,7 @@ def quiet():
     before = imageglobals.logger.disabled
     imageglobals.logger.disabled = True
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         imageglobals.logger.disabled = before
