@@ -56,6 +56,7 @@ _PUBLIC = {
         "CodeClassifier",
         "CodeUsage",
         "FrozenEncoder",
+        "GaussianPlan",
         "ImageClassifier",
         "IntroVAE",
         "PixelCNN",

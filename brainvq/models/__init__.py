@@ -21,6 +21,7 @@ from brainvq.models.intro_networks import intro_decoder, intro_encoder, set_comp
 from brainvq.models.intro_vae import IntroVAE
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
 from brainvq.models.pixelcnn import PixelCNN
+from brainvq.models.plan import GaussianPlan
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
 from brainvq.models.volume_networks import strided_decoder, strided_encoder
 
@@ -29,6 +30,7 @@ __all__ = [
     "CodeClassifier",
     "CodeUsage",
     "FrozenEncoder",
+    "GaussianPlan",
     "ImageClassifier",
     "IntroVAE",
     "PixelCNN",

@@ -17,13 +17,13 @@ from brainvq.arguments import number, whole
 from brainvq.backend import compile_function, mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
-from brainvq.models import pixelcnn_sampler
 from brainvq.models.own_target import OwnTarget
-from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock
+from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock, PlanNetwork
+from brainvq.models.pixelcnn_draws import DrawsCodes, Functions, batches_of, padded_to
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class PixelCNN(OwnTarget, keras.Model):
+class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
     """Autoregressive distribution over code grids: p(codes) = Π p(code_i | earlier codes).
 
     "Earlier" is raster order: the last axis of the grid runs fastest. Train it with plain `fit`
@@ -53,11 +53,18 @@ class PixelCNN(OwnTarget, keras.Model):
         position_embedding: whether a learned embedding of the absolute position conditions every
             layer. None stands for True in the gated form and False in the plain one.
         dropout: rate in [0, 1) within every block.
+        plan_shape: shape `(*sizes, channels)` of a plan that every grid is drawn by, or None: an
+            array with a place, or a whole number of them along each axis, for each code. All of it
+            is seen at every code (a spatial context in the sense of van den Oord et al. 2016,
+            section 2.3).
+        plan: a `GaussianPlan` to draw plans from, saved along with the weights; None where plans
+            come from elsewhere. It says `plan_shape`.
         label_smoothing: share in [0, 1) of the target that the training loss spreads evenly over
             all codes; `bits_per_code` is always that of the true codes.
 
-    Input: int `(batch, *grid)`, or a dict with `codes` and `labels` (int `(batch,)`). Output:
-    float32 logits `(batch, *grid, num_codes)` whatever the dtype policy.
+    Input: int `(batch, *grid)`, or a dict with `codes`, `labels` (int `(batch,)`) and `plan` (float
+    `(batch, *plan_shape)`), those that the prior takes. Output: float32 logits
+    `(batch, *grid, num_codes)` whatever the dtype policy.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -77,6 +84,8 @@ class PixelCNN(OwnTarget, keras.Model):
         position_embedding: bool | None = None,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        plan_shape: tuple[int, ...] | None = None,
+        plan: keras.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -96,16 +105,19 @@ class PixelCNN(OwnTarget, keras.Model):
         self.dropout = float(number("dropout", dropout, most=1.0, below=True))
         smoothing = number("label_smoothing", label_smoothing, most=1.0, below=True)
         self.label_smoothing = float(smoothing)
+        self.plan = plan
+        self.plan_shape = plan_shape if plan is None else plan.context_shape
         self._make_layers()
         self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
         self._weighted_loss = keras.metrics.Mean(name="weighted_loss")
-        self._functions = _Functions()
+        self._functions = Functions()
         self.build(None)
 
     def _make_layers(self):
         """Makes all layers, in the order in which they draw their initial weights."""
         policy = self.dtype_policy
-        context = {"position": self.position_embedding, "label": self.num_classes is not None}
+        placed = self.position_embedding or self.plan_shape is not None
+        context = {"position": placed, "label": self.num_classes is not None}
         self.context_dim = self.embedding_dim or max(1, self.filters // 2)
         self.code_embedding = self.label_embedding = None
         if self.embedding_dim:
@@ -115,6 +127,15 @@ class PixelCNN(OwnTarget, keras.Model):
         if context["label"]:
             self.label_embedding = keras.layers.Embedding(
                 self.num_classes, self.context_dim, dtype=policy, name="label_embedding"
+            )
+        self.plan_network = None
+        if self.plan_shape is not None:
+            self.plan_network = PlanNetwork(
+                self.grid_shape,
+                self.plan_shape,
+                self.context_dim,
+                dtype=policy,
+                name="plan_network",
             )
         self.first_convolutions = self._make_first_convolutions()
         self.first_contexts = [
@@ -186,6 +207,8 @@ class PixelCNN(OwnTarget, keras.Model):
             )
         else:
             self.positions = None
+        if self.plan_network is not None:
+            self.plan_network.build((None, *self.plan_shape))
         for convolution in self.first_convolutions:
             convolution.build((*grid, channels))
         for context in self.first_contexts:
@@ -199,29 +222,37 @@ class PixelCNN(OwnTarget, keras.Model):
         self.logits_dense.build((*grid, self.filters))
         self.built = True
 
-    def _split(self, inputs, labels=None):
-        """Return codes int32 `(batch, *grid)` and labels int32 `(batch,)` or None."""
+    def _split(self, inputs, labels=None, plan=None):
+        """Return codes int32 `(batch, *grid)`, labels int32 `(batch,)` and the plan, or None."""
         if isinstance(inputs, dict):
             labels = inputs.get("labels", labels)
+            plan = inputs.get("plan", plan)
             inputs = inputs["codes"]
-        if (labels is None) != (self.num_classes is None):
-            need, got = ("needs", "none") if labels is None else ("takes no", "some")
-            raise ValueError(
-                f"A PixelCNN with num_classes={self.num_classes} {need} labels. Received: {got}"
-            )
-        return ops.cast(inputs, "int32"), None if labels is None else ops.cast(labels, "int32")
+        for what, given, option in (
+            ("labels", labels, "num_classes"),
+            ("a plan", plan, "plan_shape"),
+        ):
+            wanted = getattr(self, option)
+            if (given is None) != (wanted is None):
+                need, got = ("needs", "none") if given is None else ("takes no", "some")
+                raise ValueError(
+                    f"A PixelCNN with {option}={wanted} {need} {what}. Received: {got}"
+                )
+        labels = None if labels is None else ops.cast(labels, "int32")
+        return ops.cast(inputs, "int32"), labels, plan
 
-    def call(self, inputs, labels=None, training: bool | None = None):
+    def call(self, inputs, labels=None, plan=None, training: bool | None = None):
         """Return float32 logits `(batch, *grid, num_codes)` of int codes `(batch, *grid)`."""
-        codes, labels = self._split(inputs, labels)
-        return self.features(codes, labels, training=training)[-1]
+        codes, labels, plan = self._split(inputs, labels, plan)
+        return self.features(codes, labels, plan, training=training)[-1]
 
-    def features(self, codes, labels=None, training: bool | None = None) -> list:
+    def features(self, codes, labels=None, plan=None, training: bool | None = None) -> list:
         """Return what every layer computes, the logits last.
 
         Args:
             codes: int32 `(batch, *grid)`.
             labels: int32 `(batch,)` or None.
+            plan: float `(batch, *plan_shape)` or None.
             training: whether dropout is on.
 
         Returns:
@@ -232,9 +263,7 @@ class PixelCNN(OwnTarget, keras.Model):
             inputs = self.code_embedding(codes)  # (batch, *grid, embedding_dim)
         else:
             inputs = ops.one_hot(codes, self.num_codes, dtype=self.compute_dtype)
-        context = {"position": None, "label": None}
-        if self.positions is not None:
-            context["position"] = ops.cast(self.positions, self.compute_dtype)
+        context = {"position": self.places(plan), "label": None}
         if labels is not None:
             context["label"] = self.label_embedding(labels)  # (batch, context_dim)
         stacks = [
@@ -253,6 +282,23 @@ class PixelCNN(OwnTarget, keras.Model):
                 features = self.betweens[index](features)
             outputs.append(features)
         return [*outputs, self.logits_dense(features)]
+
+    def places(self, plan=None):
+        """What is known of each place: its embedding, and what the plan says of it.
+
+        Args:
+            plan: float `(batch, *plan_shape)` or None.
+
+        Returns:
+            `(1 or batch, *grid, context_dim)`, or None where nothing is known.
+        """
+        known = None
+        if self.positions is not None:
+            known = ops.cast(self.positions, self.compute_dtype)
+        if plan is not None:
+            planned = self.plan_network(plan)
+            known = planned if known is None else known + planned
+        return known
 
     def _gated_features(self, stacks, context, training):
         """`features` of the gated form, from the outputs of the first convolutions."""
@@ -367,12 +413,29 @@ class PixelCNN(OwnTarget, keras.Model):
             )
         return np.broadcast_to(labels, (n,)).astype("int32")
 
+    def _check_plan(self, plan, n):
+        """Return `plan` as float32 `(n, *plan_shape)`, or None for a prior without one."""
+        if (plan is None) != (self.plan_shape is None):
+            raise UserError(
+                f"plan: found {'none' if plan is None else 'some'}, but this prior was made with "
+                f"plan_shape={self.plan_shape}"
+            )
+        if plan is None:
+            return None
+        plan = np.asarray(plan, "float32")
+        if plan.shape != (n, *self.plan_shape) or not np.isfinite(plan).all():
+            raise UserError(
+                f"plan: found shape {plan.shape}, want finite numbers {(n, *self.plan_shape)}"
+            )
+        return plan
+
     def code_log_prob(
         self,
         codes: np.ndarray,
         labels: np.ndarray | int | None = None,
         batch_size: int = 64,
         context: np.ndarray | None = None,
+        plan: np.ndarray | None = None,
     ) -> np.ndarray:
         """Log-probability of every code given the earlier ones.
 
@@ -382,6 +445,7 @@ class PixelCNN(OwnTarget, keras.Model):
             batch_size: grids per call of the network.
             context: int `(n, *grid)`: the earlier codes are taken from here instead of from
                 `codes`, such as from a grid in which some were replaced.
+            plan: float `(n, *plan_shape)`, where the prior draws by a plan.
 
         Returns:
             float32 NumPy array `(n, *grid)`, in nats.
@@ -391,25 +455,31 @@ class PixelCNN(OwnTarget, keras.Model):
         """
         codes = self._check_codes(codes)
         labels = self._check_labels(labels, len(codes))
+        plan = self._check_plan(plan, len(codes))
         context = codes if context is None else self._check_codes(context, "context")
         function = self._functions.get(
             "log_prob", lambda: compile_function(self._code_log_prob, owner=self)
         )
         out = np.empty(codes.shape, "float32")
-        for start, stop, padded in _batches(len(codes), batch_size):
-            arguments = [_padded(part[start:stop], padded) for part in (codes, context)]
-            if labels is not None:
-                arguments.append(_padded(labels[start:stop], padded))
+        for start, stop, padded in batches_of(len(codes), batch_size):
+            arguments = [
+                None if part is None else padded_to(part[start:stop], padded)
+                for part in (codes, context, labels, plan)
+            ]
             values = ops.convert_to_numpy(function(*arguments))
             out[start:stop] = values[: stop - start]
         return out
 
-    def _code_log_prob(self, codes, context, labels=None):
-        logits = self.features(context, labels, training=False)[-1]
+    def _code_log_prob(self, codes, context, labels, plan):
+        logits = self.features(context, labels, plan, training=False)[-1]
         return _pick(ops.log_softmax(logits, axis=-1), codes)
 
     def log_prob(
-        self, codes: np.ndarray, labels: np.ndarray | int | None = None, batch_size: int = 64
+        self,
+        codes: np.ndarray,
+        labels: np.ndarray | int | None = None,
+        batch_size: int = 64,
+        plan: np.ndarray | None = None,
     ) -> np.ndarray:
         """Log-probability of whole grids.
 
@@ -417,15 +487,20 @@ class PixelCNN(OwnTarget, keras.Model):
             codes: int `(n, *grid)`.
             labels: int `(n,)` or one integer, where the prior is conditional.
             batch_size: grids per call of the network.
+            plan: float `(n, *plan_shape)`, where the prior draws by a plan.
 
         Returns:
-            float32 NumPy array `(n,)`, in nats per grid.
+            float32 NumPy array `(n,)`, in nats per grid, given the plan.
         """
-        by_code = self.code_log_prob(codes, labels, batch_size).astype("float64")
+        by_code = self.code_log_prob(codes, labels, batch_size, plan=plan).astype("float64")
         return by_code.reshape(len(by_code), -1).sum(axis=1).astype("float32")
 
     def bits_per_code(
-        self, codes: np.ndarray, labels: np.ndarray | int | None = None, batch_size: int = 64
+        self,
+        codes: np.ndarray,
+        labels: np.ndarray | int | None = None,
+        batch_size: int = 64,
+        plan: np.ndarray | None = None,
     ) -> float:
         """Mean of -log2 p over all codes given, as a float.
 
@@ -433,130 +508,11 @@ class PixelCNN(OwnTarget, keras.Model):
             codes: int `(n, *grid)`, with at least one grid.
             labels: int `(n,)` or one integer, where the prior is conditional.
             batch_size: grids per call of the network.
+            plan: float `(n, *plan_shape)`, where the prior draws by a plan; its own bits
+                (`GaussianPlan.bits`) are not counted here.
         """
-        by_code = self.code_log_prob(codes, labels, batch_size)
+        by_code = self.code_log_prob(codes, labels, batch_size, plan=plan)
         return float(-by_code.mean(dtype="float64") / math.log(2))
-
-    def sample(
-        self,
-        n: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        labels: np.ndarray | int | None = None,
-        method: str = "cached",
-        batch_size: int = 16,
-        known_codes: np.ndarray | None = None,
-        known_mask: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Draw code grids.
-
-        Each code is the argmax of (filtered logits / temperature + Gumbel noise), and the noise of
-        all codes is drawn beforehand from `seed`. So the same seed gives the same codes with either
-        method, any batch size and, up to rounding, either backend.
-
-        Args:
-            n: number of grids.
-            temperature: divides the logits; 0 always takes the most probable code.
-            top_k: keep only this many of the most probable codes, or None.
-            top_p: keep only the smallest set of most probable codes whose probability (after
-                temperature and `top_k`) reaches this share, in (0, 1], or None.
-            seed: integer, or None for fresh noise.
-            labels: one class, or `n` of them, where the prior is conditional.
-            method: "cached", or "naive": a call of the network for each code, the slow reference.
-            batch_size: grids drawn at once.
-            known_codes: int `(n, *grid)`, codes taken as they are where `known_mask` is True: the
-                rest is drawn given the known codes that come earlier in raster order.
-            known_mask: bool `(n, *grid)`.
-
-        Returns:
-            int32 NumPy array `(n, *grid)`.
-
-        Raises:
-            UserError: if an argument is out of its range.
-        """
-        _check_sampling(n, temperature, top_k, top_p, method)
-        n = int(n)
-        labels = self._check_labels(labels, n)
-        known = self._known(n, known_codes, known_mask)
-        generator = np.random.default_rng(seed)
-        options = {
-            "top_k": None if top_k is None or top_k >= self.num_codes else int(top_k),
-            "nucleus": top_p is not None and top_p < 1,
-            "greedy": temperature == 0,
-        }
-        # Tensors rather than constants of the program, so that another value compiles nothing.
-        scalars = [np.float32(temperature or 1.0), np.float32(1.0 if top_p is None else top_p)]
-        draw = self._draw_cached if method == "cached" else self._draw_naive
-        codes = np.empty((n, *self.grid_shape), "int32")
-        given = [known] if labels is None else [known, labels]
-        for start, stop, padded in _batches(n, batch_size):
-            noise = self._noise(generator, stop - start, options["greedy"])
-            batch = [noise, *(part[start:stop] for part in given)]
-            batch = [_padded(part, padded) for part in batch]
-            codes[start:stop] = draw(batch, scalars, options)[: stop - start]
-        return codes
-
-    def _known(self, n, codes, mask):
-        """Codes that are known beforehand, int32 `(n, positions)`, -1 for those to be drawn."""
-        if (codes is None) != (mask is None):
-            raise UserError("known_codes, known_mask: found one of them, want both or neither")
-        known = np.full((n, *self.grid_shape), -1, "int32")
-        if codes is not None:
-            mask = np.broadcast_to(mask, known.shape).astype(bool)
-            codes = np.broadcast_to(codes, known.shape)
-            known[mask] = self._check_codes(codes, "known_codes")[mask]
-        return known.reshape(n, math.prod(self.grid_shape))
-
-    def _noise(self, generator, n, greedy):
-        """Draw standard Gumbel noise `(n, positions, num_codes)`, float32; one zero if greedy."""
-        shape = (n, math.prod(self.grid_shape), 1 if greedy else self.num_codes)
-        if greedy:
-            return np.zeros(shape, "float32")
-        noise = generator.standard_exponential(shape, dtype="float32")
-        # Minus the logarithm of an exponential variable is a Gumbel one; zero has no logarithm.
-        np.maximum(noise, np.finfo("float32").tiny, out=noise)
-        np.log(noise, out=noise)
-        return np.negative(noise, out=noise)
-
-    def _draw_cached(self, batch, scalars, options):
-        def make():
-            def cached(noise, known, labels, temperature, top_p):
-                choose = pixelcnn_sampler.Chooser(temperature, top_p, **options)
-                return pixelcnn_sampler.decode(self, choose, noise, known, labels)[0]
-
-            return compile_function(cached, owner=self)
-
-        function = self._functions.get(("cached", batch[0].shape, *options.values()), make)
-        noise, known, *labels = batch
-        return ops.convert_to_numpy(function(noise, known, labels[0] if labels else None, *scalars))
-
-    def _draw_naive(self, batch, scalars, options):
-        def make():
-            def naive(index, noise, known, codes, labels, temperature, top_p):
-                choose = pixelcnn_sampler.Chooser(temperature, top_p, **options)
-                logits = self.features(codes, labels, training=False)[-1]
-                logits = ops.reshape(logits, (codes.shape[0], -1, self.num_codes))
-                return choose(ops.take(logits, index, axis=1), noise, known)
-
-            return compile_function(naive, owner=self)
-
-        function = self._functions.get(("naive", batch[0].shape, *options.values()), make)
-        noise, known, *labels = batch
-        codes = np.zeros((len(known), *self.grid_shape), "int32")
-        flat = codes.reshape(known.shape)
-        for index in range(known.shape[1]):
-            chosen = function(
-                np.int32(index),
-                noise[:, index],
-                known[:, index],
-                codes,
-                labels[0] if labels else None,
-                *scalars,
-            )
-            flat[:, index] = ops.convert_to_numpy(chosen)
-        return codes
 
     def get_config(self):
         """Return every constructor argument."""
@@ -574,50 +530,23 @@ class PixelCNN(OwnTarget, keras.Model):
             position_embedding=self.position_embedding,
             dropout=self.dropout,
             label_smoothing=self.label_smoothing,
+            plan_shape=None if self.plan_shape is None else tuple(self.plan_shape),
+            plan=None if self.plan is None else keras.saving.serialize_keras_object(self.plan),
         )
         return config
 
-
-class _Functions:
-    """Compiled functions of a model by key; a plain object, so that Keras does not track them."""
-
-    def __init__(self):
-        self.functions = {}
-
-    def get(self, key, make):
-        """Return the function of `key`, made by `make()` at the first use."""
-        if key not in self.functions:
-            self.functions[key] = make()
-        return self.functions[key]
-
-    def __deepcopy__(self, memo):
-        # Compiled functions belong to one model and cannot be copied.
-        return _Functions()
-
-    def __reduce__(self):
-        return (_Functions, ())
+    @classmethod
+    def from_config(cls, config):
+        """Return a prior of the arguments that `get_config` gave."""
+        plan = config.get("plan")
+        if isinstance(plan, dict):
+            config = {**config, "plan": keras.saving.deserialize_keras_object(plan)}
+        return cls(**config)
 
 
 def _pick(log_p, codes):
     """Return `log_p[..., code]`: `(batch, *grid, num_codes)` and `(batch, *grid)` to the latter."""
     return ops.squeeze(ops.take_along_axis(log_p, ops.expand_dims(codes, -1), axis=-1), -1)
-
-
-def _batches(n, batch_size):
-    """Yield `(start, stop, padded size)`; few different sizes, so that few programs compile."""
-    for start in range(0, n, batch_size):
-        stop = min(start + batch_size, n)
-        size = stop - start
-        padded = batch_size if n > batch_size else min(1 << (size - 1).bit_length(), batch_size)
-        yield start, stop, padded
-
-
-def _padded(array, size):
-    """Append zeros along the first axis up to `size` rows."""
-    missing = size - len(array)
-    if missing == 0:
-        return array
-    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
 def _checked_grid(grid_shape):
@@ -636,16 +565,3 @@ def _odd(name, value, smallest):
             f"`{name}` must be an odd integer, {smallest} or more. Received: {name}={value}"
         )
     return int(value)
-
-
-def _check_sampling(n, temperature, top_k, top_p, method):
-    if int(n) != n or n < 0:
-        raise UserError(f"n: found {n}, want an integer, 0 or more")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature: found {temperature}, want a number, 0 or more")
-    if top_k is not None and (int(top_k) != top_k or top_k < 1):
-        raise UserError(f"top_k: found {top_k}, want an integer, 1 or more")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p: found {top_p}, want a number in (0, 1]")
-    if method not in ("cached", "naive"):
-        raise UserError(f'method: found {method!r}, want "cached" or "naive"')

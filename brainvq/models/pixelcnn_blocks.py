@@ -1,5 +1,7 @@
 """The layers that `PixelCNN` stacks: the context of a code, and one block of either form."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -63,6 +65,82 @@ class ContextProjection(keras.layers.Layer):
         """Return every constructor argument."""
         config = super().get_config()
         config.update(filters=self.filters, position=self.position, label=self.label)
+        return config
+
+
+@keras.saving.register_keras_serializable(package="brainvq")
+class PlanNetwork(keras.layers.Layer):
+    """What a plan says of each code: three convolutions that see all directions.
+
+    The values of the plan that lie in a code's cell become channels first.
+
+    Args:
+        grid_shape: sizes of the code grid, one to three axes.
+        plan_shape: `(*sizes, channels)` of the plan, whose sizes are multiples of the grid's.
+        dim: number of channels of the result.
+        filters: channels between the convolutions.
+
+    Call with float `(batch, *plan_shape)`; it returns `(batch, *grid, dim)`.
+
+    Raises:
+        ValueError: if the plan does not fit the grid.
+    """
+
+    def __init__(self, grid_shape, plan_shape, dim: int, filters: int = 128, **kwargs):
+        super().__init__(**kwargs)
+        self.grid_shape, self.plan_shape = tuple(grid_shape), tuple(plan_shape)
+        *sizes, channels = self.plan_shape
+        if len(sizes) != len(self.grid_shape) or any(
+            size % cells for size, cells in zip(sizes, self.grid_shape, strict=True)
+        ):
+            raise ValueError(
+                f"`plan_shape` must be multiples of the grid {self.grid_shape}, and channels. "
+                f"Received: plan_shape={self.plan_shape}"
+            )
+        self.dim, self.filters = dim, filters
+        self.factors = [size // cells for size, cells in zip(sizes, self.grid_shape, strict=True)]
+        self.channels = math.prod(self.factors) * channels
+        rank = len(sizes)
+        convolution = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)[rank - 1]
+        options = {"padding": "same", "dtype": self.dtype_policy}
+        self.convolutions = [
+            convolution(filters, 3, activation="gelu", name="convolution_0", **options),
+            convolution(filters, 3, activation="gelu", name="convolution_1", **options),
+            convolution(dim, 3, name="convolution_2", **options),
+        ]
+
+    def build(self, input_shape):
+        """Make all weights."""
+        shape = (None, *self.grid_shape, self.channels)
+        for convolution in self.convolutions:
+            convolution.build(shape)
+            shape = (*shape[:-1], convolution.filters)
+        self.built = True
+
+    def call(self, plan):
+        """Return `(batch, *grid, dim)` of `(batch, *plan_shape)`."""
+        rank = len(self.grid_shape)
+        cells = [size for pair in zip(self.grid_shape, self.factors, strict=True) for size in pair]
+        plan = ops.reshape(ops.cast(plan, self.compute_dtype), (-1, *cells, self.plan_shape[-1]))
+        order = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+        features = ops.reshape(ops.transpose(plan, order), (-1, *self.grid_shape, self.channels))
+        for convolution in self.convolutions:
+            features = convolution(features)
+        return features
+
+    def compute_output_shape(self, input_shape):
+        """Return `(batch, *grid, dim)`."""
+        return (input_shape[0], *self.grid_shape, self.dim)
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            grid_shape=self.grid_shape,
+            plan_shape=self.plan_shape,
+            dim=self.dim,
+            filters=self.filters,
+        )
         return config
 
 

@@ -83,7 +83,7 @@ class Chooser:
         return ops.where(logits >= lowest, logits, -math.inf)
 
 
-def decode(model, choose, noise, known, labels=None, trace=False):
+def decode(model, choose, noise, known, labels=None, plan=None, trace=False):
     """Draw a batch of code grids.
 
     Args:
@@ -92,13 +92,14 @@ def decode(model, choose, noise, known, labels=None, trace=False):
         noise: float32 `(batch, positions, num_codes)`, or `(batch, positions, 1)` if unused.
         known: int32 `(batch, positions)`: codes to be taken as they are, or -1.
         labels: int32 `(batch,)`, or None.
+        plan: float `(batch, *plan_shape)`, or None.
         trace: whether to return the activations too.
 
     Returns:
         Codes int32 `(batch, *grid)`, and with `trace` what `PixelCNN.features` lists, concatenated
         along the last axis: float32 `(batch, *grid, sum of channels)`; otherwise None.
     """
-    network = (_Gated if model.gated else _Plain)(model, labels, known.shape[0])
+    network = (_Gated if model.gated else _Plain)(model, labels, plan, known.shape[0])
     recursion = _Recursion(network, choose, noise, known, trace)
     first = network.bias(0, network.biases[0])
     codes, _, traced = recursion.level(0, 0, first, network.biases)
@@ -124,7 +125,8 @@ class _Recursion:
             offset: number of the slice, counted over all slices of its kind.
             inherited: `(size, batch, *rest, channels)`: what earlier slices of earlier axes
                 contribute to this slice, all constant terms included.
-            biases: for each axis its constant terms within this slice, `(size, *rest, channels)`.
+            biases: for each axis its constant terms within this slice, `(size, *rest, 1 or batch,
+                channels)`.
 
         Returns:
             Codes `(batch, size, *rest)`, what the network stores of every code `(batch,
@@ -195,7 +197,7 @@ class _Recursion:
 class _Network:
     """What both forms share: embedded codes, constant terms, the output layer."""
 
-    def __init__(self, model, labels, batch):
+    def __init__(self, model, labels, plan, batch):
         self.model = model
         self.batch = batch
         self.filters = model.filters
@@ -211,6 +213,10 @@ class _Network:
         # The constant channel that tells data from padding, and a last row for padding itself.
         vectors = ops.concatenate([vectors, ops.ones((model.num_codes, 1))], axis=-1)
         self.table = ops.pad(vectors, [(0, 1), (0, 0)])  # (num_codes + 1, channels)
+        # What is known of each place, `(*grid, 1 or batch, context_dim)`.
+        self.places = model.places(plan)
+        if self.places is not None:
+            self.places = ops.moveaxis(ops.cast(self.places, "float32"), 0, -2)
         self.label = None
         if labels is not None:
             self.label = ops.take(_weights(model.label_embedding.embeddings), labels, axis=0)
@@ -239,24 +245,27 @@ class _Network:
             layers: pairs of a convolution and its context projection.
 
         Returns:
-            `(*grid, channels)`, and for the class `(batch, channels)` or None.
+            `(*grid, 1 or batch, channels)`, and for the class `(batch, channels)` or None.
         """
-        model = self.model
         by_place, by_label = [], []
         for convolution, context in layers:
             value = _weights(convolution.bias)
             if context.position_dense is not None:
                 kernel = _weights(context.position_dense.kernel)
-                value = value + ops.matmul(_weights(model.positions)[0], kernel)
-            by_place.append(ops.broadcast_to(value, (*self.grid, convolution.filters)))
+                value = value + ops.matmul(self.places, kernel)
+            grids = 1 if self.places is None else self.places.shape[-2]
+            by_place.append(ops.broadcast_to(value, (*self.grid, grids, convolution.filters)))
             if self.label is not None:
                 by_label.append(ops.matmul(self.label, _weights(context.label_dense.kernel)))
         label = ops.concatenate(by_label, axis=-1) if by_label else None
         return ops.concatenate(by_place, axis=-1), label
 
     def bias(self, axis, by_place):
-        """Return constant terms with a batch axis, from `(size, *rest, channels)`."""
-        by_place = by_place[:, None]  # (size, 1, *rest, channels)
+        """Return constant terms, from `(size, *rest, 1 or batch, channels)`, for the whole batch.
+
+        The result is `(size, batch, *rest, channels)`.
+        """
+        by_place = ops.moveaxis(by_place, -2, 1)
         label = self.by_label[axis]
         if label is None:
             shape = (by_place.shape[0], self.batch, *by_place.shape[2:])
@@ -285,8 +294,8 @@ class _Gated(_Network):
 
     stored = 0
 
-    def __init__(self, model, labels, batch):
-        super().__init__(model, labels, batch)
+    def __init__(self, model, labels, plan, batch):
+        super().__init__(model, labels, plan, batch)
         self.biases, self.by_label = [], []
         for axis in range(self.rank):
             layers = [(model.first_convolutions[axis], model.first_contexts[axis])]
@@ -365,8 +374,8 @@ class _Gated(_Network):
 class _Plain(_Network):
     """The plain form: one chain, each masked kernel cut into one part for each axis."""
 
-    def __init__(self, model, labels, batch):
-        super().__init__(model, labels, batch)
+    def __init__(self, model, labels, plan, batch):
+        super().__init__(model, labels, plan, batch)
         self.half = model.blocks[0].convolution.filters
         self.stored = model.filters * model.num_blocks
         layers = [(model.first_convolutions[0], model.first_contexts[0])]

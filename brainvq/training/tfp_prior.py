@@ -43,6 +43,8 @@ def as_distribution(prior, labels=None, temperature=1.0, name="PixelCNN"):
         )
     if not 0 < temperature < math.inf:
         raise UserError(f"temperature: found {temperature}, want a number above 0")
+    if prior.plan_shape is not None:
+        raise UserError(f"plan_shape: found {prior.plan_shape}, want a prior that takes no plan")
     if prior.num_classes is None:
         batch_shape = ()
         prior._check_labels(labels, 1)
