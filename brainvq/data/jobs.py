@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import threading
 import time
 
@@ -55,9 +56,10 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
                     "loky", inner_max_num_threads=1, initializer=_watch, initargs=(os.getpid(),)
                 )
             )
-            results = joblib.Parallel(workers, return_as="generator_unordered")(
-                joblib.delayed(function)(*job) for job in jobs
-            )
+            with _interrupts_ignored():
+                results = joblib.Parallel(workers, return_as="generator_unordered")(
+                    joblib.delayed(function)(*job) for job in jobs
+                )
             stack.callback(results.close)
         else:
             results = (function(*job) for job in jobs)
@@ -101,6 +103,19 @@ def remove_stale(folder):
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > 3600:
                 file.unlink()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored():
+    """Processes that begin in the body leave Ctrl-C to this one, which ends them in silence."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _watch(parent):
