@@ -212,3 +212,31 @@ def test_a_loaded_layer_does_not_start_again(tmp_path):
     for old, new in pairs:
         np.testing.assert_allclose(array(old), array(new), rtol=1e-5, atol=1e-6)
     assert float(loaded.layers[1].initialized) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+@pytest.mark.parametrize("black", [0.7, 0.9])
+def test_background_takes_no_codes_but_its_own(black):
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(200, 8))
+    inputs = keras.Input((4096, 8))
+    layer = EMAVectorQuantizer(64, seed=1)
+    model = keras.Model(inputs, layer(inputs)["quantized"])
+    model.compile(keras.optimizers.SGD(0.0))
+
+    def batch():
+        brain = places[rng.integers(0, 200, 4096)] + 0.2 * rng.normal(size=(4096, 8))
+        background = 0.001 * rng.normal(size=(4096, 8))
+        return np.where(rng.random((4096, 1)) < black, background, brain).astype("float32")[None]
+
+    def codes_used():
+        # Some codes are of few vectors: over an epoch, as `codes_used` counts.
+        return len(set(np.concatenate([array(layer(batch())["codes"])[0] for _ in range(10)])))
+
+    model.train_on_batch(batch())
+    assert codes_used() == 64
+    for _ in range(60):
+        model.train_on_batch(batch())
+    assert codes_used() == 64
+    # Background has a code or two, and no more than that.
+    assert np.sum(np.linalg.norm(array(layer.codebook), axis=-1) < 0.1) <= 2

@@ -7,6 +7,7 @@ from keras import ops
 
 from brainvq.layers import (
     EMAVectorQuantizer,
+    GumbelQuantizer,
     ProbabilisticSOM,
     SOMQuantizer,
     TorusQuantizer,
@@ -126,8 +127,9 @@ def test_lloyd_reaches_the_means_and_leaves_empty_centres_in_place():
         lambda: ProbabilisticSOM((2, 4)),
         lambda: ProbabilisticSOM((2, 4), quantize=True),
         lambda: TorusQuantizer((2, 4)),
+        lambda: GumbelQuantizer(8, seed=1),
     ],
-    ids=["ema", "cosine", "vq", "som", "psom", "hard", "torus"],
+    ids=["ema", "cosine", "vq", "som", "psom", "hard", "torus", "gumbel"],
 )
 def test_a_step_that_is_not_finite_leaves_the_codebook_as_it_is(make, compiled, bad, caplog):
     layer = make()
