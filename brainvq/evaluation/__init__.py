@@ -1,5 +1,6 @@
 """Measures on plain arrays: how alike images or bundles are, how codes are used. No Keras here."""
 
+from brainvq.evaluation.anatomy import anatomy_table, compare_anatomy, lineup
 from brainvq.evaluation.audit import bias_audit, predict_classes
 from brainvq.evaluation.bundle_baselines import (
     HalfPrecision,
@@ -109,6 +110,7 @@ __all__ = [
     "SimilarityAccumulator",
     "TransformCodec",
     "WaveletSpace",
+    "anatomy_table",
     "area_under",
     "bias_audit",
     "bootstrap_interval",
@@ -128,6 +130,7 @@ __all__ = [
     "code_usage",
     "codes_per_map",
     "compare",
+    "compare_anatomy",
     "compare_methods",
     "compare_sharpness",
     "confusion_matrix",
@@ -142,6 +145,7 @@ __all__ = [
     "inner_foreground",
     "interpolate",
     "kernel_distance",
+    "lineup",
     "marginal_bits",
     "mdf",
     "mean_over_bundles",
