@@ -212,6 +212,41 @@ def image_grid(
 
 
 @png_figure(dark=True)
+def numbered_pictures(
+    images,
+    *,
+    columns=8,
+    title="Brains",
+    plane="axial",
+    spacing=(1.0, 1.0),
+    intensity=None,
+):
+    """Pictures in rows, each with its number, from 1 on.
+
+    Args:
+        images: `(n, rows, cols[, 1])`.
+        columns: pictures side by side. Default 8.
+        title: figure title.
+        plane: "axial", "coronal" or "sagittal".
+        spacing: (mm per row, mm per column).
+        intensity: (black, white). Default: 0 or the minimum, to the maximum of `images`.
+    """
+    images = as_pictures(images)
+    low_high = _intensity(intensity, images)
+    rows = -(-len(images) // columns)
+    figure, axes = picture_axes(images.shape, spacing, rows, columns, bar=False)
+    for number, ax in enumerate(axes.flat):
+        if number < len(images):
+            show_picture(ax, images[number], spacing, low_high)
+            write_on_picture(ax, 0.03, 0.94, str(number + 1), ha="left")
+        else:
+            ax.set_axis_off()
+    mark_sides(axes[0, 0], plane)
+    title_with_plane(figure, title, plane, note="in every picture")
+    return figure
+
+
+@png_figure(dark=True)
 def nearest_neighbours(
     samples,
     nearest_train,

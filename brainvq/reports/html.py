@@ -25,12 +25,14 @@ class Section:
         text: plain text; blank lines separate paragraphs. It is escaped: markup shows as typed.
         tables: `(caption, pandas.DataFrame)` pairs. Indexes are not shown.
         figures: `(path, caption)` pairs of PNG, JPEG, GIF or SVG files.
+        folded: `(summary, text)` pairs at the end, each text hidden until the summary is clicked.
     """
 
     title: str
     text: str = ""
     tables: list = dataclasses.field(default_factory=list)
     figures: list = dataclasses.field(default_factory=list)
+    folded: list = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from brainvq.evaluation import anatomy_table
 from brainvq.reports.html import Section
 from brainvq.reports.run_pages import (
     DETAIL_IS_LOST,
@@ -49,6 +50,7 @@ def slices_report(about, metrics, subjects, figures, *, note="", failures=(), ti
         _codes(metrics, figures),
         _prior(metrics, figures),
         _samples(metrics, figures),
+        _anatomy(metrics, figures),
         training_section(figures, timings),
         settings_section(about),
     ]
@@ -198,3 +200,28 @@ def _samples(metrics, figures):
     if "samples" not in metrics:
         return None
     return samples_section(metrics, figures, "Code maps", "slice", "slices of unseen subjects")
+
+
+def _anatomy(metrics, figures):
+    samples = metrics.get("samples", {})
+    if "anatomy" not in samples:
+        return None
+    found, answers = samples["anatomy"], samples["lineup"]
+    numbers = ", ".join(map(str, answers["drawn"]))
+    folded = [("Which were drawn?", f"Drawn: {numbers}. All others are of unseen people.")]
+    missing = [f"{name.replace('_', ' ')}: {why}" for name, why in found["left_out"].items()]
+    left_out = f"\n\nNot measured: {'; '.join(missing)}." if missing else ""
+    return Section(
+        "Do new brains pass for real ones?",
+        f"{found['drawn']} new slices beside {found['slices']} of {found['people']} unseen people, "
+        "both as the decoder gives them. Real against real: one half of the people against the "
+        "other, what chance allows. Shuffled halves: left and right halves of different people "
+        f"joined, a control that must fail.{left_out}",
+        tables=[("Anatomy of new slices", anatomy_table(found).round(3))],
+        figures=pictures(
+            figures,
+            lineup=f"{answers['pictures']} slices in a random order: {len(answers['drawn'])} were "
+            "drawn, the others are of unseen people through their codes. Which are which?",
+        ),
+        folded=folded if "lineup" in figures else [],
+    )

@@ -158,6 +158,10 @@ class ScanSamples(Samples):
         log.info(
             "%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out
         )
+        self.measure_drawn(trained, images, options, log)
+
+    def measure_drawn(self, trained, images, options, log):
+        """Writes measures of new images where that is done in seconds."""
 
     def show_drawn(self, trained, images, folder):
         """Draws new images as `samples.png`."""

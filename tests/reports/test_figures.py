@@ -42,9 +42,10 @@ PICTURE_FIGURES = {
     "code_map_grid": (PICTURES, CODES, K),
     "sample_grid": (PICTURES, OTHERS),
     "image_grid": (PICTURES,),
+    "numbered_pictures": (PICTURES,),
     "nearest_neighbours": (PICTURES, OTHERS),
 }
-PANELS = {"image_grid": 1}  # the others show two things side by side
+PANELS = {"image_grid": 1, "numbered_pictures": 1}  # the others show two things side by side
 PLOTS = {
     "loss_curves": (HISTORY,),
     "prior_curve": (HISTORY,),

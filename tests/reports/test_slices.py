@@ -121,3 +121,30 @@ def test_transfer_is_a_section_with_each_matrix_and_model():
     assert _transfer({}, {}) is None
     assert _shape_rule({"data": {"spacing": None}}, {"stride": 8}).startswith("any size")
     assert "8 pixels" in _shape_rule({"data": {"spacing": 1.5}}, {"stride": 8})
+
+
+def test_anatomy_of_draws_has_a_table_and_hides_what_was_drawn(tmp_path):
+    import numpy as np
+
+    from brainvq.reports.figures import numbered_pictures
+
+    found = {"people": 3, "slices": 200, "drawn": 64, "left_out": {"control": "3 people <4>"}}
+    found["draws"] = {"near": 0.85, "c2st": 0.666}
+    samples = {
+        **metrics()["samples"],
+        "anatomy": found,
+        "lineup": {"pictures": 5, "drawn": [2, 5]},
+    }
+    assert "Which were drawn?" not in text_of(tmp_path, metrics(samples=samples))
+    picture = numbered_pictures(np.random.default_rng(0).random((5, 9, 8)), tmp_path / "l.png")
+    report = slices_report(ABOUT, metrics(samples=samples), SUBJECTS, {"lineup": picture})
+    text = write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
+    for words in (
+        "shuffled halves",
+        "0.6660",
+        "control: 3 people &lt;4&gt;",
+        "<details><summary>Which were drawn?</summary><p>Drawn: 2, 5.",
+        "64 new slices beside 200 of 3 unseen people",
+    ):
+        assert words in text
+    assert "pass for real ones" not in text_of(tmp_path, metrics())

@@ -99,7 +99,15 @@ def sample_figures(run, options):
     real = run.some("test", BESIDE)
     if run.study.classes:  # from the lowest slice to the highest, like the samples
         real = real[np.argsort(levels(run.store, BESIDE)[real], kind="stable")]
-    return {
+    drawn = {}
+    if run.has("samples", "lineup.npy"):
+        drawn["lineup"] = figures.numbered_pictures(
+            np.load(run.file("samples", "lineup.npy")),
+            title="Which of these brains were drawn?",
+            path=figure_path(run, "lineup"),
+            **options,
+        )
+    return drawn | {
         "samples": figures.sample_grid(
             samples,
             run.store.read(real),

@@ -7,9 +7,12 @@ from brainvq.errors import UserError
 from brainvq.progress import progress
 from brainvq.tasks.base import plain
 from brainvq.tasks.scans import prepared
+from brainvq.tasks.slices.steps import heights
 
 # In-plane extent of the matrices that `data.transfer` names, in mm: that of many head protocols.
 FIELD_OF_VIEW = 250.0
+# Slices of unseen people, and of training, that drawn ones are compared with.
+UNSEEN, TRAINING = 1024, 2048
 
 
 def measure_slices(run):
@@ -45,6 +48,36 @@ def measure_slices(run):
 def _usage(run, split):
     usage = evaluation.code_usage(run.codes[split], run.model.num_codes)
     return {name: value for name, value in usage.items() if name != "counts"}
+
+
+def measure_anatomy(run, draws):
+    """Whether drawn slices pass for brains, see `evaluation.compare_anatomy`.
+
+    Where the prior is told no levels, nobody knows how high in the brain a draw lies, and nothing
+    is measured.
+
+    Args:
+        run: a `LoadedRun`.
+        draws: float `(n, rows, columns, 1)` in [0, 1], spread over the brain from its lowest slice.
+
+    Returns:
+        (measures, pictures): a dict with `anatomy`, and `lineup`, which says what was drawn among
+        pictures in a random order; and those, `(n, rows, columns)`. Or an empty dict and None.
+    """
+    if not run.study.classes:
+        return {}, None
+    unseen = run.some("test", UNSEEN)
+    restored = np.clip(run.model.reconstruct(run.store.read(unseen)), 0, 1)
+    known = {
+        "heights": heights(run.store)[unseen],
+        "people": run.store.table["subject"].astype(str).to_numpy()[unseen],
+        "seed": run.study.seed,
+    }
+    train = run.store.read(run.some("train", TRAINING))
+    found = evaluation.compare_anatomy(draws, restored, train=train, **known)
+    pictures, drawn = evaluation.lineup(draws, restored, **known)
+    numbers = (np.flatnonzero(drawn) + 1).tolist()
+    return {"anatomy": found, "lineup": {"pictures": len(drawn), "drawn": numbers}}, pictures
 
 
 def measure_transfer(run, models):

@@ -5,10 +5,15 @@ import dataclasses
 import numpy as np
 
 from brainvq import data
-from brainvq.evaluation import ssim
+from brainvq.data import ArrayStore
+from brainvq.errors import UserError
+from brainvq.evaluation import anatomy_table, ssim
 from brainvq.evaluation.similarity import foreground
+from brainvq.files import read_json, write_csv
 from brainvq.reports import figures
+from brainvq.tasks.run import LoadedRun
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
+from brainvq.tasks.slices.measures import measure_anatomy
 from brainvq.tasks.slices.steps import levels_of_slices
 
 # Below this share of the brightest pixel a foreground is black.
@@ -145,6 +150,27 @@ class SliceSamples(ScanSamples):
             title=f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior, axial",
             simulated=trained.simulated,
         )
+
+    def measure_drawn(self, trained, images, options, log):
+        """Writes `anatomy.csv` where slices spread over the brain and unseen people are at hand."""
+        note = trained.path / "store.json"
+        if options.level is not None or not note.exists():
+            return
+        try:
+            run = LoadedRun.open(trained.path)
+            # As they are: a sample is no time to prepare scans anew.
+            run.arrays, run.model = ArrayStore.open(read_json(note)["path"]), trained.model
+            measured, _ = measure_anatomy(run, images)
+        except UserError as error:
+            log.info("no anatomy.csv: slices of unseen people are not at hand (%s)", error)
+            return
+        if not measured:
+            return
+        table = anatomy_table(measured["anatomy"])
+        write_csv(options.out / "anatomy.csv", table)
+        log.info("beside unseen people (anatomy.csv):\n%s", table.round(3).to_string(index=False))
+        for name, why in measured["anatomy"]["left_out"].items():
+            log.info("%s: not measured (%s)", name.replace("_", " "), why)
 
 
 def levels_for(trained, slices):

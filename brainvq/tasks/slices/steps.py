@@ -67,9 +67,14 @@ def levels(store, count):
     Returns:
         int array, one for each sample of the store.
     """
+    return _level(heights(store), count)
+
+
+def heights(store):
+    """How high in its brain each slice of a store lies: floats from 0, the lowest, to 1."""
     index = store.table["index"]
     last = index.groupby(store.table["scan_id"]).transform("max").clip(lower=1)
-    return _level((index / last).to_numpy(), count)
+    return (index / last).to_numpy()
 
 
 def levels_of_slices(slices, count):
