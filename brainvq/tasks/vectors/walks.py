@@ -105,9 +105,10 @@ def interpolate(trained, options, log):
     """
     for name in options.files:
         single_path(name)
-    if len(scan_paths(options.files)) < 2:
+    given = inputs(scan_paths(options.files)).values()
+    if len(given) < 2:
         raise UserError(f"interpolate: found {options.files[0]} twice; expected two scans")
-    names = [given.name for given in inputs(scan_paths(options.files)).values()]
+    names = [scan.name for scan in given]
     # One by one, because there is no way with one end.
     scans = [single(trained, name, log)[1] for name in options.files]
     vectors = way(vectors_of(trained, scans), names, options)
