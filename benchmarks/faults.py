@@ -21,6 +21,7 @@ import atexit
 import contextlib
 import csv
 import faulthandler
+import itertools
 import json
 import math
 import os
@@ -389,8 +390,12 @@ class Command:
         limit: largest size of a file in bytes, or None.
     """
 
+    numbers = itertools.count()
+
     def __init__(self, place, command, *words, limit=None):
-        self.output, self.status = place.with_name(f"{place.name}.log"), None
+        # Two commands may run in one folder.
+        self.output = place.with_name(f"{place.name}-{next(self.numbers)}.log")
+        self.status = None
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or both processes would print what is in their buffers
         self.pid = os.fork()
