@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from keras import ops
-from scipy.special import ndtr
 
 from brainvq.backend import compile_function
 from brainvq.errors import UserError
@@ -117,20 +116,20 @@ class DrawsCodes:
             generator: `numpy.random.Generator`.
             n: number of grids.
             coherence: correlation of the deviates of a grid with those of the one before.
-            last: deviates `(positions, num_codes)` of the grid before the first; None for none.
+            last: deviates `(2, positions, num_codes)` of the grid before the first; None for none.
 
         Returns:
             Noise `(n, positions, num_codes)`, and the deviates of the last grid.
         """
         noise = np.empty((n, math.prod(self.grid_shape), self.num_codes), "float32")
         for index in range(n):
-            fresh = generator.standard_normal(noise.shape[1:], dtype="float32")
+            fresh = generator.standard_normal((2, *noise.shape[1:]), dtype="float32")
             if last is not None:
                 fresh = coherence * last + math.sqrt(1 - coherence**2) * fresh
             last = fresh
-            # A share in (0, 1) becomes a Gumbel variable by the inverse of its distribution.
-            share = np.clip(ndtr(last.astype("float64")), 1e-12, 1 - 1e-12)
-            noise[index] = -np.log(-np.log(share))
+            # Half the sum of two squares is an exponential variable, whose logarithm a Gumbel one.
+            exponential = np.square(last).sum(axis=0) / 2
+            noise[index] = -np.log(np.maximum(exponential, np.finfo("float32").tiny))
         return noise, last
 
     def _draw_cached(self, batch, scalars, options):

@@ -154,6 +154,18 @@ def test_coherent_draws_are_alike_and_none_of_them_is_special():
     np.testing.assert_allclose(counts[0], counts[1], atol=0.02)
 
 
+@pytest.mark.parametrize("coherence", [0.0, 0.6])
+def test_coherent_noise_is_gumbel_noise(coherence):
+    prior = make_prior()
+    noise, _ = prior._coherent(np.random.default_rng(0), 400, coherence, None)
+    # Mean, deviation and a tail of the Gumbel distribution, by hand.
+    np.testing.assert_allclose(noise.mean(), 0.5772, atol=0.03)
+    np.testing.assert_allclose(noise.std(), np.pi / np.sqrt(6), rtol=0.02)
+    np.testing.assert_allclose((noise > 4).mean(), 1 - np.exp(-np.exp(-4)), rtol=0.1)
+    next_to = np.corrcoef(noise[1:].ravel(), noise[:-1].ravel())[0, 1]
+    assert next_to == pytest.approx(0, abs=0.02) if coherence == 0 else 0.2 < next_to < 0.6
+
+
 def test_what_does_not_fit_is_refused():
     prior = make_prior()
     codes = np.zeros((2, 4, 6), "int32")
