@@ -69,8 +69,16 @@ def test_sigterm_says_how_to_go_on(capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.fixture
+def default_interrupt():
+    """Ctrl-C as in a terminal: a shell that runs the tests in the background turns it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_that_python_has_to_ignore_comes_again(sign, status):
+def test_a_signal_that_python_has_to_ignore_comes_again(sign, status, default_interrupt):
     class Holds:
         def __del__(self):
             signal.raise_signal(sign)
