@@ -48,10 +48,9 @@ def anomaly(trained, options, log):
     """
     if not options.scans:
         raise UserError("anomaly: found no scans; expected SCANS..., files or folders")
-    search = Search(trained, options)
-    masks = masks_by_scan(options, log, **options.wanted(trained.study))
+    search, wanted = Search(trained, options), options.wanted(trained.study)
+    masks = masks_by_scan(options, log, **wanted)
     thresholds = search.calibrate(log)
-    wanted = options.wanted(trained.study)
     search.simulated = all(map(comes_from_simulation, scan_paths(options.scans, **wanted)))
     lesions, pictures = LesionScores(thresholds), []
     where = {"out": options.out, "run": trained.path.name} | wanted

@@ -9,10 +9,10 @@ from brainvq.layers.quantizer import (
     Quantizer,
     are_finite,
     count_codes,
-    draw_spread_rows,
     far_rows,
     lloyd,
     nearest_codes,
+    spread_rows,
     sum_by_code,
     unit_length,
 )
@@ -189,7 +189,7 @@ class EMAVectorQuantizer(Quantizer):
                 rows = ops.take(vectors, order[:most], axis=0)
                 counted = None if weights is None else ops.take(weights, order[:most], axis=0)
                 ranks = ops.arange(ops.shape(rows)[0])
-            centres, repeats = draw_spread_rows(rows, ranks, uniforms, self.num_codes, counted)
+            centres, repeats = spread_rows(rows, ranks, uniforms, self.num_codes, counted)
             if self.initialization == "kmeans":
                 centres = lloyd(rows, centres, LLOYD_ITERATIONS, counted)
             return centres + ops.where(repeats[:, None], noise, 0.0)
@@ -219,7 +219,9 @@ class EMAVectorQuantizer(Quantizer):
         if self.revival_threshold > 0:
             threshold = self.revival_threshold * ops.mean(counts)
             dead = counts < threshold
-            samples = take_from_first_replica(self._far_vectors(codebook, dead, draw))
+            own = ops.take(codebook, flat_codes, axis=0)
+            distances = join_replicas(ops.sum(ops.square(vectors - own), axis=-1))
+            samples = take_from_first_replica(self._far_vectors(codebook, distances, dead, draw))
             embedding = ops.where(dead[:, None], samples, embedding)
             sums = ops.where(dead[:, None], 2.0 * threshold * samples, sums)
             counts = ops.where(dead, 2.0 * threshold, counts)
@@ -234,15 +236,13 @@ class EMAVectorQuantizer(Quantizer):
         ):
             weight.assign(ops.where(counts_as_step, value, ops.convert_to_tensor(weight)))
 
-    def _far_vectors(self, codebook, dead, draw):
+    def _far_vectors(self, codebook, distances, dead, draw):
         """A vector of the batch for each code, far from the code that it has, where one is dead.
 
         Dead codes would otherwise be drawn anew from what is frequent, such as black background,
         which has its code already.
         """
         vectors, weights, _, uniforms, noise = draw
-        nearest = ops.take(codebook, nearest_codes(vectors, codebook), axis=0)
-        distances = ops.sum(ops.square(vectors - nearest), axis=-1)
         distances = distances if weights is None else distances * weights
         samples = ops.take(vectors, far_rows(distances, dead, uniforms), axis=0)
         # Where all vectors lie on codes, there is nothing to draw: a place beside a code in use.

@@ -79,7 +79,7 @@ def rotate(z, quantized):
     return moved + ops.stop_gradient(quantized - moved)
 
 
-def spread_rows(vectors, order, uniforms, num_rows: int):
+def spread_rows(vectors, order, uniforms, num_rows: int, weights=None):
     """Draws `num_rows` vectors as starting centres, distinct as far as the vectors are: k-means++.
 
     Each next centre is drawn with probability proportional to its squared distance from the
@@ -87,28 +87,14 @@ def spread_rows(vectors, order, uniforms, num_rows: int):
 
     Args:
         vectors: float32 `(n, dim)`.
-        order: int `(n,)`, a random permutation; the first centre is its first.
-        uniforms: float32 `(num_rows,)` in [0, 1), the randomness of the further draws.
-        num_rows: int.
-
-    Returns:
-        Float32 `(num_rows, dim)`; rows repeat once every distinct vector is taken.
-    """
-    return draw_spread_rows(vectors, order, uniforms, num_rows)[0]
-
-
-def draw_spread_rows(vectors, order, uniforms, num_rows: int, weights=None):
-    """The rows of `spread_rows`, and which of them repeat earlier ones.
-
-    Args:
-        vectors: see `spread_rows`, as for the next three.
-        order: int `(n,)`.
-        uniforms: float32 `(num_rows,)`.
+        order: int `(n,)`, a random permutation, whose first entry is the first centre.
+        uniforms: float32 `(num_rows,)`, random numbers in [0, 1).
         num_rows: int.
         weights: float32 `(n,)`, 0 for vectors that are not drawn, else 1; None for all.
 
     Returns:
-        Float32 `(num_rows, dim)` and bool `(num_rows,)`.
+        Centres, float32 `(num_rows, dim)`, and which of them repeat earlier ones, since every
+        distinct vector is taken, bool `(num_rows,)`.
     """
     if weights is None:
         first = ops.take(vectors, order[0], axis=0)

@@ -103,7 +103,7 @@ def test_spread_rows_take_a_vector_from_every_far_cluster():
     for seed in range(5):
         rng = np.random.default_rng(seed)
         order = rng.permutation(200).astype("int32")
-        rows = array(spread_rows(vectors, order, rng.random(5, "float32"), 5))
+        rows = array(spread_rows(vectors, order, rng.random(5, "float32"), 5)[0])
         assert sorted(nearest(rows, places)) == [0, 1, 2, 3, 4]
 
 
