@@ -42,6 +42,7 @@ FIGURES = (
     "reconstructions",
     "codes",
     "samples",
+    "lineup",
     "nearest",
     "losses",
     "ssim",

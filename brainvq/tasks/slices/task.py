@@ -8,7 +8,7 @@ from brainvq.reports.slices import slices_card, slices_report
 from brainvq.tasks.scans import ScanTask
 from brainvq.tasks.slices.comparison import compare_slices
 from brainvq.tasks.slices.figures import slice_figures
-from brainvq.tasks.slices.measures import measure_slices
+from brainvq.tasks.slices.measures import measure_anatomy, measure_slices
 from brainvq.tasks.slices.samples import SliceSamples
 from brainvq.tasks.slices.steps import levels, slice_steps
 
@@ -51,10 +51,12 @@ class Slices(ScanTask):
         """Draws new slices into `samples/` and asks how near they are to training slices.
 
         With a prior conditioned on levels they are spread over the brain, from the lowest on.
-        Written are `codes.npy`, `samples.npy` and `nearest.npy`, the nearest training slices.
+        Written are `codes.npy`, `samples.npy`, `nearest.npy`, the nearest training slices, and
+        `lineup.npy`, draws among slices of test subjects in a random order.
 
         Returns:
-            Dict of count, and of mean distances to training slices, of samples and of test slices.
+            Dict of count, of mean distances to training slices, of samples and of test slices, and
+            of what `measure_anatomy` says.
         """
         options, classes = run.study.sampling, run.study.classes
         count = options.samples
@@ -72,10 +74,14 @@ class Slices(ScanTask):
         unseen = run.store.read(run.some("test", count))
         _, usual = evaluation.nearest_images(unseen, references)
         write_array(run.file("samples", "nearest.npy"), references[number])
+        anatomy, lineup = measure_anatomy(run, images)
+        if lineup is not None:
+            write_array(run.file("samples", "lineup.npy"), lineup)
         return {
             "count": len(images),
             "distance_to_training": float(np.mean(distance)),
             "distance_of_unseen_to_training": float(np.mean(usual)),
+            **anatomy,
         }
 
     def figures(self, run, metrics):
