@@ -8,7 +8,7 @@ from brainvq.reports import figures
 from brainvq.reports.planes import reconstruction_planes
 from brainvq.tasks.base import figure_path
 from brainvq.tasks.scans import code_figures, counts_of_codes, prepared, training_figures
-from brainvq.tasks.slices.steps import levels, pixel_size
+from brainvq.tasks.slices.steps import levels, pixel_size, spread
 
 # Columns of the pictures that show single slices, and slices in a grid beside samples.
 COLUMNS, BESIDE = 8, 64
@@ -95,7 +95,9 @@ def sample_figures(run, options):
     Returns:
         Dict of name to path.
     """
-    samples = np.load(run.file("samples", "samples.npy"))
+    samples, nearest = (
+        np.load(run.file("samples", f"{name}.npy")) for name in ("samples", "nearest")
+    )
     real = run.some("test", BESIDE)
     if run.study.classes:  # from the lowest slice to the highest, like the samples
         real = real[np.argsort(levels(run.store, BESIDE)[real], kind="stable")]
@@ -109,15 +111,14 @@ def sample_figures(run, options):
         )
     return drawn | {
         "samples": figures.sample_grid(
-            samples,
+            samples[spread(len(samples), BESIDE)],
             run.store.read(real),
             title=f"Generated brains beside {'simulated' if run.simulated else 'real'} ones",
             path=figure_path(run, "samples"),
             **options,
         ),
         "nearest": figures.nearest_neighbours(
-            samples[:COLUMNS],
-            np.load(run.file("samples", "nearest.npy"))[:COLUMNS],
+            *(part[spread(len(samples), COLUMNS)] for part in (samples, nearest)),
             path=figure_path(run, "nearest"),
             **options,
         ),

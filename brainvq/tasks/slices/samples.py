@@ -14,7 +14,7 @@ from brainvq.reports import figures
 from brainvq.tasks.run import LoadedRun
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.slices.measures import measure_anatomy
-from brainvq.tasks.slices.steps import levels_of_slices
+from brainvq.tasks.slices.steps import levels_of_slices, spread
 
 # Below this share of the brightest pixel a foreground is black.
 BLACK = 0.05
@@ -105,7 +105,7 @@ class SliceSample(ScanSample):
         del whole
         plane = self.scan.plane if self.scan else "plane not known"
         figures.image_grid(
-            decoded[np.linspace(0, len(decoded) - 1, min(SHOWN, len(decoded))).astype(int)],
+            decoded[spread(len(decoded), SHOWN)],
             path=f"{stem}.png",
             title=f"decoded from {self.path.name}, {plane}",
             simulated=self.trained.simulated,
@@ -145,7 +145,7 @@ class SliceSamples(ScanSamples):
     def show_drawn(self, trained, images, folder):
         """New slices side by side."""
         figures.image_grid(
-            images[:SHOWN],
+            images[spread(len(images), SHOWN)],
             path=folder / "samples.png",
             title=f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior, axial",
             simulated=trained.simulated,

@@ -95,3 +95,8 @@ def levels_of_slices(slices, count):
 def _level(height, count):
     """The level of slices whose height is 0 at the bottom of the brain and 1 at its top."""
     return np.clip((height * count).astype(int), 0, count - 1)
+
+
+def spread(count, most):
+    """Numbers of at most `most` of `count` slices, evenly from the first to the last: int array."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
