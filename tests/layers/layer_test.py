@@ -124,6 +124,7 @@ def _check_fit_and_saving(cls, init_kwargs, x, output_key, check_training, tmp_p
     outputs = outputs[output_key] if output_key else outputs
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the step twice
     old_layer = [array(v) for v in layer.weights]
     old_before = [array(v) for v in getattr(before, "weights", [])]
     target = np.ones((len(x), *outputs.shape[1:]), "float32")
