@@ -22,7 +22,7 @@ from brainvq.reports.anomaly import (
 )
 from brainvq.reports.html import write_report
 from brainvq.tasks.names import readable_scans
-from brainvq.tasks.slices.samples import levels_for
+from brainvq.tasks.slices.plans import conditions_of_scan
 from brainvq.training.anomaly import AnomalyDetector
 
 # Scores that are laid over the scan in three planes.
@@ -112,11 +112,10 @@ class Search:
         scans = [self.read(path) for path in files]
         if options.threshold_bits is None and trained.prior is not None:
             slices = np.concatenate([scan.slices for scan in scans])
-            labels = [levels_for(trained, scan.slices) for scan in scans]
-            labels = None if labels[0] is None else np.concatenate(labels)
+            given = [self.conditions(scan.slices) for scan in scans]
             some = (slices > 0).any(axis=(1, 2, 3))
-            labels = None if labels is None else labels[some]
-            self.detector.calibrate(slices[some], labels, options.quantile)
+            given = {key: np.concatenate([g[key] for g in given])[some] for key in given[0]}
+            self.detector.calibrate(slices[some], given, options.quantile)
             log.info("codes of more than %.2f bits are drawn anew", self.detector.threshold_bits)
         rows = []
         for scan in scans:
@@ -145,10 +144,14 @@ class Search:
             **{name: getattr(options, name) for name in names},
         )
 
+    def conditions(self, slices):
+        """What the prior is given of all slices of a scan: dict, see `conditions_of_scan`."""
+        return conditions_of_scan(self.trained.prior, slices, self.trained.model.stride)
+
     def scores(self, scan):
         """What the model says about slices of a scan, the brain in them, and every score map."""
         options, slices = self.options, scan.slices
-        evidence = self.detector.evidence(slices, levels_for(self.trained, slices))
+        evidence = self.detector.evidence(slices, self.conditions(slices))
         brain = scoring.brain_area(slices)
         names = ("smooth", "restoration_smooth", "median", "erode", "without_fluid")
         scores = scoring.score_maps(

@@ -34,17 +34,19 @@ def measure_prior(run):
     tables = evaluation.NeighbourModel(seed=study.seed)
     tables.fit(train, num_codes, groups=np.tile(subjects, len(train) // len(subjects)))
     cells = np.prod(test.shape[1:])
-    # What the prior is told beside the codes must be paid for: log2(levels) bits a slice.
-    told = np.log2(study.classes or 1) / cells
-    ours = run.prior.bits_per_code(test, task.labels(run, test, "test")) + told
+    ours = run.prior.bits_per_code(test, **task.conditions(run, test, "test"))
+    # What the prior is given beside the codes must be paid for: log2(levels) bits a slice.
+    paid = {name: bits / cells for name, bits in task.condition_bits(run, "test").items()}
+    ours += sum(paid.values())
     mix = tables.bits_per_code(test)
     unseen = codes["validation"]
-    healthy = -run.prior.code_log_prob(unseen, task.labels(run, unseen, "validation")) / np.log(2)
+    given = task.conditions(run, unseen, "validation")
+    healthy = -run.prior.code_log_prob(unseen, **given) / np.log(2)
     return {
         # How surprising codes of unseen, usual brains are: what `anomaly` compares with.
         "validation_quantiles": {str(q): float(np.quantile(healthy, q)) for q in QUANTILES},
         "bits_per_code": ours,
-        "of_which_level": told,
+        **{f"of_which_{name}": bits for name, bits in paid.items()},
         "neighbour_tables": mix,
         "marginal": evaluation.marginal_bits(train, test, num_codes),
         "uniform": float(np.log2(num_codes)),

@@ -159,7 +159,7 @@ def start_from(run, model):
 def encode(run):
     """Codes of each split, in `codes/<split>.npy`; those of training also in augmented copies."""
     study, task = run.study, run.task
-    copies = study.prior.copies if study.prior else 1
+    copies = study.prior.encodings if study.prior else 1
     return {
         split: encode_to_file(
             run.file("codes", f"{split}.npy"),
@@ -183,20 +183,17 @@ def train_prior(run):
     study, options = run.study, run.study.prior
     keras.utils.set_random_seed(study.seed + 1)
     codes = {split: prior_codes(found) for split, found in run.codes.items()}
-    streams = {
-        split: BatchStream(
-            codes[split],
-            np.arange(len(codes[split])),
-            size,
-            shuffle=split == "train",
-            seed=study.seed + 1,
-            labels=run.task.labels(run, codes[split], split),
-        )
-        for split, size in (("train", options.batch_size), ("validation", 64))
-    }
-    stream = streams["train"]
-    prior = options.build(codes["train"].shape[1:], run.model.num_codes, study.classes)
-    epochs = epochs_of(options, stream)
+    stream, unseen = run.task.prior_stream(run, codes["train"]), codes["validation"]
+    watched = BatchStream(
+        unseen,
+        np.arange(len(unseen)),
+        64,
+        conditions=run.task.conditions(run, unseen, "validation"),
+    )
+    prior = options.build(
+        codes["train"].shape[1:], run.model.num_codes, study.classes, run.task.plan(run)
+    )
+    epochs = stream.epochs = epochs_of(options, stream)
     prior.compile(
         optimizer(
             options.learning_rate,
@@ -214,7 +211,7 @@ def train_prior(run):
         epochs=epochs,
         state=run.file("checkpoints", "prior.npz"),
         history_csv=run.file("prior_history.csv"),
-        callbacks=[UnseenLoss(streams["validation"]), best],
+        callbacks=[UnseenLoss(watched), best],
         tensorboard=run.file("tensorboard", "prior"),
         title=f"{study.name} {study.variant} prior",
     )

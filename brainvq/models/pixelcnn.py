@@ -17,13 +17,14 @@ from brainvq.arguments import number, whole
 from brainvq.backend import compile_function, mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
+from brainvq.models.exports import Exports
 from brainvq.models.own_target import OwnTarget
 from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock, PlanNetwork
 from brainvq.models.pixelcnn_draws import DrawsCodes, Functions, batches_of, padded_to
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
+class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
     """Autoregressive distribution over code grids: p(codes) = Π p(code_i | earlier codes).
 
     "Earlier" is raster order: the last axis of the grid runs fastest. Train it with plain `fit`
@@ -414,7 +415,7 @@ class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
         return np.broadcast_to(labels, (n,)).astype("int32")
 
     def _check_plan(self, plan, n):
-        """Return `plan` as float32 `(n, *plan_shape)`, or None for a prior without one."""
+        """Return `plan` as an array `(n, *plan_shape)`, or None for a prior without one."""
         if (plan is None) != (self.plan_shape is None):
             raise UserError(
                 f"plan: found {'none' if plan is None else 'some'}, but this prior was made with "
@@ -422,12 +423,20 @@ class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
             )
         if plan is None:
             return None
-        plan = np.asarray(plan, "float32")
-        if plan.shape != (n, *self.plan_shape) or not np.isfinite(plan).all():
-            raise UserError(
-                f"plan: found shape {plan.shape}, want finite numbers {(n, *self.plan_shape)}"
-            )
+        plan = np.asarray(plan)
+        if plan.shape != (n, *self.plan_shape):
+            raise UserError(f"plan: found shape {plan.shape}, want {(n, *self.plan_shape)}")
         return plan
+
+    @staticmethod
+    def _part_of_plan(plan, start, stop):
+        """Return some rows of `plan` as float32; all at once might not fit into memory."""
+        if plan is None:
+            return None
+        part = np.asarray(plan[start:stop], "float32")
+        if not np.isfinite(part).all():
+            raise UserError("plan: found values that are not finite, want numbers")
+        return part
 
     def code_log_prob(
         self,
@@ -464,8 +473,10 @@ class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
         for start, stop, padded in batches_of(len(codes), batch_size):
             arguments = [
                 None if part is None else padded_to(part[start:stop], padded)
-                for part in (codes, context, labels, plan)
+                for part in (codes, context, labels)
             ]
+            planned = self._part_of_plan(plan, start, stop)
+            arguments.append(None if planned is None else padded_to(planned, padded))
             values = ops.convert_to_numpy(function(*arguments))
             out[start:stop] = values[: stop - start]
         return out
@@ -513,6 +524,38 @@ class PixelCNN(OwnTarget, DrawsCodes, keras.Model):
         """
         by_code = self.code_log_prob(codes, labels, batch_size, plan=plan)
         return float(-by_code.mean(dtype="float64") / math.log(2))
+
+    def endpoints(self, inputs=None) -> dict:
+        """What `export` writes: `serve` gives the logits, `log_prob` nats per code.
+
+        Both take int32 codes `(n, *grid)`, or a dict of what the prior is called on.
+
+        Args:
+            inputs: `keras.InputSpec` of codes, or a dict of them. Default: any number of grids.
+
+        Returns:
+            See `Exports.endpoints`.
+        """
+        if inputs is None:
+            shapes = {"codes": self.grid_shape, "labels": (), "plan": self.plan_shape}
+            wanted = {"codes": True, "labels": self.num_classes, "plan": self.plan_shape}
+            inputs = {
+                name: keras.InputSpec(
+                    shape=(None, *shape), dtype="float32" if name == "plan" else "int32", name=name
+                )
+                for name, shape in shapes.items()
+                if wanted[name]
+            }
+            inputs = inputs if len(inputs) > 1 else inputs["codes"]
+
+        def log_prob(x):
+            codes, labels, plan = self._split(x)
+            return self._code_log_prob(codes, codes, labels, plan)
+
+        return {
+            "serve": (lambda x: self(x, training=False), inputs),
+            "log_prob": (log_prob, inputs),
+        }
 
     def get_config(self):
         """Return every constructor argument."""

@@ -82,7 +82,8 @@ class DrawsCodes:
                 noise, deviates = self._coherent(generator, stop - start, coherence, deviates)
             else:
                 noise = self._noise(generator, stop - start, options["greedy"])
-            given = [part if part is None else part[start:stop] for part in (known, labels, plan)]
+            given = [part if part is None else part[start:stop] for part in (known, labels)]
+            given.append(self._part_of_plan(plan, start, stop))
             batch = [None if part is None else padded_to(part, padded) for part in (noise, *given)]
             codes[start:stop] = draw(batch, scalars, options)[: stop - start]
         return codes

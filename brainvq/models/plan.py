@@ -31,12 +31,16 @@ class GaussianPlan(keras.layers.Layer):
         noise: float in (0, 1]: coefficients are known up to normal noise of this share of their
             standard deviation. It gives a plan a finite number of bits, and lets a prior that is
             trained on noisy plans pass over what they do not say.
+        spacing: steps of a stack in mm between slices, rows and columns, as a mean over people; it
+            is only kept here.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, shape, rank: int, reach: float = 0.06, noise: float = 0.1, **kwargs):
+    def __init__(
+        self, shape, rank: int, reach: float = 0.06, noise: float = 0.1, spacing=(1, 1, 1), **kwargs
+    ):
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
         self.shape = tuple(whole("shape", size) for size in shape)
         if len(self.shape) != 3:
@@ -44,6 +48,7 @@ class GaussianPlan(keras.layers.Layer):
         self.rank = whole("rank", rank)
         self.reach = number("reach", reach, 0, 1)
         self.noise = number("noise", noise, 0, 1, above=True)
+        self.spacing = tuple(float(number("spacing", step, 0, above=True)) for step in spacing)
         self.build()
 
     @property
@@ -173,7 +178,13 @@ class GaussianPlan(keras.layers.Layer):
     def get_config(self):
         """Return every constructor argument."""
         config = super().get_config()
-        config.update(shape=self.shape, rank=self.rank, reach=self.reach, noise=self.noise)
+        config.update(
+            shape=self.shape,
+            rank=self.rank,
+            reach=self.reach,
+            noise=self.noise,
+            spacing=self.spacing,
+        )
         return config
 
 

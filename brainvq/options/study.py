@@ -225,6 +225,16 @@ class SliceStudy(AutoencoderStudy):
         """Levels of height that the prior is told; None for none."""
         return (self.prior.levels or None) if self.prior is not None else None
 
+    @property
+    def plans(self):
+        """Whether slices are drawn by the plan of a brain, see `SlicePrior.plan`."""
+        return self.has_prior and self.prior.plan and self.data.has_scans
+
+    @property
+    def draws_by_height(self):
+        """Whether it is known how high in the brain a drawn slice lies."""
+        return self.plans or self.classes is not None
+
     def smoke(self):
         """The seconds-long form: same parts, small numbers; its results mean nothing."""
         study, data = super().smoke(), self.data

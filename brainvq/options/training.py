@@ -152,13 +152,19 @@ class Prior:
     """Encodings of each training sample: one as it is, the others augmented, so that few subjects
     give many code maps."""
 
-    def build(self, grid_shape, num_codes, num_classes=None):
+    @property
+    def encodings(self):
+        """How often each training sample is encoded before the training."""
+        return self.copies
+
+    def build(self, grid_shape, num_codes, num_classes=None, plan=None):
         """The prior, with its weights made.
 
         Args:
             grid_shape: shape of a code map, such as `(16, 16)`.
             num_codes: int, size of the codebook.
             num_classes: int, classes that the prior is conditioned on; None for none.
+            plan: `brainvq.models.GaussianPlan` that its grids are drawn by; None for none.
 
         Returns:
             A `brainvq.models.PixelCNN`.
@@ -180,7 +186,14 @@ class Prior:
                 dropout=self.dropout,
                 position_embedding=self.position_embedding,
                 num_classes=num_classes,
+                plan=plan,
             )
+
+
+_PLANNED = {
+    "used": lambda study: study.has_prior and study.data.has_scans,
+    "only": "a prior (--prior.epochs above 0) over slices of scans",
+}
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,30 @@ class SlicePrior(Prior):
     levels: int = option(16, minimum=0, **_TRAINED)
     """Tell the prior how high in the brain a slice lies, in this many steps; 0 does not tell it.
     Brains drawn for a known height hold together better."""
+    plan: bool = option(False, **_PLANNED)
+    """Draw a coarse picture of the whole brain first, and then the codes of a slice by it: both
+    halves match, and ventricles and deep grey matter are where they belong. It knows the height of
+    a slice, so that `levels` add nothing."""
+    plan_rank: int = option(
+        40, above=0, used=lambda study: study.plans, only="--prior.plan and a prior"
+    )
+    """Principal components of the coarse pictures; of few people there are fewer."""
+    warp: float = option(0.0, minimum=0, maximum=2, **_TRAINED)
+    """Size of the random affine and elastic warps that training slices are given anew in each pass
+    before they are encoded; they narrow towards the end. 0 turns them off."""
+    copies: int = option(
+        4,
+        above=0,
+        used=lambda study: study.has_prior and not (study.prior.warp or study.plans),
+        only="a prior without --prior.warp and --prior.plan",
+    )
+    """Encodings of each training sample: one as it is, the others augmented, so that few subjects
+    give many code maps."""
+
+    @property
+    def encodings(self):
+        """How often each training slice is encoded before the training."""
+        return 1 if self.warp or self.plan else self.copies
 
 
 _DRAWN = {"used": lambda study: study.draws, "only": "a prior (--prior.epochs above 0)"}

@@ -66,12 +66,14 @@ class Sample(Results):
 
     samples: Count = 64
     """How many to draw."""
-    temperature: float = option(0.8, minimum=0)
-    """Divides the logits: below 1 samples are more typical and less varied."""
+    temperature: float | None = option(None, minimum=0)
+    """Divides the logits: below 1 samples are more typical and less varied; `None`: as the run's
+    study says."""
     top_k: int | None = None
-    """Draw from the k most probable codes only; `None`: from all."""
-    top_p: float | None = 0.9
-    """Draw from the most probable codes of this total probability only; `None`: from all."""
+    """Draw from the k most probable codes only; `None`: as the run's study says."""
+    top_p: float | None = None
+    """Draw from the most probable codes of this total probability only, 1 from all; `None`: as the
+    run's study says."""
     seed: int | None = None
     """The same seed gives the same samples; `None`: others each time."""
 
@@ -81,9 +83,10 @@ class Sample(Results):
 
     @property
     def drawing(self):
-        """What a draw depends on beside the number of samples: dict."""
+        """What a draw depends on beside the number of samples: dict, without what is not given."""
         names = ("temperature", "top_k", "top_p", "seed")
-        return {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,27 @@ class SliceSample(Sample):
 
     level: float | None = option(None, minimum=0, maximum=1)
     """How high in the brain: 0 lowest, 1 highest; `None`: spread over the brain."""
+    stack: bool = False
+    """All slices are of one new brain, from its lowest to its highest, which is written as NIfTI
+    too; needs a prior that draws by a plan."""
+    coherence: float = option(0.9, minimum=0, maximum=1)
+    """With `--stack`: how much of its chance a slice takes over from the one below it."""
+
+    def check_for(self, study):
+        """Refuses a stack at one height, or of a prior without a plan."""
+        super().check_for(study)
+        if self.stack and self.level is not None:
+            raise UserError(
+                f"--level: found {self.level} beside --stack; expected one of them: a stack has "
+                "all heights"
+            )
 
     @property
     def drawing(self):
         """What a draw depends on beside the number of samples: dict."""
-        return {**super().drawing, "level": self.level}
+        if not self.stack:
+            return {**super().drawing, "level": self.level}
+        return {**super().drawing, "stack": True, "coherence": self.coherence}
 
 
 @dataclass(frozen=True)

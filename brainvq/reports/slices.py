@@ -191,8 +191,22 @@ def _prior(metrics, figures):
         metrics,
         figures,
         "left, upper and position tables, mixed",
-        f"{bits['bits_per_slice']:.0f} bits a slice. If the prior is told how high in the brain a "
-        f"slice lies, those bits are in its figure ({bits['of_which_level']:.3f} a code).",
+        f"{bits['bits_per_slice']:.0f} bits a slice.{_paid(bits)}",
+    )
+
+
+def _paid(bits):
+    """What the prior is given beside the codes, and its share of the bits."""
+    if "of_which_plan" in bits:
+        return (
+            " The prior is given the plan of the brain, a coarse picture of all of it; its bits "
+            f"are in the figure ({bits['of_which_plan']:.3f} a code)."
+        )
+    if not bits.get("of_which_level"):
+        return ""
+    return (
+        " The prior is told how high in the brain a slice lies; those bits are in its figure "
+        f"({bits['of_which_level']:.3f} a code)."
     )
 
 

@@ -33,7 +33,18 @@ from brainvq.options import (
     SliceTrain,
 )
 
-BEST = SliceStudy(name="oasis2d", variant="best")
+BEST = SliceStudy(
+    name="oasis2d",
+    variant="best",
+    prior=SlicePrior(
+        plan=True,
+        levels=0,  # the plan knows the height
+        warp=1.0,
+        epochs=40,
+        batch_size=64,
+        dropout=0.2,
+    ),
+)
 
 PAPER = SliceStudy(
     name="oasis2d",

@@ -15,6 +15,7 @@ from brainvq.errors import UserError
 from brainvq.files import read_csv
 from brainvq.reports import figures
 from brainvq.training.fit import optimizer
+from brainvq.training.stream import BatchStream
 
 SPLITS = ("train", "validation", "test")
 # Kinds of sample, `Study.kind`, and the class of each; a new one is listed here.
@@ -155,9 +156,39 @@ class Task:
         """Callbacks of the kind's own."""
         return []
 
-    def labels(self, run, codes, split):
-        """The class of each code map of a split, for the prior; None where it is not told."""
+    def conditions(self, run, codes, split):
+        """What the prior is given of each code map of a split beside the codes.
+
+        Args:
+            run: a `LoadedRun`.
+            codes: code maps `(n, *grid)`, one or more for each sample of the split.
+            split: "train", "validation" or "test".
+
+        Returns:
+            Dict of arrays with a row for each code map, of `labels` and `plan`, those that it is
+            given, as `PixelCNN` takes them.
+        """
+        return {}
+
+    def condition_bits(self, run, split):
+        """Bits of the conditions of a sample, as a mean over a split: dict of name to float."""
+        classes = run.study.classes
+        return {"level": float(np.log2(classes))} if classes else {}
+
+    def plan(self, run):
+        """The `GaussianPlan` that samples are drawn by; None without one."""
         return None
+
+    def prior_stream(self, run, codes):
+        """The code maps of the training split in batches: a `BatchStream`."""
+        return BatchStream(
+            codes,
+            np.arange(len(codes)),
+            run.study.prior.batch_size,
+            shuffle=True,
+            seed=run.study.seed + 1,
+            conditions=self.conditions(run, codes, "train"),
+        )
 
     # --- after training -------------------------------------------------------------------------
 

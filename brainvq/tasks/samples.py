@@ -94,18 +94,20 @@ class Samples:
             this kind does in its own way.
         unit_range: whether samples lie in [0, 1] where they are not z-scored.
         needs_prior: whether new samples need a prior over codes.
+        chosen_by: what new samples can be chosen by: names of arguments of `Trained.sample`.
     """
 
     verbs = {}
     unit_range = True
     needs_prior = True
+    chosen_by = ()
 
     def in_template_space(self, study):
         """Whether samples lie on a grid around the ICBM152 template."""
         del study
         return False
 
-    def draw(self, trained, n, level=None, bundle=None, **options):
+    def draw(self, trained, n, level=None, bundle=None, stack=False, **options):
         """Draws codes from the prior, or vectors where a study has no codes.
 
         Args:
@@ -113,34 +115,36 @@ class Samples:
             n: int, how many.
             level: see `Trained.sample`.
             bundle: see `Trained.sample`.
-            **options: those of `PixelCNN.sample`.
+            stack: see `Trained.sample`.
+            **options: those of `PixelCNN.sample`; by default temperature, top_k and top_p are those
+                of the study.
 
         Returns:
             int32 `(n, *grid)`, as the model decodes them.
 
         Raises:
-            UserError: there is no prior, or it does not know `level` or `bundle`.
+            UserError: there is no prior, or it does not know `level`, `bundle` or `stack`.
         """
         trained.require_prior()
         trained.require_decoding()
-        return trained.prior.sample(n, labels=self.labels(trained, n, level, bundle), **options)
+        options = trained.study.sampling.arguments | options
+        wanted = {"level": level, "bundle": bundle, "stack": stack}
+        self.refuse(trained, wanted)
+        given = self.conditions(trained, n, options.get("seed"), **wanted)
+        return trained.prior.sample(n, **given, **options)
 
-    def labels(self, trained, n, level, bundle):
-        """The classes of `n` samples, as the prior is told them: int `(n,)`, or None."""
-        count = trained.prior.num_classes
-        if bundle is not None:
-            raise UserError(
-                f"bundle: found {bundle}; expected none, because the samples of {trained.path} are "
-                f"{trained.study.kind}"
-            )
-        if level is not None and (count is None or not 0 <= level <= 1):
-            known = "from 0 to 1" if count else "none, because this prior knows no levels"
-            raise UserError(f"level: found {level}; expected {known}")
-        if count is None:
-            return None
-        if level is None:
-            return np.arange(n) * count // n
-        return np.full(n, min(int(level * count), count - 1))
+    def conditions(self, trained, n, seed, **wanted):
+        """What the prior is given to draw `n` samples: dict of `labels` and `plan`."""
+        return {}
+
+    def refuse(self, trained, wanted):
+        """Raises `UserError` where something is wanted that these samples do not have."""
+        for name, value in wanted.items():
+            if name not in self.chosen_by and value not in (None, False):
+                raise UserError(
+                    f"{name}: found {value}; expected none, because the samples of {trained.path} "
+                    f"are {trained.study.kind}"
+                )
 
     def read(self, trained, options, log):
         """Yields the `Sample` of each file of `options.files`; bad ones are reported and counted.

@@ -154,17 +154,15 @@ class ScanSamples(Samples):
         )
         write_array(options.out / "samples.npy", images)
         write_array(options.out / "codes.npy", codes.astype("int32"))
-        self.show_drawn(trained, images, options.out)
-        log.info(
-            "%d new brains in %s: samples.npy, codes.npy, samples.png", len(images), options.out
-        )
+        shown = self.show_drawn(trained, images, options)
+        log.info("%d new brains in %s: samples.npy, codes.npy, %s", len(images), options.out, shown)
         self.measure_drawn(trained, images, options, log)
 
     def measure_drawn(self, trained, images, options, log):
         """Writes measures of new images where that is done in seconds."""
 
-    def show_drawn(self, trained, images, folder):
-        """Draws new images as `samples.png`."""
+    def show_drawn(self, trained, images, options):
+        """Draws new images as `samples.png`; returns the files that it wrote, in words."""
         raise NotImplementedError
 
     def read_scan(self, trained, path, options):

@@ -77,7 +77,7 @@ class Trained:
         """Whether the volumes of a study lie on a grid around the ICBM152 template."""
         return self.task.samples.in_template_space(self.study)
 
-    def sample(self, n, level=None, bundle=None, batch_size=32, **options):
+    def sample(self, n, level=None, bundle=None, batch_size=32, stack=False, **options):
         """Draws `n` new images, or groups of streamlines.
 
         Where a volume becomes a vector, the vectors are drawn from N(0, I):
@@ -85,13 +85,17 @@ class Trained:
 
         Args:
             n: int, how many.
-            level: for a prior that knows levels, how high in the brain the slices lie: a number
+            level: for a prior that knows heights, how high in the brain the slices lie: a number
                 from 0 (the lowest slice) to 1 (the highest); by default spread over the brain,
                 from the lowest on.
             bundle: for a study of bundles, which one: a name of `study.data.bundles`, or `n` of
                 them; by default each in turn.
             batch_size: int, images decoded at a time.
-            **options: those of `PixelCNN.sample`: temperature, top_k, top_p, seed. Of vectors:
+            stack: for a prior that draws by a plan, whether the slices are all of one brain, from
+                the lowest to the highest. Give it `coherence`, such as 0.9, too: see
+                `PixelCNN.sample`.
+            **options: those of `PixelCNN.sample`: temperature, top_k and top_p, by default those of
+                the study, and seed. Of vectors:
                 temperature, the standard deviation of the draws, 1.0 by default; and seed.
 
         Returns:
@@ -104,7 +108,9 @@ class Trained:
             UserError: there is no prior, the model does not decode codes, `level` or `bundle` is
                 out of range or not known to the prior, or an option is none for vectors.
         """
-        latents = self.task.samples.draw(self, n, level=level, bundle=bundle, **options)
+        latents = self.task.samples.draw(
+            self, n, level=level, bundle=bundle, stack=stack, **options
+        )
         samples = self.model.decode(latents, batch_size=batch_size)
         return np.clip(samples, 0.0, 1.0, out=samples) if self.unit_range else samples, latents
 

@@ -90,12 +90,13 @@ class AnomalyDetector:
         self.seed = seed
         self.progress = progress
 
-    def surprise(self, codes, labels=None):
+    def surprise(self, codes, conditions=None):
         """Bits of each code, −log2 p(code | the codes before it).
 
         Args:
             codes: int `(n, h, w)`, the size of the prior's grid.
-            labels: int `(n,)` where the prior knows levels, else None.
+            conditions: dict of arrays with a row for each slice, those that the prior takes: see
+                `PixelCNN.code_log_prob`. None for none.
 
         Returns:
             float32 `(n, h, w)`.
@@ -104,15 +105,16 @@ class AnomalyDetector:
             UserError: there is no prior, or the grid is of another size.
         """
         self._check_grid(codes)
-        log_p = self.prior.code_log_prob(codes, labels, batch_size=self.batch_size)
+        log_p = self.prior.code_log_prob(codes, batch_size=self.batch_size, **(conditions or {}))
         return -log_p / np.float32(math.log(2))
 
-    def surprise_of(self, slices, labels=None, codes=None):
+    def surprise_of(self, slices, conditions=None, codes=None):
         """Bits of each code of slices; averaged over both reading sides with `mirror`.
 
         Args:
             slices: float `(n, rows, cols, 1)`.
-            labels: int `(n,)` where the prior knows levels, else None.
+            conditions: dict of arrays with a row for each slice, those that the prior takes: see
+                `PixelCNN.code_log_prob`. None for none.
             codes: their codes, if known already.
 
         Returns:
@@ -120,19 +122,23 @@ class AnomalyDetector:
         """
         if codes is None:
             codes = self.model.encode(slices, batch_size=self.batch_size)
-        bits = self.surprise(codes, labels)
+        bits = self.surprise(codes, conditions)
         if self.mirror:
             flipped = self.model.encode(slices[:, :, ::-1], batch_size=self.batch_size)
-            bits = (bits + self.surprise(flipped, labels)[:, :, ::-1]) / 2
+            given = dict(conditions or {})
+            if "plan" in given:
+                given["plan"] = given["plan"][:, :, ::-1]
+            bits = (bits + self.surprise(flipped, given)[:, :, ::-1]) / 2
         return bits
 
-    def calibrate(self, slices, labels=None, quantile=0.95):
+    def calibrate(self, slices, conditions=None, quantile=0.95):
         """Sets `threshold_bits` to what a share of the codes of healthy slices stays below.
 
         Args:
             slices: float `(n, rows, cols, 1)`, healthy subjects that training did not see. Slices
                 without any signal should be left out, or their sure codes lower the threshold.
-            labels: int `(n,)` where the prior knows levels, else None.
+            conditions: dict of arrays with a row for each slice, those that the prior takes: see
+                `PixelCNN.code_log_prob`. None for none.
             quantile: that share, in (0, 1). Default 0.95: one code in twenty of a healthy slice is
                 drawn anew.
 
@@ -145,7 +151,7 @@ class AnomalyDetector:
         if not 0 < quantile < 1:
             raise UserError(f"quantile: found {quantile}; expected a number in (0, 1)")
         codes = self.model.encode(slices, batch_size=self.batch_size)
-        self.threshold_bits = float(np.quantile(self.surprise(codes, labels), quantile))
+        self.threshold_bits = float(np.quantile(self.surprise(codes, conditions), quantile))
         return self.threshold_bits
 
     def to_pixels(self, grid, shape):
@@ -169,7 +175,7 @@ class AnomalyDetector:
         )
         return np.matmul(np.matmul(down, grid), across.T)
 
-    def restore(self, codes, labels=None):
+    def restore(self, codes, conditions=None):
         """Draws improbable codes anew, `draws` times.
 
         The codes are read in raster order. Where the surprise of a code given the codes before it,
@@ -184,7 +190,8 @@ class AnomalyDetector:
 
         Args:
             codes: int `(n, h, w)`.
-            labels: int `(n,)` where the prior knows levels, else None.
+            conditions: dict of arrays with a row for each slice, those that the prior takes: see
+                `PixelCNN.code_log_prob`. None for none.
 
         Returns:
             (restored, replaced): int32 `(draws, n, h, w)` and bool of that shape, the places where
@@ -197,14 +204,14 @@ class AnomalyDetector:
         codes = np.asarray(codes, "int32")
         restored = np.repeat(codes[None], self.draws, axis=0)
         replaced = np.zeros(restored.shape, bool)
-        improbable = self.surprise(codes, labels) > self.threshold_bits
+        improbable = self.surprise(codes, conditions) > self.threshold_bits
         touched = np.flatnonzero(improbable.any(axis=(1, 2)))
         starts = range(0, len(touched), self.sampling_batch)
         total = len(touched) * self.draws
         with progress(total, "restoring", "slice", shown=self.progress, part=True) as bar:
             for start in starts:
                 rows = touched[start : start + self.sampling_batch]
-                known = None if labels is None else np.asarray(labels)[rows]
+                known = {key: part[rows] for key, part in (conditions or {}).items()}
                 for draw in range(self.draws):
                     seed = np.random.SeedSequence([self.seed, draw, start])
                     drawn = self._read(codes[rows], improbable[rows], known, seed)
@@ -212,7 +219,7 @@ class AnomalyDetector:
                     bar.update(len(rows))
         return restored, replaced
 
-    def evidence(self, slices, labels=None):
+    def evidence(self, slices, conditions=None):
         """All that the model and its prior say about the slices of one subject.
 
         A restoration X_j counts with the weight of Marimont and Tarroni (2021): softmax over the
@@ -222,7 +229,8 @@ class AnomalyDetector:
 
         Args:
             slices: float `(n, rows, cols, 1)`.
-            labels: int `(n,)` where the prior knows levels, else None.
+            conditions: dict of arrays with a row for each slice, those that the prior takes: see
+                `PixelCNN.code_log_prob`. None for none.
 
         Returns:
             dict of float32 `(n, rows, cols)`: `reconstruction`; and with a prior `surprise` (bits),
@@ -240,9 +248,9 @@ class AnomalyDetector:
         evidence = {"codes": codes, "reconstruction": self._decoded(codes, size)}
         if self.prior is None:
             return evidence
-        bits = self.surprise_of(slices, labels, codes)
+        bits = self.surprise_of(slices, conditions, codes)
         evidence["surprise"] = self.to_pixels(bits, size)
-        restored, replaced = self.restore(codes, labels)
+        restored, replaced = self.restore(codes, conditions)
         evidence["replaced"] = replaced.mean(axis=0, dtype="float32")
         for name in ("restored", "brighter", "darker"):
             evidence[name] = np.empty(slices.shape[:3], "float32")
@@ -253,7 +261,7 @@ class AnomalyDetector:
                 evidence[name][part] = values
         return evidence
 
-    def _read(self, codes, improbable, labels, seed):
+    def _read(self, codes, improbable, conditions, seed):
         """One draw of a batch: (restored codes, which of them were drawn)."""
         number = int(seed.generate_state(1)[0])
         for index in range(self.passes):
@@ -262,20 +270,21 @@ class AnomalyDetector:
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=number,
-                labels=labels,
                 batch_size=self.sampling_batch,
                 known_codes=codes,
                 known_mask=~improbable,
+                **conditions,
             )
             replaced = improbable
             if index + 1 < self.passes:
-                improbable = self._surprise_among(codes, restored, labels) > self.threshold_bits
+                bits = self._surprise_among(codes, restored, conditions)
+                improbable = bits > self.threshold_bits
         return restored, replaced
 
-    def _surprise_among(self, codes, context, labels):
+    def _surprise_among(self, codes, context, conditions):
         """Bits of `codes`, each given the codes before it in `context` in place of its own."""
         log_p = self.prior.code_log_prob(
-            codes, labels, batch_size=self.sampling_batch, context=context
+            codes, batch_size=self.sampling_batch, context=context, **conditions
         )
         return -log_p / np.float32(math.log(2))
 

@@ -20,12 +20,12 @@ class BatchStream(keras.utils.PyDataset):
             out (its samples come in other epochs), so that every step has one shape.
         seed: int, seed of the order and the augmentation.
         augment: function `(batch, rng) -> batch`, or None.
-        labels: sequence with a class of each sample in `indices`, or None. With labels a batch is
-            `{"codes": batch, "labels": classes}`.
+        conditions: dict of arrays with a row for each sample in `indices`, such as `labels`: what
+            a prior is given beside codes. With them a batch is `{"codes": batch, **conditions}`.
     """
 
     def __init__(
-        self, read, indices, batch_size, *, shuffle=False, seed=0, augment=None, labels=None
+        self, read, indices, batch_size, *, shuffle=False, seed=0, augment=None, conditions=None
     ):
         super().__init__()
         self.read = read if callable(read) else lambda rows: np.asarray(read[rows])
@@ -36,7 +36,7 @@ class BatchStream(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.seed = seed
         self.augment = augment
-        self.labels = None if labels is None else np.asarray(labels, dtype="int32")
+        self.conditions = conditions or {}
         self.epoch = 0
         self._order = (None, None)
 
@@ -55,9 +55,13 @@ class BatchStream(keras.utils.PyDataset):
         samples = self.read(self.indices[rows])
         if self.augment is not None:
             samples = self.augment(samples, np.random.default_rng((self.seed, self.epoch, batch)))
-        if self.labels is not None:
-            return ({"codes": samples, "labels": self.labels[rows]},)
-        return (samples,)
+        return self.with_conditions(samples, rows)
+
+    def with_conditions(self, samples, rows):
+        """A batch of samples with what belongs to them: `rows` are their places in `indices`."""
+        if not self.conditions:
+            return (samples,)
+        return ({"codes": samples} | {key: all_[rows] for key, all_ in self.conditions.items()},)
 
     def _places(self):
         epoch, order = self._order

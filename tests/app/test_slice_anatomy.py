@@ -37,7 +37,7 @@ class Run:
         images = blobs(count, 0)
         self.store = SimpleNamespace(table=pd.DataFrame(table), read=lambda rows: images[rows])
         self.model = SimpleNamespace(reconstruct=lambda x: x * 1.5)
-        self.study = SimpleNamespace(classes=classes, seed=2)
+        self.study = SimpleNamespace(draws_by_height=classes is not None, seed=2)
 
     def some(self, split, count):
         return np.arange(PEOPLE * SLICES)[:count]

@@ -209,13 +209,13 @@ def test_a_trained_model_with_levels_finds_a_spot():
     prior.compile(keras.optimizers.Adam(0.02))
     prior.fit({"codes": model.encode(x), "labels": labels}, epochs=6, batch_size=32, verbose=0)
     detector = AnomalyDetector(model, prior, draws=2, progress=False)
-    detector.calibrate(x, labels, 0.98)
+    detector.calibrate(x, {"labels": labels}, 0.98)
     test_labels = np.array([0, 1, 0])
     test = slices(test_labels)
     mask = np.zeros(test.shape[:3], bool)
     mask[2, 6:10, 6:10] = True
     test[mask] = 1.0
-    evidence = detector.evidence(test, test_labels)
+    evidence = detector.evidence(test, {"labels": test_labels})
     area = scores.brain_area(test)
     maps = scores.score_maps(test, evidence, area, direction="bright", median=0, erode=0)
     table = scores.LesionScores().add("s", maps, mask, area).table().set_index("method")

@@ -52,7 +52,7 @@ def test_augmentation_is_the_same_when_a_batch_is_read_again():
 
 def test_labels_travel_with_their_samples():
     stream = BatchStream(
-        np.arange(20), np.arange(5, 15), 4, shuffle=True, labels=np.arange(10) * 10
+        np.arange(20), np.arange(5, 15), 4, shuffle=True, conditions={"labels": np.arange(10) * 10}
     )
     for number in range(len(stream)):
         (inputs,) = stream[number]

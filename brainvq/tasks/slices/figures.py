@@ -8,7 +8,7 @@ from brainvq.reports import figures
 from brainvq.reports.planes import reconstruction_planes
 from brainvq.tasks.base import figure_path
 from brainvq.tasks.scans import code_figures, counts_of_codes, prepared, training_figures
-from brainvq.tasks.slices.steps import levels, pixel_size, spread
+from brainvq.tasks.slices.steps import heights, pixel_size, spread
 
 # Columns of the pictures that show single slices, and slices in a grid beside samples.
 COLUMNS, BESIDE = 8, 64
@@ -99,8 +99,8 @@ def sample_figures(run, options):
         np.load(run.file("samples", f"{name}.npy")) for name in ("samples", "nearest")
     )
     real = run.some("test", BESIDE)
-    if run.study.classes:  # from the lowest slice to the highest, like the samples
-        real = real[np.argsort(levels(run.store, BESIDE)[real], kind="stable")]
+    if run.study.draws_by_height:  # from the lowest slice to the highest, like the samples
+        real = real[np.argsort(heights(run.store)[real], kind="stable")]
     drawn = {}
     if run.has("samples", "lineup.npy"):
         drawn["lineup"] = figures.numbered_pictures(

@@ -53,8 +53,7 @@ def _usage(run, split):
 def measure_anatomy(run, draws):
     """Whether drawn slices pass for brains, see `evaluation.compare_anatomy`.
 
-    Where the prior is told no levels, nobody knows how high in the brain a draw lies, and nothing
-    is measured.
+    Where it is not known how high in the brain a draw lies, nothing is measured.
 
     Args:
         run: a `LoadedRun`.
@@ -64,7 +63,7 @@ def measure_anatomy(run, draws):
         (measures, pictures): a dict with `anatomy`, and `lineup`, which says what was drawn among
         pictures in a random order; and those, `(n, rows, columns)`. Or an empty dict and None.
     """
-    if not run.study.classes:
+    if not run.study.draws_by_height:
         return {}, None
     unseen = run.some("test", UNSEEN)
     restored = np.clip(run.model.reconstruct(run.store.read(unseen)), 0, 1)

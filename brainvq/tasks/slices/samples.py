@@ -11,10 +11,12 @@ from brainvq.evaluation import anatomy_table, ssim
 from brainvq.evaluation.similarity import foreground
 from brainvq.files import read_json, write_csv
 from brainvq.reports import figures
+from brainvq.reports.planes import three_planes
 from brainvq.tasks.run import LoadedRun
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.slices.measures import measure_anatomy
-from brainvq.tasks.slices.steps import levels_of_slices, spread
+from brainvq.tasks.slices.plans import drawn_conditions, drawn_volume
+from brainvq.tasks.slices.steps import spread
 
 # Below this share of the brightest pixel a foreground is black.
 BLACK = 0.05
@@ -121,11 +123,26 @@ class SliceSamples(ScanSamples):
 
     prepared = data.PreparedScan
     code_shape = "(n, rows, columns)"
+    chosen_by = ("level", "stack")
 
     def sample(self, trained, path, name, scan):
         """The `SliceSample` of scans as `read_scan` gives them, or of one, or of None."""
         scans = scan if isinstance(scan, list) else [scan] if scan else []
         return SliceSample(trained, path, name, scans)
+
+    def conditions(self, trained, n, seed, level=None, stack=False, **wanted):
+        """Heights of `n` slices, and plans of as many brains, or of one."""
+        planned = trained.prior.plan is not None
+        known = planned or trained.prior.num_classes is not None
+        if level is not None and not (known and 0 <= level <= 1):
+            expected = "from 0 to 1" if known else "none, because this prior knows no heights"
+            raise UserError(f"level: found {level}; expected {expected}")
+        if stack and not planned:
+            raise UserError(
+                f"stack: the prior of {trained.path} knows no brain as a whole; expected one that "
+                "draws by a plan (--prior.plan)"
+            )
+        return drawn_conditions(trained.prior, n, level, seed, brains=1 if stack else n)
 
     def similarity(self, trained):
         """How the measures of `similarity.csv` are made, in words."""
@@ -142,19 +159,34 @@ class SliceSamples(ScanSamples):
         ]
         return scans[:1] + [dataclasses.replace(scan, image=None) for scan in scans[1:]]
 
-    def show_drawn(self, trained, images, folder):
-        """New slices side by side."""
+    def show_drawn(self, trained, images, options):
+        """New slices side by side; those of one brain as NIfTI and in three planes too."""
+        stack, folder = options.stack, options.out
+        shown = min(SHOWN, len(images))
+        what = f"{shown} of {len(images)} {'slices of a brain' if stack else 'brains'}"
         figures.image_grid(
             images[spread(len(images), SHOWN)],
             path=folder / "samples.png",
-            title=f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior, axial",
+            title=f"{what} drawn from the prior, axial",
             simulated=trained.simulated,
         )
+        if not stack:
+            return "samples.png"
+        volume, affine = drawn_volume(images, trained.prior.plan)
+        data.save_nifti(folder / "brain.nii.gz", volume, affine)
+        three_planes(
+            {"drawn": volume},
+            affine,
+            path=folder / "brain.png",
+            title=f"A brain drawn from the prior, {len(images)} axial slices",
+            simulated=trained.simulated,
+        )
+        return "samples.png, brain.nii.gz, brain.png"
 
     def measure_drawn(self, trained, images, options, log):
         """Writes `anatomy.csv` where slices spread over the brain and unseen people are at hand."""
         note = trained.path / "store.json"
-        if options.level is not None or not note.exists():
+        if options.level is not None or options.stack or not note.exists():
             return
         try:
             run = LoadedRun.open(trained.path)
@@ -171,17 +203,3 @@ class SliceSamples(ScanSamples):
         log.info("beside unseen people (anatomy.csv):\n%s", table.round(3).to_string(index=False))
         for name, why in measured["anatomy"]["left_out"].items():
             log.info("%s: not measured (%s)", name.replace("_", " "), why)
-
-
-def levels_for(trained, slices):
-    """How high in the brain all slices of a scan lie, where the prior is told; else None.
-
-    Args:
-        trained: `brainvq.tasks.trained.Trained`.
-        slices: float `(n, rows, columns, 1)`, lowest first.
-
-    Returns:
-        int array `(n,)`, or None.
-    """
-    count = trained.prior.num_classes if trained.prior is not None else None
-    return None if count is None else levels_of_slices(slices, count)

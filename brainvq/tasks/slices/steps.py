@@ -87,9 +87,21 @@ def levels_of_slices(slices, count):
     Returns:
         int array `(n,)`.
     """
+    return _level(heights_of_slices(slices), count)
+
+
+def heights_of_slices(slices):
+    """As `heights`, for all slices of one scan; black ones below it are below 0, above it above 1.
+
+    Args:
+        slices: float `(n, rows, cols, 1)`, lowest first.
+
+    Returns:
+        float array `(n,)`.
+    """
     filled = np.flatnonzero((slices > 0).any(axis=(1, 2, 3)))
     first, last = (filled[0], filled[-1]) if len(filled) else (0, len(slices) - 1)
-    return _level((np.arange(len(slices)) - first) / max(last - first, 1), count)
+    return (np.arange(len(slices)) - first) / max(last - first, 1)
 
 
 def _level(height, count):

@@ -235,13 +235,11 @@ class BundleSamples(Samples):
         # A prior sees codes without axes of length 1.
         return codes.reshape(n, *trained.model.code_shape(trained.study.data.sample_shape))
 
-    def labels(self, trained, n, level, bundle):
+    def conditions(self, trained, n, seed, bundle=None, **wanted):
         """The bundle of each sample as a number: each in turn, or those that are named."""
         known = trained.study.data.bundles
-        if level is not None:
-            raise UserError(f"level: found {level}; expected none, because bundles have no level")
         if bundle is None:
-            return np.arange(n) % len(known)
+            return {"labels": np.arange(n) % len(known)}
         wanted = [bundle] * n if isinstance(bundle, str) else list(bundle)
         if len(wanted) != n:
             raise UserError(f"bundle: found {len(wanted)} names; expected one, or n = {n}")
@@ -251,7 +249,7 @@ class BundleSamples(Samples):
                     f"bundle: found {name}; expected one of {', '.join(known)}, the bundles of "
                     f"{trained.path}"
                 )
-        return np.array([known.index(name) for name in wanted], int)
+        return {"labels": np.array([known.index(name) for name in wanted], int)}
 
     def read(self, trained, options, log):
         """Yields the sample of each tractogram; bad ones are reported and counted."""

@@ -146,11 +146,11 @@ class Streamlines(Task):
         """Squared error and BUAN of validation groups while training."""
         return watch_streamlines(samples, restored)
 
-    def labels(self, run, codes, split):
+    def conditions(self, run, codes, split):
         """The bundle of each code map of a split, as a number in the order of the study."""
         number = {name: place for place, name in enumerate(run.study.data.bundles)}
         bundles = run.store.table["group"].map(number).to_numpy()[run.rows[split]]
-        return np.tile(bundles, len(codes) // len(bundles))
+        return {"labels": np.tile(bundles, len(codes) // len(bundles)).astype("int32")}
 
     # --- after training -------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class VectorSamples(Samples):
     def draw(self, trained, n, level=None, bundle=None, temperature=1.0, seed=None, **options):
         """Draws vectors from N(0, temperature² I): float32 `(n, latent_size)`; see `Samples`."""
         for name, value in {"level": level, "bundle": bundle, **options}.items():
-            if value is not None:
+            if value not in (None, False):
                 raise UserError(
                     f"{name}: found {value}; expected temperature and seed alone, because the "
                     f"volumes of {trained.path} are drawn as vectors"

@@ -92,12 +92,14 @@ class VolumeSamples(ScanSamples):
         if len(codes) > 1:
             raise UserError(f"{path}: found {len(codes)} volumes; expected one, that of {place}")
 
-    def show_drawn(self, trained, images, folder):
+    def show_drawn(self, trained, images, options):
         """New volumes as NIfTI, and in three planes."""
+        folder = options.out
         names = [f"sample-{number:03d}" for number in range(1, len(images) + 1)]
         save_volumes(trained, folder, names, images)
         title = f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior"
         picture_volumes(trained, names, images, folder / "samples.png", title)
+        return "sample-*.nii.gz, samples.png"
 
 
 def measures_row(path, scan, images, restored):
