@@ -11,7 +11,9 @@ def build_optimizer(model):
         model: a compiled `keras.Model`.
     """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and model.built and not optimizer.built:
+    # Variables of several replicas are made in their own scope, by Keras.
+    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+    if optimizer is not None and model.built and not optimizer.built and replicas == 1:
         optimizer.build(model.trainable_variables)
 
 
