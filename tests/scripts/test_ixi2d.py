@@ -63,7 +63,7 @@ def test_the_report_has_other_matrix_sizes(ixi):
     assert "simulated" in text
 
 
-@pytest.mark.parametrize("plane", ["sagittal", "all"])
+@pytest.mark.parametrize("plane", [pytest.param("sagittal", marks=pytest.mark.thorough), "all"])
 def test_reconstruct_keeps_grid_and_orientation(ixi, tmp_path, plane):
     paths = scans(tmp_path)
     use(
@@ -83,7 +83,12 @@ def test_reconstruct_keeps_grid_and_orientation(ixi, tmp_path, plane):
 
 
 @pytest.mark.parametrize(
-    "options", [["--plane", "coronal"], ["--matrix", "80", "--spacing", "3.3"], []]
+    "options",
+    [
+        pytest.param(["--plane", "coronal"], marks=pytest.mark.thorough),
+        ["--matrix", "80", "--spacing", "3.3"],
+        [],
+    ],
 )
 def test_encode_then_decode_equals_reconstruct_exactly(ixi, tmp_path, options):
     made = only_run(ixi)
@@ -113,8 +118,9 @@ def test_real_scans_with_simulated_ones_in_training(tmp_path):
         nib.save(nib.Nifti1Image(brain(number), affine), place / f"sub-{number}_T1w.nii.gz")
     (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
     call(
-        *(tmp_path, "train", "ixi2d", *SMALL, "--data.source", "bids", "--data.root", folder),
-        *("--data.add-simulated", "2", "--data.transfer", "0"),
+        *(tmp_path, "train", "ixi2d", "--smoke", "--data.slices", "6", "--train.epochs", "1"),
+        *("--data.source", "bids", "--data.root", folder),
+        *("--data.add-simulated", "2", "--data.transfer", "0", "--prior.epochs", "0"),
     )
     table = pd.read_csv(only_run(tmp_path) / "cohort.csv")
     added = table[table["subject"].astype(str).str.startswith("sim")]
@@ -183,7 +189,7 @@ def test_pictures_train_and_are_classified(tmp_path):
     folder = pictures(tmp_path / "pictures")
     call(
         *(tmp_path, "train", "ixi2d", "--smoke", "--data.source", "images"),
-        *("--data.root", folder, "--sampling.samples", "4", "--train.epochs", "1"),
+        *("--data.root", folder, "--prior.epochs", "0", "--train.epochs", "1"),
     )
     use(
         *(tmp_path, only_run(tmp_path), "classify", "--images", folder, "--keep", "None"),
