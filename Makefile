@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit jax fuzz audit clean
+.PHONY: demo test lint unit thorough jax jax-all torch fuzz faults audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -17,17 +17,46 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 # Two workers on two cores: threads of OpenMP that wait for each other would only be in the way.
+# Files that share a run go to one worker, the longest first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 unit: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTEST)
 
-# The same layers, models and programs where TensorFlow cannot even be imported.
+# All tests: also those that repeat, slowly, what others see in part.
+thorough: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(PYTEST) -m ""
+
+# The same layers, models and programs where TensorFlow cannot even be imported: what may differ
+# there (tests/conftest.py lists it), or all of it.
 # Most of their time would go into compiling programs that run once: XLA optimises them less, and
 # the two workers share what is compiled.
+ON_JAX := OMP_NUM_THREADS=1 KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 \
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 jax: $(VENV)/.installed
-	OMP_NUM_THREADS=1 KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=1 \
-		JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax-cache \
-		JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-		$(BIN)/python -m pytest -n 2 --dist loadfile tests/layers tests/models tests/training
+	$(ON_JAX) $(PYTEST) -m jax tests/layers tests/models tests/training
+
+jax-all: $(VENV)/.installed
+	$(ON_JAX) $(PYTEST) -m "" tests/layers tests/models tests/training
+
+# The same on PyTorch, which has an environment of its own: its wheel for CPUs is 190 MB, that of
+# other indexes brings gigabytes of CUDA.
+TORCH := .make/torch
+torch: $(TORCH)/.installed
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest -n 2 --dist loadfile \
+		tests/layers tests/models tests/training
+
+$(TORCH)/.installed: requirements.txt
+	$(PYTHON) -m venv $(TORCH)
+	grep -vE '^(tensorflow|tf_keras|jax|libclang|ruff)' requirements.txt >$(TORCH)/requirements.txt
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement $(TORCH)/requirements.txt
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check $(CPU_TORCH) 2>/dev/null || \
+		$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check $(CPU_TORCH) \
+		--extra-index-url https://download.pytorch.org/whl/cpu
+	touch $@
+
+CPU_TORCH := torch==2.13.0+cpu
 
 # Spoilt files of every format through the program's readers; `make test` tries a small share.
 fuzz: $(VENV)/.installed
@@ -54,8 +83,8 @@ audit:
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+		--requirement requirements.txt --editable .
 	touch $@
 
 clean:
