@@ -182,7 +182,7 @@ def test_a_full_disk(cohort, tmp_path, monkeypatch):
 
 def test_visits_become_sessions(tmp_path):
     cohort = simulated_cohort(
-        2, "FLAIR", 8.0, {"healthy": 1, "MS": 1}, scans={"MS": 3}, space="mni", seed=5
+        2, "FLAIR", 8.0, {"healthy": 1, "MS": 1}, scans={"MS": 2}, space="mni", seed=5
     )
     root = write_simulated_bids(cohort, tmp_path / "sim", **QUICK)
     written = open_cohort("bids", root, suffix="FLAIR")

@@ -94,7 +94,7 @@ def test_misplaced_scans_are_outliers():
     steps = (RegisterToTemplate((160, 192, 160)), BlockMean(4))
     template = template_volumes(steps)
     volumes = []
-    for number in range(8):
+    for number in range(12):
         simulated = simulate(
             {"spacing": 4.0, "space": "mni", "modality": "FLAIR", "number": number, "age": 30.0}
         )

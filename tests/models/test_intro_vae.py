@@ -462,6 +462,7 @@ print("replicas agree")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
 def test_replicas_take_one_step_together():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -111,7 +111,13 @@ def test_skips_may_have_any_size():
 
 
 @pytest.mark.parametrize(
-    ("norm", "skips"), [("batch", False), ("batch", True), ("group", True), ("none", False)]
+    ("norm", "skips"),
+    [
+        pytest.param("batch", False, marks=pytest.mark.thorough),
+        ("batch", True),
+        ("group", True),
+        pytest.param("none", False, marks=pytest.mark.thorough),
+    ],
 )
 def test_checkpointing_changes_no_gradient_and_no_statistic(norm, skips):
     x = images_of((3, 8, 8, 1))
@@ -161,7 +167,14 @@ def test_checkpointing_trains_eagerly_and_compiled():
     assert compiled[-1] < compiled[0]
 
 
-@pytest.mark.parametrize(("checkpoint", "skips"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize(
+    ("checkpoint", "skips"),
+    [
+        (False, True),
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.thorough),
+    ],
+)
 def test_the_networks_come_back_from_file(tmp_path, checkpoint, skips):
     options = {**TINY, "norm": "batch", "skips": skips, "checkpoint": checkpoint}
     x = images_of((2, 8, 8, 1))
@@ -175,7 +188,8 @@ def test_the_networks_come_back_from_file(tmp_path, checkpoint, skips):
         assert type(restored[-1]) is type(network)
         assert restored[-1].to_json() == network.to_json()
     expected = ops.convert_to_numpy(decoder(encoder(x)))
-    np.testing.assert_array_equal(restored[1](restored[0](x)), expected)
+    again = ops.convert_to_numpy(restored[1](restored[0](x)))
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_weights_on_file_fit_with_and_without_checkpointing(tmp_path):
@@ -189,7 +203,12 @@ def test_weights_on_file_fit_with_and_without_checkpointing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("norm", "checkpoint"), [("batch", False), ("batch", True), ("group", False)]
+    ("norm", "checkpoint"),
+    [
+        pytest.param("batch", False, marks=pytest.mark.thorough),
+        ("batch", True),
+        ("group", False),
+    ],
 )
 def test_mixed_precision_keeps_output_and_statistics_in_float32(norm, checkpoint):
     old = keras.config.dtype_policy()

@@ -67,7 +67,7 @@ def values_of(variables):
     return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
 
-@pytest.mark.parametrize("form", [None, "soft"])
+@pytest.mark.parametrize("form", [pytest.param(None, marks=pytest.mark.thorough), "soft"])
 def test_a_stopped_training_goes_on_with_both_optimizers(tmp_path, form):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
