@@ -23,6 +23,7 @@ import sys
 import threading
 
 from brainvq import BACKENDS, __version__
+from brainvq.allocator import keep_freed_memory
 from brainvq.errors import UserError
 
 COMMANDS = ("train", "predict", "compare", "prepare", "simulate")
@@ -88,6 +89,7 @@ def run(command, arguments, prog):
     arguments = list(map(with_home, arguments))
 
     def call():
+        keep_freed_memory()
         choose_backend()
         importlib.import_module(f"brainvq.app.{command}").main(arguments, prog)
 
@@ -110,10 +112,8 @@ def choose_backend():
     """
     chosen = os.environ.get("KERAS_BACKEND")
     if chosen and chosen not in BACKENDS:
-        raise UserError(
-            f"KERAS_BACKEND: found {chosen!r}; expected one of {', '.join(BACKENDS[:2])}"
-        )
-    serving = [name for name in BACKENDS[:2] if importlib.util.find_spec(name) is not None]
+        raise UserError(f"KERAS_BACKEND: found {chosen!r}; expected one of {', '.join(BACKENDS)}")
+    serving = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not chosen and serving and _configured_backend() not in serving:
         os.environ["KERAS_BACKEND"] = serving[0]
 
