@@ -408,6 +408,32 @@ class Autoencoder(OwnTarget, LatentModel):
             raise ValueError(f"{self.name} has no codes. Received: bottleneck={self.bottleneck}")
         return self._batched("codes", self._codes, self._checked_images(x), batch_size)
 
+    def endpoints(self, inputs=None) -> dict:
+        """What `export` writes: `serve`, `encode`, `reconstruct` and, without skips, `decode`.
+
+        `serve` is what `predict` returns, the others are the methods of those names for tensors
+        float32 `(n, *spatial, channels)`, whose sizes are multiples of `stride`.
+
+        Args:
+            inputs: `keras.InputSpec` of images. Default: those that the encoder was made for.
+
+        Returns:
+            See `Exports.endpoints`.
+        """
+        self._require_shape()
+        shape = tuple((inputs or keras.InputSpec(shape=self.encoder.input_shape)).shape)
+        images = keras.InputSpec(shape=shape, dtype="float32", name="images")
+        grid = _first(self.encoder.compute_output_shape(shape))
+        functions = {
+            "serve": (lambda x: _without_losses(self(x, training=False)), images),
+            "encode": (self._encode_vectors, images),
+            "reconstruct": (self._whole_way, images),
+        }
+        if not self.has_skips:
+            vectors = keras.InputSpec(shape=grid, dtype="float32", name="vectors")
+            functions["decode"] = (self._decode_vectors, vectors)
+        return functions
+
     def get_config(self):
         """Returns the constructor's arguments, the parts in serialised form."""
         loss = self.reconstruction_loss
@@ -635,6 +661,26 @@ class VQVAETrainer(Autoencoder):
         name = "decode" if self.depth is None else f"decode {codes.shape[-1]} stages"
         images = self._batched(name, self._decode_codes, codes.astype("int32"), batch_size)
         return self._cropped(images, size)
+
+    def endpoints(self, inputs=None) -> dict:
+        """What `export` writes: see `Autoencoder.endpoints`; codes take the place of vectors.
+
+        Args:
+            inputs: see there.
+
+        Returns:
+            See there. `decode` takes int32 `(n, *grid)`, or `(n, *grid, depth)`.
+        """
+        functions = super().endpoints(inputs)
+        images = functions["encode"][1]
+        functions["encode"] = (self._codes, images)
+        if "decode" in functions:
+            functions["reconstruct"] = (lambda x: self._decode_codes(self._codes(x)), images)
+            grid = functions["decode"][1].shape[:-1]
+            shape = grid if self.depth is None else (*grid, self.depth)
+            codes = keras.InputSpec(shape=shape, dtype="int32", name="codes")
+            functions["decode"] = (self._decode_codes, codes)
+        return functions
 
     def _decode_codes(self, codes):
         return self._decode_vectors(self.bottleneck.codes_to_vectors(codes))

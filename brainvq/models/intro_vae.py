@@ -88,6 +88,10 @@ class IntroVAE(LatentModel):
         ValueError: if an argument is out of its range, or the parts do not fit.
     """
 
+    bottleneck = None
+    """None, here as in `Autoencoder` the layer between encoder and decoder: the encoder makes the
+    vector itself."""
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -466,6 +470,29 @@ class IntroVAE(LatentModel):
             )
         z = np.random.default_rng(seed).standard_normal((n, self.latent_size), dtype="float32")
         return np.float32(temperature) * z
+
+    def endpoints(self, inputs=None) -> dict:
+        """What `export` writes: `serve`, `encode`, `decode` and `reconstruct` of tensors.
+
+        `serve` is what `predict` returns, the others are the methods of those names.
+
+        Args:
+            inputs: `keras.InputSpec` of volumes. Default: those that the encoder was made for.
+
+        Returns:
+            See `Exports.endpoints`.
+        """
+        shape = tuple((inputs or keras.InputSpec(shape=self.encoder.input_shape)).shape)
+        volumes = keras.InputSpec(shape=shape, dtype="float32", name="volumes")
+        vectors = keras.InputSpec(
+            shape=(shape[0], self.latent_size), dtype="float32", name="vectors"
+        )
+        return {
+            "serve": (lambda x: self(x, training=False), volumes),
+            "encode": (lambda x: self._encode(x)[0], volumes),
+            "decode": (self._decode, vectors),
+            "reconstruct": (lambda x: self._decode(self._encode(x)[0]), volumes),
+        }
 
     def save_own_variables(self, store):
         """Saves what Keras leaves out, the state of the random generator."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from brainvq.backend import compile_function, traced_settings
 from brainvq.models.batches import apply_in_batches
+from brainvq.models.exports import Exports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,13 @@ class Vector:
     size: int
 
 
-class LatentModel(keras.Model):
+class LatentModel(Exports, keras.Model):
     """Base class of `Autoencoder` and `IntroVAE`: what can be asked of either.
 
     A model has `reconstruct(x)`, `encode(x)` and `decode(z)` of NumPy arrays, and `latent`, which
     says what `encode` gives and `decode` takes. What follows is declared here for the model that
     does not have it, so that no caller needs to know which of the two it holds.
     """
-
-    bottleneck = None
-    """The layer between encoder and decoder; None where the encoder makes the vector itself."""
 
     num_codes = None
     """Number of codes K of the codebook, or of each stage's; None where there is none."""
