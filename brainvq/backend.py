@@ -2,8 +2,8 @@
 
 Compiled functions, gradients and training steps of one's own, and sums over replicas.
 
-TensorFlow and JAX are imported on use, so that layers and models import where only one of the two
-is installed.
+TensorFlow, JAX and PyTorch are imported on use, so that layers and models import where only one of
+them is installed.
 """
 
 import functools
@@ -16,8 +16,8 @@ import numpy as np
 def compile_function(function, owner=None, static_argnames=()):
     """Compiles an inference function of layers or models once per input shape.
 
-    On TensorFlow this is `tf.function(reduce_retracing=True)`, on JAX `jax.jit`. A jitted function
-    that closes over a model keeps the weights of its first call as constants; therefore the
+    On TensorFlow this is `tf.function(reduce_retracing=True)`, on JAX `jax.jit`; PyTorch runs it as
+    it is, without a record for gradients. A jitted function that closes over a model keeps the weights of its first call as constants; therefore the
     variables of `owner` are passed in afresh at every call, and training after the first call is
     seen. On JAX, updates of variables within `function` are dropped: compile only functions that
     return all they compute.
@@ -95,8 +95,21 @@ def _compiled(function, owners, static_argnames):
             return stateless([variable.value for variable in _variables(owners)], *args, **kwargs)
 
         return call_jax
+    if keras.backend.backend() == "torch":
+        import torch
+
+        @torch.no_grad()
+        def call_torch(*args, **kwargs):
+            # Tensors on the device that Keras computes on, wherever the caller's come from.
+            kwargs = {
+                name: value if name in static else _as_tensor(value)
+                for name, value in kwargs.items()
+            }
+            return function(*map(_as_tensor, args), **kwargs)
+
+        return call_torch
     raise NotImplementedError(
-        "brainvq runs on the TensorFlow and JAX backends of Keras. "
+        "brainvq runs on the TensorFlow, JAX and PyTorch backends of Keras. "
         f"Received: backend={keras.backend.backend()!r}"
     )
 
@@ -109,7 +122,8 @@ def is_symbolic(tensor):
         import jax
 
         return isinstance(tensor, jax.core.Tracer)
-    return not hasattr(tensor, "numpy")
+    # On PyTorch tensors of a shape alone.
+    return not hasattr(tensor, "numpy") or getattr(tensor, "is_meta", False)
 
 
 def run_step(model, step, *args):
@@ -120,7 +134,7 @@ def run_step(model, step, *args):
         def train_step(self, *args):
             return run_step(self, self._step, *args)
 
-    On TensorFlow Keras gives `data` and wants the logs. On JAX it gives the values of all variables
+    On TensorFlow and PyTorch Keras gives `data` and wants the logs. On JAX it gives the values of all variables
     as well, and wants their new values beside the logs.
 
     Args:
@@ -164,8 +178,8 @@ def record(function, owner, targets, *inputs):
         output that is no scalar is summed with `weights` of its shape: the chain rule, where these
         are the gradient of something for the output.
     """
-    how = _record_tensorflow if keras.backend.backend() == "tensorflow" else _record_jax
-    return how(function, owner, list(targets), list(inputs))
+    how = {"tensorflow": _record_tensorflow, "jax": _record_jax, "torch": _record_torch}
+    return how[keras.backend.backend()](function, owner, list(targets), list(inputs))
 
 
 def _record_tensorflow(function, owner, targets, inputs):
@@ -219,8 +233,29 @@ def _record_jax(function, owner, targets, inputs):
     return outputs, pulls
 
 
+def _record_torch(function, owner, targets, inputs):
+    import torch
+
+    del owner
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        outputs = function(*inputs)
+
+    def pull(name, variables, weights=None):
+        output, wanted = outputs[name], [*(variable.value for variable in variables), *inputs]
+        weights = torch.ones_like(output) if weights is None else weights
+        gradients = [None] * len(wanted)
+        if wanted and output.requires_grad:
+            gradients = torch.autograd.grad(
+                output, wanted, weights, retain_graph=True, allow_unused=True
+            )
+        return list(gradients[: len(variables)]), list(gradients[len(variables) :])
+
+    return outputs, [functools.partial(pull, *target) for target in targets]
+
+
 def num_replicas():
-    """Number of replicas of the active `tf.distribute` strategy; 1 without one, and on JAX.
+    """Number of replicas of the active `tf.distribute` strategy; 1 without one, on JAX and PyTorch.
 
     On JAX a model under `keras.distribution` is one program over the whole batch, so that its sums
     are sums over all devices already.

@@ -56,9 +56,10 @@ class FiniteScalarQuantizer(Bottleneck):
                 f"Received: levels={levels}, which make {self.num_codes}"
             )
         sizes = np.array(self.levels)
-        self._half_range = ((sizes - 1) / 2).astype("float32")
-        self._offset = np.where(sizes % 2, 0.0, 0.5).astype("float32")
-        self._shift = np.arctanh(self._offset / self._half_range).astype("float32")
+        half_range = ((sizes - 1) / 2).astype("float32")
+        offset = np.where(sizes % 2, 0.0, 0.5).astype("float32")
+        shift = np.arctanh(offset / half_range).astype("float32")
+        self._bounds = half_range, offset, shift
         self._half_width = (sizes // 2).astype("float32")
         self._steps = np.cumprod([1, *self.levels[:-1]]).astype("int32")
 
@@ -79,12 +80,14 @@ class FiniteScalarQuantizer(Bottleneck):
     def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
         z, _ = self._masked(z, mask)
-        bounded = self._half_range * ops.tanh(z + self._shift) - self._offset
+        half_range, offset, shift = map(ops.convert_to_tensor, self._bounds)
+        half_width = ops.convert_to_tensor(self._half_width)
+        bounded = half_range * ops.tanh(z + shift) - offset
         rounded = ops.round(bounded)
-        digits = ops.cast(ops.stop_gradient(rounded) + self._half_width, "int32")
-        codes = ops.sum(digits * self._steps, axis=-1)
-        quantized = straight_through(bounded, rounded) / self._half_width
-        continuous = bounded / self._half_width
+        digits = ops.cast(ops.stop_gradient(rounded) + half_width, "int32")
+        codes = ops.sum(digits * ops.convert_to_tensor(self._steps), axis=-1)
+        quantized = straight_through(bounded, rounded) / half_width
+        continuous = bounded / half_width
         return self._outputs(quantized, {}, ops.cast(codes, "int32"), continuous=continuous)
 
     def codes_to_vectors(self, codes):
@@ -92,7 +95,8 @@ class FiniteScalarQuantizer(Bottleneck):
         codes = ops.expand_dims(ops.cast(codes, "int32"), axis=-1)
         sizes = np.array(self.levels, "int32")
         digits = ops.mod(ops.floor_divide(codes, self._steps), sizes)  # (batch, *grid, dim)
-        return (ops.cast(digits, "float32") - self._half_width) / self._half_width
+        half_width = ops.convert_to_tensor(self._half_width)
+        return (ops.cast(digits, "float32") - half_width) / half_width
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -60,7 +60,7 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
         centroids, counts = _clusters(sample, stage, rng, seed, weights)
         stage.set_codebook(centroids, counts * (per_batch / counts.sum()))
         if stage is not stages[-1]:
-            codes = nearest_codes(sample, stage.codebook)
+            codes = nearest_codes(keras.ops.convert_to_tensor(sample), stage.codebook)
             sample = sample - keras.ops.convert_to_numpy(stage.codes_to_vectors(codes))
     return keras.ops.convert_to_numpy(members[-1].codebook)
 

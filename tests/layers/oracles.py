@@ -12,6 +12,11 @@ def array(x):
     return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(x))
 
 
+def tensors(*arrays):
+    """Arrays as tensors: PyTorch takes no NumPy among the operands of its own."""
+    return [keras.ops.convert_to_tensor(array) for array in arrays]
+
+
 def nearest(vectors, codebook):
     """Index of the nearest code by explicit differences, in float64."""
     differences = vectors[..., None, :].astype("float64") - codebook.astype("float64")
@@ -24,11 +29,15 @@ def unit(x):
 
 
 def gradient(function, x):
-    """Gradient of a scalar function of one tensor, on either backend, as NumPy."""
+    """Gradient of a scalar function of one tensor, on any backend, as NumPy."""
     if keras.backend.backend() == "jax":
         import jax
 
         return np.asarray(jax.grad(function)(keras.ops.convert_to_tensor(x)))
+    if keras.backend.backend() == "torch":
+        x = keras.ops.convert_to_tensor(x).detach().clone().requires_grad_(True)
+        function(x).backward()
+        return np.zeros(x.shape, "float32") if x.grad is None else array(x.grad)
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)

@@ -73,8 +73,8 @@ def test_gaussian_sampling_has_the_closed_form_divergence():
     mean, log_variance = np.split(X @ kernel + bias, 2, axis=-1)
     expected = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance)
     expected = 0.25 * expected.sum(axis=(1, 2, 3)).mean()
-    np.testing.assert_allclose(float(outputs["losses"]["kl_loss"]), expected, rtol=1e-5)
-    np.testing.assert_allclose(float(layer.losses[0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(array(outputs["losses"]["kl_loss"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(array(layer.losses[0]), expected, rtol=1e-5)
     np.testing.assert_allclose(array(outputs["quantized"]), mean, rtol=1e-5, atol=1e-6)
 
 
@@ -103,8 +103,8 @@ def test_a_chain_merges_losses_and_has_the_codes_of_its_last(tmp_path):
     assert chain.num_codes == 5
     assert tuple(chain.codebook.shape) == (5, 4)
     # Each member adds its own losses once; the chain adds none of them again.
-    total = sum(float(value) for value in outputs["losses"].values())
-    np.testing.assert_allclose(sum(float(value) for value in chain.losses), total, rtol=1e-6)
+    total = sum(array(value) for value in outputs["losses"].values())
+    np.testing.assert_allclose(sum(array(value) for value in chain.losses), total, rtol=1e-6)
     looked_up = array(chain.codes_to_vectors(outputs["codes"]))
     np.testing.assert_allclose(looked_up, array(outputs["quantized"]), rtol=1e-5, atol=1e-6)
 

@@ -69,7 +69,7 @@ def test_two_steps_follow_the_formula_by_hand(distance):
         )
         error = np.mean((z - embedding[codes]) ** 2)
         np.testing.assert_allclose(
-            float(outputs["losses"]["commitment_loss"]), 0.25 * error, rtol=1e-4
+            array(outputs["losses"]["commitment_loss"]), 0.25 * error, rtol=1e-4
         )
         one_hot = np.eye(5)[codes]
         counts = 0.8 * counts + 0.2 * one_hot.sum(axis=0)
@@ -147,7 +147,7 @@ def test_a_batch_smaller_than_the_codebook_starts_it_all_the_same(initialization
     assert len(np.unique(embedding, axis=0)) == 16
     distances = np.linalg.norm(embedding[:, None] - x.reshape(1, 3, 2), axis=-1).min(axis=1)
     assert distances.max() < 0.2
-    assert float(outputs["losses"]["commitment_loss"]) < 1e-3
+    assert array(outputs["losses"]["commitment_loss"]) < 1e-3
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])

@@ -85,7 +85,7 @@ def test_the_gradient_passes_the_rounding_and_feels_the_bound():
     layer = FiniteScalarQuantizer((8, 5, 3))
     x = RNG.normal(size=(4, 2, 3)).astype("float32")
     pull = RNG.normal(size=x.shape).astype("float32")
-    result = gradient(lambda z: ops.sum(layer(z)["quantized"] * pull), x)
+    result = gradient(lambda z: ops.sum(ops.multiply(layer(z)["quantized"], pull)), x)
     steps = 1e-5 * np.ones(3)
     above, below = (bounded(x.astype("float64") + s * steps, (8, 5, 3)) for s in (1, -1))
     slopes = (above - below) / 2e-5 / np.array([4, 2, 1])

@@ -36,7 +36,8 @@ def test_it_is_the_formula_and_the_layer_of_keras(groups, mean):
     np.testing.assert_allclose(array(layer(x)), array(peer(x)), rtol=1e-3, atol=2e-4)
     weights = normal(x.shape)
     result, known = (
-        gradient(lambda x, one=one: keras.ops.sum(one(x) * weights), x) for one in (layer, peer)
+        gradient(lambda x, one=one: keras.ops.sum(keras.ops.multiply(one(x), weights)), x)
+        for one in (layer, peer)
     )
     np.testing.assert_allclose(result, known, rtol=1e-2, atol=2e-4)
 
@@ -53,7 +54,7 @@ def test_a_mean_far_from_zero_costs_no_more_digits_than_in_keras(mean, shape):
         np.abs(array(layer(x)) - expected.reshape(shape)).max()
         for layer in (GroupNorm(3), keras.layers.GroupNormalization(3))
     )
-    assert ours <= theirs + 2e-6
+    assert not ours > theirs + 2e-6  # what Keras computes on PyTorch is not even a number here
     assert ours < 1e-6 * max(abs(mean), 10)
 
 

@@ -115,13 +115,13 @@ def test_the_gradient_to_input_and_codebook_is_that_of_the_mean():
             slopes[place] = (function(at + shift) - function(at - shift)) / 2e-5
         return slopes
 
-    to_z = gradient(lambda z: ops.sum(layer(z)["quantized"] * pull), x)
+    to_z = gradient(lambda z: ops.sum(ops.multiply(layer(z)["quantized"], pull)), x)
     expected = differences(lambda z: value(z, codebook.astype("float64")), x.astype("float64"))
     np.testing.assert_allclose(to_z, expected, rtol=1e-3, atol=1e-4)
 
     def of_codebook(e):
         with keras.StatelessScope(state_mapping=[(layer.embedding, e)]):
-            return ops.sum(layer(x)["quantized"] * pull)
+            return ops.sum(ops.multiply(layer(x)["quantized"], pull))
 
     expected = differences(lambda e: value(x, e), codebook.astype("float64"))
     np.testing.assert_allclose(gradient(of_codebook, codebook), expected, rtol=1e-3, atol=1e-4)

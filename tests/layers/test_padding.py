@@ -20,7 +20,7 @@ from brainvq.layers import (
 )
 from brainvq.layers.quantizer import far_rows
 from brainvq.models import Autoencoder
-from tests.layers.oracles import array
+from tests.layers.oracles import array, tensors
 
 DIM = 4
 KINDS = {
@@ -100,7 +100,7 @@ def test_a_start_draws_no_padding_and_none_but_distinct_rows(start):
 def test_far_rows_come_in_proportion_to_their_distances_and_never_from_codes():
     distances = np.array([0, 0, 3, 0, 1, 0], "float32")
     wanted = np.ones(4, bool)
-    rows = array(far_rows(distances, wanted, np.full(4, 0.5, "float32")))
+    rows = array(far_rows(*tensors(distances, wanted, np.full(4, 0.5, "float32"))))
     np.testing.assert_array_equal(rows, [2, 2, 2, 4])
 
 

@@ -14,7 +14,7 @@ from brainvq.layers import (
     VectorQuantizer,
 )
 from brainvq.layers.quantizer import lloyd, nearest_codes, rotate, spread_rows, straight_through
-from tests.layers.oracles import array, gradient, nearest, unit
+from tests.layers.oracles import array, gradient, nearest, tensors, unit
 
 
 # Few shapes: JAX compiles each one.
@@ -25,7 +25,7 @@ def test_nearest_codes_agree_with_explicit_distances(seed, sizes):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, dim)).astype("float32")
     codebook = rng.normal(size=(num_codes, dim)).astype("float32")
-    codes = array(nearest_codes(vectors, codebook))
+    codes = array(nearest_codes(*tensors(vectors, codebook)))
     # Rounding may swap codes at equal distance; the distance reached must be the smallest.
     reached = np.linalg.norm(vectors - codebook[codes], axis=-1)
     least = np.linalg.norm(vectors - codebook[nearest(vectors, codebook)], axis=-1)
@@ -40,7 +40,7 @@ def test_nearest_codes_are_right_far_from_zero(offset):
     codebook = (rng.normal(size=(64, 8)) + offset).astype("float32")
     # The float32 numbers as they are, compared in float64.
     apart = np.linalg.norm(vectors[:, None].astype("float64") - codebook, axis=-1)
-    wrong = array(nearest_codes(vectors, codebook)) != np.argmin(apart, axis=1)
+    wrong = array(nearest_codes(*tensors(vectors, codebook))) != np.argmin(apart, axis=1)
     two = np.sort(apart, axis=1)[:, :2]
     # None at all but where two codes are equally far to the last digits.
     assert not np.any(wrong & (two[:, 1] - two[:, 0] > 1e-5))
@@ -50,8 +50,8 @@ def test_nearest_codes_are_right_far_from_zero(offset):
 def test_straight_through_passes_the_gradient_unchanged():
     rng = np.random.default_rng(1)
     z, q, g = rng.normal(size=(3, 5, 4)).astype("float32")
-    np.testing.assert_allclose(array(straight_through(z, q)), q, atol=1e-6)
-    result = gradient(lambda t: ops.sum(straight_through(t, q) * g), z)
+    np.testing.assert_allclose(array(straight_through(*tensors(z, q))), q, atol=1e-6)
+    result = gradient(lambda t: ops.sum(ops.multiply(straight_through(t, *tensors(q)), g)), z)
     np.testing.assert_allclose(result, g, rtol=1e-6)
 
 
@@ -66,8 +66,8 @@ def rotation_matrix(z, q):
 def test_rotation_turns_the_gradient_as_it_turns_the_vector():
     rng = np.random.default_rng(2)
     z, q, g = rng.normal(size=(3, 6, 4)).astype("float32")
-    np.testing.assert_array_equal(array(rotate(z, q)), q)
-    result = gradient(lambda t: ops.sum(rotate(t, q) * g), z)
+    np.testing.assert_array_equal(array(rotate(*tensors(z, q))), q)
+    result = gradient(lambda t: ops.sum(ops.multiply(rotate(t, *tensors(q)), g)), z)
     for i in range(len(z)):
         matrix = rotation_matrix(z[i], q[i])
         np.testing.assert_allclose(matrix @ z[i], q[i], rtol=1e-5, atol=1e-6)
@@ -80,7 +80,7 @@ def test_rotation_keeps_the_angle_between_gradient_and_vector():
     rng = np.random.default_rng(3)
     z, q = rng.normal(size=(2, 8, 5)).astype("float32")
     # A gradient along q at the output lies along z at the input.
-    result = gradient(lambda t: ops.sum(rotate(t, q) * q), z)
+    result = gradient(lambda t: ops.sum(ops.multiply(rotate(t, *tensors(q)), q)), z)
     np.testing.assert_allclose(np.sum(unit(result) * unit(z), axis=-1), 1.0, atol=1e-5)
 
 
@@ -90,8 +90,10 @@ def test_rotation_falls_back_where_it_is_not_defined(case):
     q = {"zero_input": z, "zero_code": 0 * z, "opposite": -2 * z}[case]
     z = 0 * z if case == "zero_input" else z
     g = np.array([[0.3, -0.2, 0.7]], "float32")
-    np.testing.assert_array_equal(array(rotate(z, q)), q)
-    np.testing.assert_allclose(gradient(lambda t: ops.sum(rotate(t, q) * g), z), g, rtol=1e-6)
+    np.testing.assert_array_equal(array(rotate(*tensors(z, q))), q)
+    np.testing.assert_allclose(
+        gradient(lambda t: ops.sum(ops.multiply(rotate(t, *tensors(q)), g)), z), g, rtol=1e-6
+    )
 
 
 def test_spread_rows_take_a_vector_from_every_far_cluster():
@@ -103,14 +105,14 @@ def test_spread_rows_take_a_vector_from_every_far_cluster():
     for seed in range(5):
         rng = np.random.default_rng(seed)
         order = rng.permutation(200).astype("int32")
-        rows = array(spread_rows(vectors, order, rng.random(5, "float32"), 5)[0])
+        rows = array(spread_rows(*tensors(vectors, order, rng.random(5, "float32")), 5)[0])
         assert sorted(nearest(rows, places)) == [0, 1, 2, 3, 4]
 
 
 def test_lloyd_reaches_the_means_and_leaves_empty_centres_in_place():
     vectors = np.array([[0, 0], [0, 2], [10, 0], [10, 2]], "float32")
     start = np.array([[1, 1], [8, 1], [500, 500]], "float32")
-    centres = array(lloyd(vectors, start, 3))
+    centres = array(lloyd(*tensors(vectors, start), 3))
     np.testing.assert_allclose(centres, [[0, 1], [10, 1], [500, 500]], atol=1e-5)
 
 

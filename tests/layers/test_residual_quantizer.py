@@ -92,7 +92,7 @@ def test_codes_values_and_losses_equal_numpy(grid, depth):
     np.testing.assert_allclose(outputs["losses"]["codebook_loss"], sum(errors), rtol=1e-4)
     np.testing.assert_allclose(outputs["losses"]["commitment_loss"], 0.5 * sum(errors), rtol=1e-4)
     # Each stage adds its own losses once; nothing adds them again.
-    np.testing.assert_allclose(sum(map(float, layer.losses)), 1.5 * sum(errors), rtol=1e-4)
+    np.testing.assert_allclose(sum(map(array, layer.losses)), 1.5 * sum(errors), rtol=1e-4)
     for stages in range(1, depth + 1):
         looked_up = array(layer.codes_to_vectors(codes[..., :stages]))
         np.testing.assert_allclose(looked_up, sums[stages - 1], rtol=1e-4, atol=1e-5)
@@ -120,7 +120,7 @@ def test_gradients_reach_the_input_once_and_through_every_commitment():
     x = images()
     layer, codebooks = make(x)
     pull = RNG.normal(size=x.shape).astype("float32")
-    result = gradient(lambda z: ops.sum(layer(z)["quantized"] * pull), x)
+    result = gradient(lambda z: ops.sum(ops.multiply(layer(z)["quantized"], pull)), x)
     np.testing.assert_allclose(result, pull, rtol=1e-5)
     _, sums = stages_by_hand(x, codebooks)
     result = gradient(lambda z: layer(z)["losses"]["commitment_loss"], x)
@@ -143,7 +143,7 @@ def test_the_rotation_trick_turns_the_gradient_of_the_sum():
     layer, codebooks = make(x, gradient="rotation")
     _, sums = stages_by_hand(x, codebooks)
     pull = RNG.normal(size=x.shape).astype("float32")
-    result = gradient(lambda z: ops.sum(layer(z)["quantized"] * pull), x)
+    result = gradient(lambda z: ops.sum(ops.multiply(layer(z)["quantized"], pull)), x)
     # A rotation keeps lengths but for the scale |q|/|z|.
     scale = np.linalg.norm(sums[-1], axis=-1) / np.linalg.norm(x, axis=-1)
     lengths = np.linalg.norm(result, axis=-1)

@@ -45,7 +45,7 @@ def test_codes_values_and_losses_equal_numpy(grid, distance, method):
     error = np.mean((z - codebook[codes]) ** 2)
     np.testing.assert_allclose(outputs["losses"]["codebook_loss"], error, rtol=1e-5)
     np.testing.assert_allclose(outputs["losses"]["commitment_loss"], 0.3 * error, rtol=1e-5)
-    np.testing.assert_allclose(float(layer.losses[0]), 1.3 * error, rtol=1e-5)
+    np.testing.assert_allclose(array(layer.losses[0]), 1.3 * error, rtol=1e-5)
     looked_up = array(layer.codes_to_vectors(codes))
     np.testing.assert_allclose(looked_up, codebook[codes], rtol=1e-5)
 
@@ -75,7 +75,7 @@ def test_the_loss_terms_move_what_they_should():
 def test_quantized_passes_the_gradient_to_its_input():
     layer, x = make()
     weights = RNG.normal(size=x.shape).astype("float32")
-    result = gradient(lambda t: ops.sum(layer(t)["quantized"] * weights), x)
+    result = gradient(lambda t: ops.sum(ops.multiply(layer(t)["quantized"], weights)), x)
     np.testing.assert_allclose(result, weights, rtol=1e-5)
 
 

@@ -117,7 +117,7 @@ def test_a_linear_path_starts_as_principal_component_analysis(patch):
     np.testing.assert_allclose(mean, scores, atol=0.3)  # with what convolutions add at the start
     last = next(w for w in decoder.weights[::-1] if len(w.shape) == 5)
     last.assign(0 * last)
-    np.testing.assert_allclose(decoder(scores), x, atol=2e-3)
+    np.testing.assert_allclose(ops.convert_to_numpy(decoder(scores)), x, atol=2e-3)
     for part in (encoder, decoder):
         assert not any("components" in weight.path for weight in part.trainable_weights)
         assert any("turn" in weight.path for weight in part.trainable_weights)
@@ -206,8 +206,12 @@ def test_group_normalisation_is_the_same_in_training_and_whatever_is_in_the_batc
     x = volumes_of((4, 8, 8, 1))
     encoder = intro_encoder((8, 8, 1), **options)
     whole = ops.convert_to_numpy(encoder(x, training=True)[0])
-    np.testing.assert_allclose(whole, encoder(x, training=False)[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(whole[:1], encoder(x[:1], training=True)[0], rtol=1e-4, atol=1e-5)
+    still, alone = (
+        ops.convert_to_numpy(encoder(part, training=training)[0])
+        for part, training in ((x, False), (x[:1], True))
+    )
+    np.testing.assert_allclose(whole, still, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_for_training_alone():
@@ -215,9 +219,13 @@ def test_dropout_is_for_training_alone():
     first, second = (encoder(x, training=True)[0] for _ in range(2))
     assert np.abs(ops.convert_to_numpy(first - second)).max() > 1e-4
     first, second = (encoder(x, training=False)[0] for _ in range(2))
-    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (first, second)))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="PyTorch averages no volumes of bfloat16 on a processor",
+)
 def test_mixed_precision_ends_in_float32():
     old = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -241,7 +249,8 @@ def test_the_networks_come_back_from_file(tmp_path):
         network.save(tmp_path / "network.keras")
         restored.append(keras.saving.load_model(tmp_path / "network.keras"))
     expected = ops.convert_to_numpy(decoder(encoder(x)[0]))
-    np.testing.assert_array_equal(restored[1](restored[0](x)[0]), expected)
+    again = ops.convert_to_numpy(restored[1](restored[0](x)[0]))
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_arguments_that_fit_no_network_are_named():
