@@ -1,5 +1,5 @@
 # make demo: environment, then simulated brains, VQ-VAE, prior, samples and report (7 minutes on two cores)
-# make test: environment, lint, tests (about 26 minutes on two cores)
+# make test: environment, lint, tests (about 13 minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

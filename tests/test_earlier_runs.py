@@ -33,11 +33,6 @@ KINDS = {
 }
 # One of each kind.
 USED = ("oasis2d-best", "som3d-best", "introvae3d-best", "streamlines-best")
-# Measuring and drawing takes long; of slices, the run that was stopped is measured and drawn too.
-MEASURED = [
-    pytest.param(name, marks=[pytest.mark.thorough] if name != "introvae3d-best" else [])
-    for name in USED
-]
 # Verbs that need a cohort; they have tests of their own.
 NEED_MORE = {"classify", "anomaly"}
 
@@ -121,7 +116,15 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", USED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "oasis2d-best",
+        pytest.param("som3d-best", marks=pytest.mark.thorough),
+        pytest.param("introvae3d-best", marks=pytest.mark.thorough),
+        "streamlines-best",
+    ],
+)
 def test_verbs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = copy(name, tmp_path)
@@ -166,7 +169,9 @@ def close(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("name", MEASURED)
+# `make test` measures and reports the run that was stopped.
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", USED)
 def test_a_run_without_its_measures_gets_the_same_ones_and_a_report(measured, name):
     run = measured(name)
     metrics, before = read(run / "metrics.json"), read(RUNS / name / "metrics.json")
@@ -195,7 +200,8 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(ours, theirs, rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", USED)
 def test_compare(measured, monkeypatch, name):
     run = measured(name)
     monkeypatch.chdir(run.parents[1])

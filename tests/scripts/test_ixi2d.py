@@ -109,6 +109,7 @@ def test_encode_then_decode_equals_reconstruct_exactly(ixi, tmp_path, options):
     assert list(table["subject"]) == list(paths)
 
 
+@pytest.mark.thorough
 def test_real_scans_with_simulated_ones_in_training(tmp_path):
     folder = tmp_path / "bids"
     for number in range(6):

@@ -153,6 +153,7 @@ def groups_folder(folder, names=("MCP", "PYT_L"), count=5):
     return folder
 
 
+@pytest.mark.thorough
 def test_groups_of_one_person_are_split_by_groups(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = groups_folder(tmp_path / "groups")
