@@ -81,7 +81,7 @@ def moved(scan):
     axcodes=st.sampled_from(CODES),
 )
 @settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),  # shrinking would take minutes

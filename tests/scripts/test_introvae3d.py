@@ -139,6 +139,7 @@ def test_runs_are_compared(vae, capsys):
         assert (vae / "runs" / f"{name}.png").exists()
 
 
+@pytest.mark.thorough  # training/test_health.py does it without a run
 def test_a_stopped_training_goes_on_with_both_optimizers(vae, tmp_path):
     """A run that was stopped between its two epochs ends where one that was not ends."""
     folder = made(vae, "ivae-256")
