@@ -15,12 +15,13 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from brainvq.data.brain_mask import head_brain
 from brainvq.data.errors import ScanError
 from brainvq.data.foreground import bounding_box, foreground_mask
 from brainvq.data.geometry import BlockMean, Canonical, Resample, SelectSlices
 from brainvq.data.intensity import ClipIntensity, ScaleIntensity, ZScore
 from brainvq.data.remarks import FIT, remark
-from brainvq.data.skull import BRAIN_MM3, brain_of_head
+from brainvq.data.skull import BRAIN_MM3, BY_TISSUE, brain_of_head
 from brainvq.data.template import Template, load_template, resampled, template_grid
 from brainvq.errors import UserError
 
@@ -67,10 +68,11 @@ class RegisterToTemplate:
         axcodes: orientation of the result, see `Canonical`; default "LPS".
         transform: "affine" (default), "rigid", or "none" for scans that are in MNI space already.
         brain: "auto" (default) leaves brain-extracted scans, known by their exact zeros, as they
-            are and cuts others to the template's brain; "template" cuts all; "keep" cuts none.
-        margin: mm by which the template's brain is grown before it cuts. Default 0: in heads made
-            around brains that are known it kept 96 to 98 % of the brain, with 4 to 11 % of the
-            volume that was none; 2 mm kept 98 to 99.6 %, with 9 to 18 %.
+            are and cuts others to their brain: by a skull stripper on PATH, or else by tissue near
+            the template's brain (see `brainvq.data.brain_mask`); "template" cuts all to the
+            template's brain; "keep" cuts none.
+        margin: mm by which that brain is grown before it cuts, unless a skull stripper found it;
+            default 0.
         finest: voxel size at which the search ends, in mm, 1 to 4; default 3.
         min_fit: the smallest fit of a head, 0 to 1, see `registration_fit`. Scans below it are
             searched for again from other starts, and refused where that does not help. Default
@@ -150,8 +152,11 @@ class RegisterToTemplate:
                     "whose skull another program should take off?)"
                 )
             remark(f"{FIT}{fit:.3f}")
-        if self.brain == "template" or (self.brain == "auto" and not alone):
+        if self.brain == "template":
             result *= _brain(self.shape, self.axcodes, float(self.margin))
+        elif self.brain == "auto" and not alone:
+            result *= head_brain(image, affine, to_scan, shape, grid, float(self.margin))
+            remark(BY_TISSUE)
         return result, to_scan @ grid
 
     def _placed(self, image, affine, stripped, least):

@@ -1,7 +1,8 @@
 """The brain mask of a head: the one way to it, for every step that needs one.
 
 A skull stripper on PATH is used where there is one: SynthStrip (Hoopes et al. 2022), HD-BET
-(Isensee et al. 2019) or FSL's BET (Smith 2002), the first that is found.
+(Isensee et al. 2019) or FSL's BET (Smith 2002), the first that is found. Where there is none,
+`brainvq.data.brain_mask` finds the brain once the head is registered.
 """
 
 import shutil
@@ -17,6 +18,10 @@ from brainvq.data.remarks import remark
 # Volume of a brain with its ventricles, mm³, with room for children and for generous masks.
 BRAIN_MM3 = (0.3e6, 2.3e6)
 _SECONDS = 1800
+BY_TISSUE = (
+    "a head: its skull was taken off by tissue near the template's brain; a skull stripper on PATH "
+    "(mri_synthstrip, hd-bet or bet) would be used"
+)
 
 # Program: its arguments, and the name of the mask that it writes.
 TOOLS = {
@@ -52,6 +57,15 @@ def brain_of_head(image, affine):
         problem = problem or f"a mask of {volume / 1000:.0f} ml, which is no brain"
         remark(f"a head: {name} ({program}) failed: {problem}; other ways are taken")
     return None
+
+
+def stripper():
+    """Which way skulls are taken off here: the name of a program on PATH, or that of our own way.
+
+    Returns:
+        str; what is prepared by one way is not what another would make.
+    """
+    return next((name for name in TOOLS if shutil.which(name)), "tissue")
 
 
 def _mask_by(name, program, image, affine):

@@ -24,6 +24,7 @@ from brainvq.data.jobs import disk_errors, remove_stale, run_jobs
 from brainvq.data.layouts import LAYOUTS
 from brainvq.data.remarks import collected, summary
 from brainvq.data.scans import scan_files
+from brainvq.data.skull import stripper
 from brainvq.data.steps import steps_from_config, steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import DISK_FULL, atomic_path, write_json
@@ -349,7 +350,8 @@ def store_key(table, steps_config, layout, dtype):
     Args:
         table: cohort table; of it, scan_id and paths count, in any order of rows, with the size and
             the modification time of each file.
-        steps_config: what `steps_to_config` returns.
+        steps_config: what `steps_to_config` returns; where heads are registered, the way in which
+            skulls are taken off here counts too.
         layout: "slices", "volumes" or "bundles".
         dtype: number type on disk.
     """
@@ -357,6 +359,8 @@ def store_key(table, steps_config, layout, dtype):
         (str(row.scan_id), [_fingerprint(path) for path in row.paths]) for row in table.itertuples()
     )
     content = [FORMAT, steps_config, layout, dtype, scans]
+    if any(step["name"] == "RegisterToTemplate" for step in steps_config):
+        content.append(stripper())
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

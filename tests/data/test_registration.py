@@ -11,10 +11,13 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from brainvq.data import registration
+from brainvq.data.brain_mask import head_brain
 from brainvq.data.prepared import PreparedVolume
 from brainvq.data.registration import is_stripped, register, template_volumes
+from brainvq.data.remarks import collected
 from brainvq.data.scans import ScanError, save_nifti, to_original_grid
 from brainvq.data.simulation import simulate
+from brainvq.data.skull import BY_TISSUE
 from brainvq.data.steps import (
     BlockMean,
     Canonical,
@@ -51,6 +54,26 @@ def turned(image, affine, axcodes):
 
 def dice(a, b):
     return 2 * np.sum(a & b) / (a.sum() + b.sum())
+
+
+def head_around(scan, noise=0.02):
+    """Fluid, dark bone, bright skin, a neck and noise around a simulated brain, and that brain."""
+    mm = np.linalg.norm(scan.affine[:3, 0])
+    pad = int(32 / mm)
+    brain, image = np.pad(scan.image > 0, pad), np.pad(scan.image, pad)
+    closed = ndimage.binary_closing(brain, iterations=int(8 / mm))
+    distance = ndimage.distance_transform_edt(~closed) * mm
+    white = np.median(scan.image[scan.labels == 3])
+    image[~brain & (distance <= 5)] = 0.25 * white
+    image[(distance > 10) & (distance <= 18)] = 1.3 * white
+    low, middle = np.argwhere(brain)[:, 2].min(), np.argwhere(brain).mean(axis=0)
+    x, y, _ = np.indices(brain.shape)
+    neck = np.hypot(x - middle[0], y - middle[1]) < 56 / mm
+    below = np.s_[:, :, : low - int(8 / mm)]
+    image[below][neck[below]] = 0.8 * white
+    air = np.random.default_rng(0).standard_normal((2, *brain.shape)) * noise * white
+    affine = scan.affine @ from_matvec(np.eye(3), [-pad] * 3)
+    return np.hypot(image + air[0], air[1]).astype(np.float32), affine, brain
 
 
 @pytest.fixture(scope="module")
@@ -216,30 +239,34 @@ class TestStep:
         assert np.corrcoef(result[inside], image[inside])[0, 1] > 0.97
 
     def test_a_head_loses_its_skull(self, scan):
-        # A head around the brain: fluid, dark bone, bright skin, a neck, noise in the air.
-        brain = np.pad(scan.image > 0, 8)
-        image = np.pad(scan.image, 8)
-        distance = ndimage.distance_transform_edt(~ndimage.binary_closing(brain, iterations=2)) * 4
-        white = np.median(scan.image[scan.labels == 3])
-        image[~brain & (distance <= 5)] = 0.25 * white
-        image[(distance > 10) & (distance <= 18)] = 1.3 * white
-        low = np.argwhere(brain)[:, 2].min()
-        middle = np.argwhere(brain).mean(axis=0)
-        x, y, _ = np.indices(brain.shape)
-        neck = np.hypot(x - middle[0], y - middle[1]) < 14
-        image[:, :, : low - 2][neck[:, :, : low - 2]] = 0.8 * white
-        noise = np.random.default_rng(0).standard_normal((2, *brain.shape)) * 0.02 * white
-        image = np.hypot(image + noise[0], noise[1]).astype(np.float32)
-        affine = scan.affine @ from_matvec(np.eye(3), [-8, -8, -8])
+        image, affine, brain = head_around(scan)
         assert not is_stripped(image, affine)
         tilt = from_matvec(registration._turn(np.radians([-10, 4, 7])), [5, 30, -20])
-        result, grid = apply_steps(STEPS, image, tilt @ affine)
+        with collected() as remarks:
+            result, grid = apply_steps(STEPS, image, tilt @ affine)
+        assert BY_TISSUE in remarks
         back = to_original_grid(result, grid, image.shape, tilt @ affine)
-        assert dice(back > 0.1 * white, brain) > 0.9
+        assert dice(back > 0.1 * image[brain].max(), brain) > 0.92
         whole, _ = apply_steps(
             (RegisterToTemplate(brain="keep", finest=4.0),), image, tilt @ affine
         )
         assert np.mean(whole > 0) > 2 * np.mean(np.repeat(result, 4, axis=0) > 0)
+
+    @pytest.mark.parametrize("modality", ["T1w", "FLAIR"])
+    def test_the_brain_of_a_head_by_tissue(self, modality):
+        scan = simulate({"spacing": 4.0, "number": 5, "modality": modality, "space": "mni"})
+        # Another size than the template's, shaded by a coil to a third.
+        move = from_matvec(np.diag([1.05, 0.96, 1.03]), [0, 2, -1])
+        image, affine, brain = head_around(scan)
+        place = np.indices(brain.shape) / np.array(brain.shape)[:, None, None, None]
+        image = image * np.float32(0.35 + 0.65 * place[1])
+        found = head_brain(image, affine, move, image.shape, np.linalg.inv(move) @ affine)
+        own = load_template()
+        mask = to_original_grid(np.float32(own.mask), move @ own.affine, image.shape, affine) > 0.5
+        assert dice(mask, brain) + 0.01 < dice(found, brain) > 0.95
+        grown = head_brain(image, affine, move, image.shape, np.linalg.inv(move) @ affine, 3.0)
+        assert grown[found].all()
+        assert grown.sum() > 1.05 * found.sum()
 
     def test_exact_zeros_around_a_brain_are_known(self, scan):
         assert is_stripped(scan.image, scan.affine)

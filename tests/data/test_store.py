@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from brainvq.data import layouts
 from brainvq.data import store as store_module
 from brainvq.data.cohort import Cohort
-from brainvq.data.steps import Canonical, CropOrPad, Resample, ScaleIntensity, SelectSlices
+from brainvq.data.steps import (
+    Canonical,
+    CropOrPad,
+    RegisterToTemplate,
+    Resample,
+    ScaleIntensity,
+    SelectSlices,
+    ZScore,
+    steps_to_config,
+)
 from brainvq.data.store import ArrayStore, prepare, store_key
 from brainvq.errors import UserError
 
@@ -241,6 +250,24 @@ def test_the_key_changes_with_what_it_should(cohort, tmp_path):
     path.unlink()
     others.append(store_key(own.table, config, "slices", "float16"))
     assert len({key, *others}) == len(others) + 1
+
+
+def test_the_way_in_which_skulls_are_taken_off_counts(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    registered = steps_to_config([RegisterToTemplate()])
+
+    def keys():
+        return [
+            store_key(cohort.table, config, "volumes", "float16")
+            for config in (registered, steps_to_config([ZScore()]))
+        ]
+
+    without = keys()
+    (tmp_path / "mri_synthstrip").write_text("#!/bin/sh\n")
+    (tmp_path / "mri_synthstrip").chmod(0o755)
+    with_one = keys()
+    assert with_one[0] != without[0]
+    assert with_one[1] == without[1]
 
 
 def test_both_halves_of_an_analyze_pair_count(tmp_path):
