@@ -239,7 +239,17 @@ class VolumeData(ScanData):
     `affine` or `rigid` map; `mni`: they are there already."""
     skull: Literal["auto", "template", "keep"] = option("auto", **_REGISTERED)
     """What becomes of the skull after registration. `auto`: scans that are not brain-extracted are
-    cut to the template's brain; `template`: all are; `keep`: none."""
+    cut to their brain, by a skull stripper on PATH or else by tissue near the template's brain;
+    `template`: all are cut to the template's brain; `keep`: none."""
+    min_fit: float | None = option(
+        None,
+        minimum=0,
+        maximum=1,
+        used=lambda study: study.data.registration in ("affine", "rigid"),
+        only="--data.registration affine or rigid",
+    )
+    """Scans that fit the template worse after registration are left out; by default 0.79 of heads
+    and 0.7 of brain-extracted scans."""
     block: int = option(1, minimum=1, **_REGISTERED)
     """Registered volumes are averaged over blocks of so many voxels of 1 mm along each axis."""
     shape: tuple[int, int, int] = option((144, 176, 144), above=0)

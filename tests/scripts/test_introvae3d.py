@@ -245,6 +245,7 @@ def test_an_unlabelled_cohort_has_no_classes():
     [
         (["--data.block", "3"], r"--data.shape: .* multiples of 24"),
         (["--data.block", "0"], "--data.block: found 0"),
+        (["--data.min-fit", "2"], "--data.min-fit: found 2.0; expected a number from 0 to 1"),
         (["--data.registration", "no"], "--data.block: found 4"),
         (["--data.spacing", "2"], "--data.spacing: found 2.0; expected 1"),
         (["--data.shares", "1", "2"], "--data.shares: found 2 numbers"),

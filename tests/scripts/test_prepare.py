@@ -171,3 +171,14 @@ def test_the_first_outliers_are_named():
     assert "registration of 3 scans: median fit 0.900 (lowest 0.850), sharpness" in text
     assert "\noutliers: a, b, c, d, e and 2 more\n" in text
     assert "outliers: a, b\n" in describe_registration(found | {"outliers": ["a", "b"]})
+
+
+def test_the_floor_of_the_fit_is_an_option():
+    words = [*WORDS, "--data.root", "x", "--data.registration", "affine"]
+    study = studies.parse([*words, "--data.min-fit", "0.6"], "dataset.py", "")
+    step = of(study).steps(study)[0]
+    assert (step.min_fit, step.min_fit_stripped) == (0.6, 0.6)
+    study = studies.parse(words, "dataset.py", "")
+    assert of(study).steps(study)[0] == data.RegisterToTemplate(shape=study.data.shape)
+    with pytest.raises(UserError, match=r"--data\.min-fit: found 0\.6; expected it with"):
+        studies.parse([*words[:-1], "mni", "--data.min-fit", "0.6"], "dataset.py", "")

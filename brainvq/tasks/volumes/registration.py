@@ -19,11 +19,14 @@ SCORED, SHOWN, NAMED = 32, 3, 5
 
 def registered_steps(options):
     """The preprocessing of registered volumes, of a `brainvq.options.VolumeData`: list of steps."""
+    floor = options.min_fit
+    floors = {} if floor is None else {"min_fit": floor, "min_fit_stripped": floor}
     placed = [
         data.RegisterToTemplate(
             shape=options.shape,
             transform="none" if options.registration == "mni" else options.registration,
             brain=options.skull,
+            **floors,
         ),
         data.BlockMean(size=options.block),
     ]
