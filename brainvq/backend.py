@@ -17,10 +17,10 @@ def compile_function(function, owner=None, static_argnames=()):
     """Compiles an inference function of layers or models once per input shape.
 
     On TensorFlow this is `tf.function(reduce_retracing=True)`, on JAX `jax.jit`; PyTorch runs it as
-    it is, without a record for gradients. A jitted function that closes over a model keeps the weights of its first call as constants; therefore the
-    variables of `owner` are passed in afresh at every call, and training after the first call is
-    seen. On JAX, updates of variables within `function` are dropped: compile only functions that
-    return all they compute.
+    it is, without a record for gradients. A jitted function that closes over a model keeps the
+    weights of its first call as constants; therefore the variables of `owner` are passed in afresh
+    at every call, and training after the first call is seen. On JAX, updates of variables within
+    `function` are dropped: compile only functions that return all they compute.
 
     Arrays and plain numbers become tensors, so that another temperature does not trace again. What
     layers of `owner` name in `traced_settings` does, when it has changed.
@@ -134,8 +134,8 @@ def run_step(model, step, *args):
         def train_step(self, *args):
             return run_step(self, self._step, *args)
 
-    On TensorFlow and PyTorch Keras gives `data` and wants the logs. On JAX it gives the values of all variables
-    as well, and wants their new values beside the logs.
+    On TensorFlow and PyTorch Keras gives `data` and wants the logs. On JAX it gives the values of
+    all variables as well, and wants their new values beside the logs.
 
     Args:
         model: `keras.Model`, built and compiled, its optimiser too.

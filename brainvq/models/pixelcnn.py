@@ -112,7 +112,7 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
         self.bits_tracker = keras.metrics.Mean(name="bits_per_code")
         self._weighted_loss = keras.metrics.Mean(name="weighted_loss")
         self._functions = Functions()
-        self.build(None)
+        self.build(self._input_shapes())
 
     def _make_layers(self):
         """Makes all layers, in the order in which they draw their initial weights."""
@@ -222,6 +222,15 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             self.head.build((*grid, self.filters))
         self.logits_dense.build((*grid, self.filters))
         self.built = True
+
+    def _input_shapes(self):
+        """The shape of codes, or a dict of the shapes of what the prior is called on."""
+        shapes = {"codes": (None, *self.grid_shape)}
+        if self.num_classes is not None:
+            shapes["labels"] = (None,)
+        if self.plan_shape is not None:
+            shapes["plan"] = (None, *self.plan_shape)
+        return shapes if len(shapes) > 1 else shapes["codes"]
 
     def _split(self, inputs, labels=None, plan=None):
         """Return codes int32 `(batch, *grid)`, labels int32 `(batch,)` and the plan, or None."""
@@ -537,14 +546,13 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             See `Exports.endpoints`.
         """
         if inputs is None:
-            shapes = {"codes": self.grid_shape, "labels": (), "plan": self.plan_shape}
-            wanted = {"codes": True, "labels": self.num_classes, "plan": self.plan_shape}
+            shapes = self._input_shapes()
+            named = shapes if isinstance(shapes, dict) else {"codes": shapes}
             inputs = {
                 name: keras.InputSpec(
-                    shape=(None, *shape), dtype="float32" if name == "plan" else "int32", name=name
+                    shape=shape, dtype="float32" if name == "plan" else "int32", name=name
                 )
-                for name, shape in shapes.items()
-                if wanted[name]
+                for name, shape in named.items()
             }
             inputs = inputs if len(inputs) > 1 else inputs["codes"]
 
