@@ -95,6 +95,28 @@ def read_json(path):
     return content
 
 
+def read_settings(path):
+    """Reads a file of settings, JSON or, with the ending `.yaml` or `.yml`, YAML: dict.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        content = read_json(path)
+    else:
+        import yaml
+
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: unreadable ({reason}); expected settings as YAML") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {type(content).__name__}; expected names and values")
+    return content
+
+
 def write_csv(path, table):
     """Writes a `pandas.DataFrame` to `path` without its index, atomically."""
     write_text(path, table.to_csv(index=False))

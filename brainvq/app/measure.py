@@ -8,6 +8,7 @@ from brainvq.files import read_json, write_json
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
 from brainvq.tasks.base import SPLITS, prior_codes, read_subjects
+from brainvq.training.runs import SMOKE
 
 # Shares of the codes whose surprise is noted.
 QUANTILES = (0.5, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -59,12 +60,13 @@ def report_run(run):
     """Draws every figure of the study and writes `report.html` and `MODEL_CARD.md`."""
     about, metrics, task, scans = run.folder.study, run.metrics(), run.task, run.scans
     failures = run.store.failures.itertuples(index=False)
+    smoke = SMOKE if run.folder.smoke else ""
     report = task.report(
         about,
         metrics,
         read_subjects(run),
         task.figures(run, metrics),
-        note="; ".join(filter(None, (scans.note, *summary(run.store.remarks)))),
+        note="; ".join(filter(None, (smoke, scans.note, *summary(run.store.remarks)))),
         failures=[f"{scan}: {why}" for scan, why in failures],
         timings=read_json(run.file("timings.json")),
     )

@@ -3,8 +3,9 @@
     {prog} [RUN] [VERB] [options]
     {prog} [RUN] VERB --help                     all options of a verb
 
-RUN is the folder of a run; without it the newest run in runs/, or the weights that come with
-brainvq. VERB is sample where none is given. SCANS are NIfTI files or folders of them.
+RUN is the folder of a run; without it the newest finished run in runs/ that is no smoke run, or the
+weights that come with brainvq. VERB is sample where none is given. SCANS are NIfTI files or folders
+of them.
 
 A run of slices (oasis2d, ixi2d) or of volumes (som3d; all but classify and anomaly):
 
@@ -56,7 +57,7 @@ from brainvq.app import settle_keras
 from brainvq.errors import UserError
 from brainvq.options import check, from_dict, parse_fields
 from brainvq.options.verbs import NAMES, SUMMARIES, options_of_verb, refuse_others
-from brainvq.training.runs import RunFolder, start_log
+from brainvq.training.runs import SMOKE, RunFolder, start_log
 from brainvq.training.shipped import open_run
 
 HELP = {"-h", "--help"}
@@ -77,14 +78,16 @@ def main(arguments, prog="brainvq predict"):
         print(__doc__.replace("{prog}", prog).strip())
         raise SystemExit(0)
     verb = verb or "sample"
-    folder = newest() if name is None else open_run(name)
+    folder, chosen = newest() if name is None else (open_run(name), "")
     options = parse(folder, verb, words, prog)
     from brainvq.tasks.trained import load  # Keras comes with it, which takes seconds
 
     settle_keras()
     trained = load(folder.path)
     log = start_log()
-    log.info("using %s (%s)", trained.path, trained.description)
+    log.info("using %s (%s)%s", trained.path, trained.description, chosen)
+    if folder.smoke:
+        log.warning("%s: %s", trained.path, SMOKE)
     action(trained, verb)(trained, options, log)
 
 
@@ -111,8 +114,11 @@ def split(arguments):
 
 
 def newest():
-    """The newest run in `runs` that has a prior, or the weights that come with brainvq."""
-    return RunFolder.newest("runs", having="prior.keras") or open_run("oasis2d")
+    """The newest finished run in `runs`, or the weights that come with brainvq, and why."""
+    run = RunFolder.newest("runs")
+    if run is None:
+        return open_run("oasis2d"), ": the weights of brainvq, because runs has no finished run"
+    return run, ": the newest finished run; name oasis2d for the weights of brainvq"
 
 
 def parse(folder, verb, words, prog):

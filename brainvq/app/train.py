@@ -7,100 +7,51 @@
                                                             after what it starts from; done
                                                             ones are skipped, stopped ones
                                                             go on
-    {prog} --resume RUN                                 go on with a run that was stopped
+    {prog} som3d --seeds 0 1 2                          a run for each seed, and a table of
+                                                            means, sd and intervals; with
+                                                            --variants of each of them
+    {prog} --config study.json                          the settings of another run
+    {prog} --resume RUN                                 go on with a run that was stopped;
+                                                            --resume latest: the newest
 
-The run's folder, runs/STUDY-VARIANT-TIME, holds model, prior, every measure and report.html. Press
-Ctrl-C, or pull the plug: `--resume` goes on from the last whole epoch.
+The run's folder, runs/STUDY-VARIANT-TIME or runs/NAME with `--name NAME`, holds model, prior, every
+measure and report.html. Press Ctrl-C, or pull the plug: `--resume` goes on from the last whole
+epoch.
 """
 
 import logging
 import shlex
-from pathlib import Path
 
 from brainvq import studies
-from brainvq.app import settle_keras, typed
+from brainvq.app import settle_keras
+from brainvq.app.several import train_several
 from brainvq.errors import UserError
-from brainvq.options import comparable, effective, take_option, to_dict
+from brainvq.options import comparable, take_option, take_options, to_dict
 
 logger = logging.getLogger("brainvq")
 
 
 def main(arguments, prog):
-    """Trains what the command line asks for: one run, or several variants."""
+    """Trains what the command line asks for: one run, or several variants and seeds."""
     variants, rest = take_option(arguments, "--variants")
-    if variants is not None:
-        return train_variants(variants, rest, prog)
+    seeds, rest = take_options(rest, "--seeds")
+    if variants is not None or seeds is not None:
+        return train_several(variants, seeds, rest, prog)
     return train_run(open_run(arguments, prog), prog)
-
-
-def train_variants(names, arguments, prog):
-    """Trains variants of a study in the order of their dependencies; what is done is skipped."""
-    _, rest = take_option(arguments, "--variant")
-    if len(rest) < len(arguments):
-        raise UserError("--variant: found beside --variants; expected one of them")
-    name = rest[0] if rest and not rest[0].startswith("-") else studies.DEFAULT_STUDY
-    known = studies.variants_in_order(name)
-    chosen = known if names == "all" else names.split(",")
-    for variant in chosen:
-        if variant not in known:
-            raise UserError(
-                f"--variants: found {variant!r}; expected all, or some of {','.join(known)}"
-            )
-    # Before the first is trained: a mistake in the options is none of the last variant alone.
-    chosen = [variant for variant in known if variant in chosen]
-    wanted = _parse_variants(chosen, rest, prog)
-    from brainvq.training.runs import start_log
-
-    log, finished = start_log(), []
-    for variant, study in wanted.items():
-        command = shlex.join([*prog.split(), *rest, "--variant", variant])
-        run = run_of(study) or new_run(study, command, prog)
-        if run.has("finished.json"):
-            log.info("%s %s: done, in %s", study.name, variant, run.path)
-        else:
-            train_run(run, prog)
-            _forget_models()
-        finished.append(str(run.path))
-    log.info("compare them: %s %s", typed("compare", prog), shlex.join(finished))
-
-
-def _parse_variants(chosen, words, prog):
-    """The study of each variant; an option that none of them has a use for is refused."""
-    wanted, unused = {}, {}
-    for variant in chosen:
-        unused[variant] = {}
-        words_of_one = [*words, "--variant", variant]
-        wanted[variant] = studies.parse(words_of_one, prog, _help(prog), unused[variant])
-    for path, message in unused[chosen[0]].items():
-        if all(path in others for others in unused.values()):
-            raise UserError(message)
-    return wanted
-
-
-def _forget_models():
-    """What one variant leaves in memory should not add up over the table."""
-    import keras
-
-    keras.utils.clear_session(free_memory=True)
 
 
 def runs_of(study, variant):
     """The runs of a variant beside where a study's own go, the newest first; others are skipped."""
     from brainvq.tasks.run import LoadedRun
+    from brainvq.training.runs import RunFolder
 
-    for path in sorted(Path(study.runs).glob(f"{study.name}-{variant}-*"), reverse=True):
+    for folder in RunFolder.newest_first(study.runs):
         try:
-            yield LoadedRun.open(path)
+            run = LoadedRun.open(folder.path)
         except UserError:
-            continue  # a folder of another version, or no run at all
-
-
-def run_of(study):
-    """The newest run with just these settings, finished or not; None where there is none."""
-    same = (
-        run for run in runs_of(study, study.variant) if effective(run.study) == effective(study)
-    )
-    return next(same, None)
+            continue  # of another version
+        if (run.study.name, run.study.variant) == (study.name, variant):
+            yield run
 
 
 def train_run(run, prog):
@@ -136,12 +87,15 @@ def _train_stages(run, prog, clock):
     from brainvq.app import measure, stages
     from brainvq.files import write_json
     from brainvq.training.fit import duration
+    from brainvq.training.runs import SMOKE
 
     settle_keras()
     log = run.folder.log_to_file()
     log.info("run %s (Keras %s on %s)", run.path, keras.__version__, keras.backend.backend())
     with clock("data"):
         store = run.store
+    if run.folder.smoke:
+        log.info("%s", SMOKE)
     log.info("%s", run.scans.describe())
     if run.simulated:
         log.info("these data are simulated; use --data.source for real scans")
@@ -175,19 +129,35 @@ def open_run(arguments, prog):
             )
         from brainvq.tasks.run import LoadedRun
 
-        run = LoadedRun.open(resume)
+        run = LoadedRun.open(_latest() if resume == "latest" else resume)
         return run if root is None else run.with_root(root)
-    study = studies.parse(arguments, prog, _help(prog))
-    return new_run(study, shlex.join([*prog.split(), *arguments]), prog)
+    name, rest = take_option(arguments, "--name")
+    study = studies.parse(rest, prog, help_text(prog))
+    command = shlex.join([*prog.split(), *arguments])
+    return new_run(study, command, prog, name=name, smoke="--smoke" in rest)
 
 
-def new_run(study, command, prog):
+def _latest(runs="runs"):
+    """The newest run in `runs` that was stopped."""
+    from brainvq.training.runs import RunFolder
+
+    run = RunFolder.newest(runs, having="study.json", without="finished.json")
+    if run is None:
+        raise UserError(
+            f"--resume latest: found no stopped run in {runs}; expected one, or the folder of a run"
+        )
+    return run.path
+
+
+def new_run(study, command, prog, name=None, smoke=False):
     """Makes the folder of a new run; nothing is on disk until all that can be checked is checked.
 
     Args:
         study: a `brainvq.options.Study`.
         command: str, what the user typed.
         prog: str, the program without its options.
+        name: str, of the folder; by default made of study, variant and time.
+        smoke: whether it is the seconds-long form, whose results mean nothing.
 
     Returns:
         A `LoadedRun`.
@@ -215,7 +185,9 @@ def new_run(study, command, prog):
     }
     if start is not None:
         content["start"] = str(start.path.resolve())
-    folder = RunFolder.create(study.runs, study.name, study.variant, content)
+    if smoke:
+        content["smoke"] = True
+    folder = RunFolder.create(study.runs, study.name, study.variant, content, name=name)
     keep_cohort(scans, folder)
     return LoadedRun(folder, study)
 
@@ -250,5 +222,6 @@ def start_of(study, prog):
     )
 
 
-def _help(prog):
+def help_text(prog):
+    """What `--help` begins with."""
     return __doc__.replace("{prog}", prog)

@@ -35,7 +35,7 @@ from brainvq.options.networks import (
     Streamline,
     Strided,
 )
-from brainvq.options.parse import parse_fields, take_option
+from brainvq.options.parse import parse_fields, take_option, take_options
 from brainvq.options.study import (
     BundleStudy,
     SliceStudy,
@@ -111,6 +111,7 @@ __all__ = [
     "options_of",
     "parse_fields",
     "take_option",
+    "take_options",
     "to_dict",
     "unused_options",
 ]

@@ -23,6 +23,20 @@ def take_option(arguments, option, default=None):
     return default, rest
 
 
+def take_options(arguments, option):
+    """Takes `option VALUE VALUE ...` out of a list; returns (values or None, the other words)."""
+    if option not in arguments:
+        value, rest = take_option(arguments, option)
+        return (None if value is None else value.split()), rest
+    place = arguments.index(option)
+    end = place + 1
+    while end < len(arguments) and not arguments[end].startswith("-"):
+        end += 1
+    if end == place + 1:
+        raise UserError(f"{option}: no value found; expected {option} VALUE ...")
+    return list(arguments[place + 1 : end]), [*arguments[:place], *arguments[end:]]
+
+
 def parse_fields(default, arguments, prog, description):
     """Reads `--field value ...` of a dataclass of options.
 

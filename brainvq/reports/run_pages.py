@@ -41,7 +41,7 @@ def run_card(about, metrics, data_facts, **fields):
     """
     study = about["study"]
     shared = {
-        "name": f"{study['name']} {study['variant']}",
+        "name": f"{study['name']} {study['variant']}{smoke_of(about)}",
         "simulated": metrics["simulated"],
         "split_rule": f"by subject, seed {study['seed']}",
         "preprocessing": [step_text(step) for step in about["steps"]],
@@ -49,6 +49,11 @@ def run_card(about, metrics, data_facts, **fields):
         "versions": {"brainvq": about["brainvq"], "keras": about["keras"]},
     }
     return ModelCard(**(shared | fields), **data_facts)
+
+
+def smoke_of(about):
+    """What the title of a smoke run ends with; "" of any other."""
+    return " (smoke run: its results mean nothing)" if about.get("smoke") else ""
 
 
 def run_report(about, sections, **fields):
@@ -64,7 +69,7 @@ def run_report(about, sections, **fields):
     """
     study = about["study"]
     return Report(
-        title=f"Study {study['name']}, variant {study['variant']}",
+        title=f"Study {study['name']}, variant {study['variant']}{smoke_of(about)}",
         sections=sections,
         footer=f"brainvq {about['brainvq']}, Keras {about['keras']} on {about['backend']}. "
         f"{about['command']}",

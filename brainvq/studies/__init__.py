@@ -8,7 +8,15 @@ A study is added by a file with `VARIANTS` (study → one line on it) and its na
 import importlib
 
 from brainvq.errors import UserError
-from brainvq.options import check, check_conditions, parse_fields, take_option, unused_options
+from brainvq.files import read_settings
+from brainvq.options import (
+    check,
+    check_conditions,
+    from_dict,
+    parse_fields,
+    take_option,
+    unused_options,
+)
 
 NAMES = ("oasis2d", "ixi2d", "som3d", "introvae3d", "streamlines")
 DEFAULT_STUDY = "oasis2d"
@@ -48,14 +56,49 @@ def parse(arguments, prog, description, unused=None):
         print(overview(prog, description))
         raise SystemExit(0)
     name = named or DEFAULT_STUDY
-    preset, rest = choose(name, [word for word in rest if word != name])
-    text = f"{SUMMARIES[name, preset.variant]}\n\n{_switches(preset)}"
+    file, rest = take_option(rest, "--config")
+    rest = [word for word in rest if word != named]
+    if file is not None:
+        preset, rest = configured(file, named, rest)
+        name = preset.name
+    else:
+        preset, rest = choose(name, rest)
+    summary = SUMMARIES.get((name, preset.variant), "")
+    text = f"{summary}\n\n{_switches(preset)}"
     study = parse_fields(preset, rest, f"{prog} {name}", text)
     if unused is None:
         check_conditions(study, preset)
     else:
         unused |= unused_options(study, preset)
     return check(study)
+
+
+def configured(file, name, arguments):
+    """The preset that a file of settings holds: `study.json` of a run, or the same as YAML.
+
+    Args:
+        file: path of the file.
+        name: name of the study, where it is given beside the file; None where not.
+        arguments: list of str, options.
+
+    Returns:
+        (preset, the options that are left).
+
+    Raises:
+        UserError: the file cannot be read, is of another study, or `--variant`, `--model.network`
+            or `--model.bottleneck` stand beside it, which a file says itself.
+    """
+    content = read_settings(file)
+    preset = from_dict(content.get("study", content))
+    if preset.name not in STUDIES or (name or preset.name) != preset.name:
+        expected = name or f"one of {', '.join(STUDIES)}"
+        raise UserError(f"--config {file}: found study {preset.name!r}; expected {expected}")
+    for option in ("--variant", "--model.network", "--model.bottleneck"):
+        if take_option(arguments, option)[0] is not None:
+            raise UserError(f"{option}: found beside --config; expected one of them")
+    smoke = "--smoke" in arguments
+    rest = [word for word in arguments if word != "--smoke"]
+    return (preset.smoke() if smoke else preset), rest
 
 
 def choose(name, arguments):
@@ -98,7 +141,9 @@ def _switches(study):
         f"  --model.network      {networks} (here {study.model.network.tag})\n"
         f"  --model.bottleneck   {', '.join(study.bottlenecks)}\n"
         "  --smoke              seconds instead of minutes; checks that everything runs, the "
-        "results mean nothing"
+        "results mean nothing\n"
+        "  --config FILE        the settings of a study.json, or the same as YAML\n"
+        "  --name NAME          name of the run's folder"
     )
 
 

@@ -172,8 +172,7 @@ class Task:
 
     def condition_bits(self, run, split):
         """Bits of the conditions of a sample, as a mean over a split: dict of name to float."""
-        classes = run.study.classes
-        return {"level": float(np.log2(classes))} if classes else {}
+        return {"level": float(np.log2(run.study.classes or 1))}
 
     def plan(self, run):
         """The `GaussianPlan` that samples are drawn by; None without one."""

@@ -20,6 +20,7 @@ from brainvq.errors import UserError
 from brainvq.files import is_temporary, read_json, write_json
 
 FORMAT = 1
+SMOKE = "a smoke run, seconds long: it shows that everything runs, and its results mean nothing"
 
 logger = logging.getLogger("brainvq")
 
@@ -46,7 +47,7 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, runs, study, variant, content):
+    def create(cls, runs, study, variant, content, name=None):
         """Makes `runs/<study>-<variant>-<time>` and writes its `study.json`.
 
         Args:
@@ -54,17 +55,31 @@ class RunFolder:
             study: str, name of the study.
             variant: str, name of the variant.
             content: dict, written to `study.json` beside the format and the version.
+            name: str, name of the folder in the place of that one.
+
+        Raises:
+            UserError: the folder cannot be made, or there is one of that name already.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = Path(runs) / f"{study}-{variant}-{stamp}"
+        if name is not None and (not name or name in (".", "..") or Path(name).name != name):
+            raise UserError(
+                f"--name: found {name!r}; expected the name of a folder, without a path"
+            )
+        smoke = "-smoke" if content.get("smoke") else ""
+        stem = f"{study}-{variant}{smoke}-{stamp}"
+        path = Path(runs) / (name or stem)
         number = 1
         while True:
             try:
                 path.mkdir(parents=True)
                 break
             except FileExistsError:
+                if name is not None:
+                    raise UserError(
+                        f"--name: {path} is there already; expected a new name, or --resume {path}"
+                    ) from None
                 number += 1
-                path = path.with_name(f"{study}-{variant}-{stamp}-{number}")
+                path = path.with_name(f"{stem}-{number}")
             except OSError as error:
                 raise UserError(
                     f"--runs {runs}: {error.strerror}; expected a writable folder"
@@ -102,21 +117,43 @@ class RunFolder:
         return run
 
     @classmethod
-    def newest(cls, runs="runs", having="model.keras"):
-        """The newest run in `runs` that has the file `having`; None where there is none."""
-        candidates = [
-            path.parent
-            for path in Path(runs).glob("*/study.json")
-            if (path.parent / having).exists()
-        ]
-        if not candidates:
-            return None
+    def newest(cls, runs="runs", having="finished.json", without=None):
+        """The newest run in `runs`; smoke runs, whose results mean nothing, are left out.
 
-        def age(path):
-            stamp = re.search(r"(\d{8}-\d{6})(?:-(\d+))?$", path.name)
-            return (stamp.group(1), int(stamp.group(2) or 1)) if stamp else ("", 0)
+        Args:
+            runs: folder of runs.
+            having: name of a file that it has; by default that of a run that was not stopped.
+            without: name of a file that it has not, or None.
 
-        return cls.open(max(candidates, key=age))
+        Returns:
+            A run, or None where there is none.
+        """
+        for run in cls.newest_first(runs):
+            if run.has(having) and (not run.smoke if without is None else not run.has(without)):
+                return cls.open(run.path)
+        return None
+
+    @classmethod
+    def newest_first(cls, runs):
+        """All runs in a folder, the newest first: list."""
+        found = [cls(path.parent) for path in Path(runs).glob("*/study.json")]
+        return sorted(found, key=cls._age, reverse=True)
+
+    def _age(self):
+        """When it was begun, and which one of that second: its name says so where it has a time."""
+        stamp = re.search(r"(\d{8}-\d{6})(?:-(\d+))?$", self.name)
+        if stamp:
+            return stamp.group(1), int(stamp.group(2) or 1)
+        began = time.localtime((self.path / "study.json").stat().st_mtime)
+        return time.strftime("%Y%m%d-%H%M%S", began), 0
+
+    @property
+    def smoke(self):
+        """Whether it is a run of seconds, to see that everything runs."""
+        try:
+            return bool(self.study.get("smoke"))
+        except UserError:
+            return False
 
     @property
     def study(self):

@@ -203,7 +203,8 @@ def test_bundles_are_numbered_for_the_prior_in_the_order_of_the_study():
     loaded = SimpleNamespace(
         study=study, store=SimpleNamespace(table=table), rows={"test": np.arange(3)}
     )
-    assert tasks.of(study).labels(loaded, np.zeros((3, 64, 4)), "test").tolist() == [11, 0, 1]
+    given = tasks.of(study).conditions(loaded, np.zeros((3, 64, 4)), "test")
+    assert given["labels"].tolist() == [11, 0, 1]
     codes = np.arange(2 * 64 * 4).reshape(2, 64, 1, 4)
     assert prior_codes(codes).shape == (2, 64, 4)
     np.testing.assert_array_equal(prior_codes(codes)[1, 5], codes[1, 5, 0])

@@ -9,16 +9,32 @@ def test_runs_made_in_the_same_second_do_not_collide(tmp_path):
     runs = [RunFolder.create(tmp_path, "s", "v", {"number": n}) for n in range(3)]
     assert len({run.path for run in runs}) == 3
     for run in runs:
-        (run.path / "model.keras").touch()
+        (run.path / "finished.json").touch()
     assert RunFolder.newest(tmp_path).study["number"] == 2
 
 
-def test_newest_passes_over_unfinished_runs(tmp_path):
+def test_newest_passes_over_unfinished_and_smoke_runs(tmp_path):
     assert RunFolder.newest(tmp_path) is None
-    done = RunFolder.create(tmp_path, "s", "v", {})
-    (done.path / "model.keras").touch()
-    RunFolder.create(tmp_path, "s", "v", {})
-    assert RunFolder.newest(tmp_path).path == done.path
+    done = RunFolder.create(tmp_path, "s", "v", {}, name="mine")
+    smoke = RunFolder.create(tmp_path, "s", "v", {"smoke": True})
+    for run in (done, smoke):
+        (run.path / "finished.json").touch()
+    stopped = RunFolder.create(tmp_path, "s", "v", {})
+    assert smoke.name.startswith("s-v-smoke-")
+    assert smoke.smoke
+    assert not done.smoke
+    assert RunFolder.newest(tmp_path).path == done.path == tmp_path / "mine"
+    latest = RunFolder.newest(tmp_path, having="study.json", without="finished.json")
+    assert latest.path == stopped.path
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/x"])
+def test_a_name_is_that_of_a_folder(name, tmp_path):
+    with pytest.raises(UserError, match="--name: found"):
+        RunFolder.create(tmp_path, "s", "v", {}, name=name)
+    RunFolder.create(tmp_path, "s", "v", {}, name="mine")
+    with pytest.raises(UserError, match="mine is there already"):
+        RunFolder.create(tmp_path, "s", "v", {}, name="mine")
 
 
 def test_no_such_run(tmp_path):

@@ -221,6 +221,7 @@ class BundleSamples(Samples):
 
     verbs = {"sample": draws.sample, "perturb": draws.perturb}
     unit_range = False
+    chosen_by = ("bundle",)
 
     def similarity(self, trained):
         """How the measures of `similarity.csv` are made, in words."""
