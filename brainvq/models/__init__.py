@@ -1,6 +1,6 @@
 """Encoders and decoders, the autoencoders that join them, and the prior over codes."""
 
-from brainvq.models.autoencoder import Autoencoder, VQVAETrainer
+from brainvq.models.autoencoder import Autoencoder
 from brainvq.models.bundle_networks import (
     bundle_decoder,
     bundle_encoder,
@@ -24,6 +24,7 @@ from brainvq.models.pixelcnn import PixelCNN
 from brainvq.models.plan import GaussianPlan
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
 from brainvq.models.volume_networks import strided_decoder, strided_encoder
+from brainvq.models.vqvae import VQVAETrainer
 
 __all__ = [
     "Autoencoder",
