@@ -36,7 +36,8 @@ def folder(tmp_path_factory):
 
 def runs_in(folder):
     return {
-        path.name.split("-2")[0][12:]: RunFolder.open(path) for path in folder.glob("runs/s*-*")
+        path.name.split("-2")[0].removesuffix("-smoke")[12:]: RunFolder.open(path)
+        for path in folder.glob("runs/s*-*")
     }
 
 
