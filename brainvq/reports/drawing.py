@@ -19,7 +19,8 @@ from brainvq.files import atomic_path
 DPI = 130
 # What stands at the left and right edge of a picture, by plane.
 SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
-COLOURS = ("#2a6fbb", "#d1602b", "#3d8b54", "#8a5aa8", "#b8952e", "#5f6b76")
+# Okabe and Ito 2008, "Color universal design": colour-blind people tell them apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
