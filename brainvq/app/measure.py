@@ -5,8 +5,10 @@ import numpy as np
 from brainvq import evaluation
 from brainvq.data.remarks import summary
 from brainvq.files import read_json, write_json
+from brainvq.options import to_dict
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
+from brainvq.studies import STUDIES
 from brainvq.tasks.base import SPLITS, prior_codes, read_subjects
 from brainvq.training.runs import SMOKE
 
@@ -59,17 +61,22 @@ def measure_prior(run):
 def report_run(run):
     """Draws every figure of the study and writes `report.html` and `MODEL_CARD.md`."""
     about, metrics, task, scans = run.folder.study, run.metrics(), run.task, run.scans
+    preset = STUDIES.get(run.study.name, {}).get(run.study.variant)
+    if preset is not None:
+        about["preset"] = to_dict(preset.smoke() if run.folder.smoke else preset)
     failures = run.store.failures.itertuples(index=False)
-    smoke = SMOKE if run.folder.smoke else ""
     report = task.report(
         about,
         metrics,
         read_subjects(run),
         task.figures(run, metrics),
-        note="; ".join(filter(None, (smoke, scans.note, *summary(run.store.remarks)))),
+        note=scans.note,
         failures=[f"{scan}: {why}" for scan, why in failures],
         timings=read_json(run.file("timings.json")),
     )
+    report.warnings += summary(run.store.remarks)
+    if run.folder.smoke:
+        report.warnings.insert(0, SMOKE[0].upper() + SMOKE[1:] + ".")
     write_report(run.file("report.html"), report)
     first = scans.table.drop_duplicates("subject")
     counts = {

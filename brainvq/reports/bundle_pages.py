@@ -84,7 +84,8 @@ def bundles_report(about, metrics, subjects, figures, *, note="", failures=(), t
         sections,
         subtitle=f"Bundles of white matter. {_tested_on(about, metrics)}",
         cards=_cards(study, metrics),
-        warnings=_warnings(study, metrics, note, failures),
+        warnings=_warnings(study, metrics, failures),
+        note=note,
     )
 
 
@@ -155,10 +156,9 @@ def _limitations(study, metrics):
     return limitations
 
 
-def _warnings(study, metrics, note, failures):
+def _warnings(study, metrics, failures):
     warnings = warnings_of(
         metrics,
-        note,
         failures,
         simulated="These bundles are simulated, smooth curves around centre lines: nothing here "
         "holds for people.",

@@ -44,6 +44,7 @@ class Report:
         subtitle: one line below it: study, variant, data, date.
         cards: `(label, value)` or `(label, value, note)`: the few numbers to see first.
         warnings: plain lines, shown above all else: simulated data, scans left out.
+        notes: plain lines below them, of what is no cause for alarm.
         sections: `Section` objects, in order; None stands for one that is left out.
         footer: one line: program and versions.
     """
@@ -52,6 +53,7 @@ class Report:
     subtitle: str = ""
     cards: list = dataclasses.field(default_factory=list)
     warnings: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
     sections: list = dataclasses.field(default_factory=list)
     footer: str = ""
 

@@ -56,12 +56,13 @@ def smoke_of(about):
     return " (smoke run: its results mean nothing)" if about.get("smoke") else ""
 
 
-def run_report(about, sections, **fields):
+def run_report(about, sections, note="", **fields):
     """A report with what every run has alike; sections that are None are left out.
 
     Args:
         about: dict, the content of the run's `study.json`.
         sections: list of `Section` and None.
+        note: str, a line on the cohort; "" for none.
         **fields: the other fields of `Report`.
 
     Returns:
@@ -71,6 +72,7 @@ def run_report(about, sections, **fields):
     return Report(
         title=f"Study {study['name']}, variant {study['variant']}{smoke_of(about)}",
         sections=sections,
+        notes=[note] if note else [],
         footer=f"brainvq {about['brainvq']}, Keras {about['keras']} on {about['backend']}. "
         f"{about['command']}",
         **fields,
@@ -92,12 +94,11 @@ def data_of(about, metrics, what="scans", simulated="simulated brains"):
     return simulated if metrics["simulated"] else f"{what} ({about['study']['data']['source']})"
 
 
-def warnings_of(metrics, note="", failures=(), *, simulated=SIMULATED):
+def warnings_of(metrics, failures=(), *, simulated=SIMULATED):
     """What a reader must know first.
 
     Args:
         metrics: dict, the content of `metrics.json`.
-        note: str, a line on the cohort.
         failures: list of str, a line for each scan that was left out.
         simulated: what is said of simulated data.
 
@@ -109,8 +110,6 @@ def warnings_of(metrics, note="", failures=(), *, simulated=SIMULATED):
         warnings.append(simulated)
     if failures:
         warnings.append(f"{len(failures)} scans were left out: " + "; ".join(failures))
-    if note:
-        warnings.append(note)
     return warnings
 
 
@@ -325,21 +324,29 @@ def training_section(figures, timings, ssim="SSIM on slices of validation subjec
 
 
 def settings_section(about):
-    """Every option of the run and its preprocessing.
+    """What differs from the preset, every option of the run, and its preprocessing.
 
     Args:
-        about: dict, the content of the run's `study.json`.
+        about: dict, the content of the run's `study.json`, with the preset's options as `preset`
+            where it is known.
 
     Returns:
         A `Section`.
     """
     rows = [{"option": f"--{path}", "value": str(value)} for path, value in _flat(about["study"])]
     steps = pd.DataFrame({"step": [step_text(step) for step in about["steps"]]})
-    return Section(
-        "Settings",
-        f"Command: {about['command']}",
-        tables=[("Preprocessing, in order", steps), ("Options", pd.DataFrame(rows))],
-    )
+    tables = [("Preprocessing, in order", steps), ("All options", pd.DataFrame(rows))]
+    if about.get("preset"):
+        usual = {f"--{path}": str(value) for path, value in _flat(about["preset"])}
+        other = [
+            row | {"preset": usual.get(row["option"], "–")}
+            for row in rows
+            if row["value"] != usual.get(row["option"])
+        ]
+        caption = "Options that differ from the preset" if other else "All options are the preset's"
+        other = pd.DataFrame(other, columns=["option", "value", "preset"])
+        tables.insert(0, (caption, other))
+    return Section("Settings", f"Command: {about['command']}", tables=tables)
 
 
 def _flat(content, path=""):

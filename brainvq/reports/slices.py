@@ -60,7 +60,8 @@ def slices_report(about, metrics, subjects, figures, *, note="", failures=(), ti
         subtitle=f"Trained and tested on {data_of(about, metrics)}; {metrics['test_subjects']} "
         "test subjects that training never saw.",
         cards=_cards(metrics),
-        warnings=warnings_of(metrics, note, failures),
+        warnings=warnings_of(metrics, failures),
+        note=note,
     )
 
 

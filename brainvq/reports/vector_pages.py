@@ -43,7 +43,7 @@ def vectors_report(about, metrics, subjects, figures, *, note="", failures=(), t
     Returns:
         A `Report`.
     """
-    warnings = warnings_of(metrics, note, failures)
+    warnings = warnings_of(metrics, failures)
     audit = metrics.get("audit")
     if audit and audit["alarm"]:
         alarms = [finding["words"] for finding in audit["findings"] if finding["alarm"]]
@@ -67,6 +67,7 @@ def vectors_report(about, metrics, subjects, figures, *, note="", failures=(), t
         f"({metrics['test_scans']} scans) that training never saw.",
         cards=_cards(metrics),
         warnings=warnings,
+        note=note,
     )
 
 

@@ -63,7 +63,7 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
         A `Report`.
     """
     study = about["study"]
-    warnings = warnings_of(metrics, note, failures)
+    warnings = warnings_of(metrics, failures)
     if "codes" in metrics and not _decoded(metrics):
         warnings.insert(0, _not_from_codes(study))
     sections = [
@@ -83,6 +83,7 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
         f"{metrics['test_subjects']} test subjects that training never saw.",
         cards=_cards(metrics),
         warnings=warnings,
+        note=note,
     )
 
 

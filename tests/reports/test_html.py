@@ -49,7 +49,7 @@ def test_holds_everything_in_one_file(tmp_path):
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     page = written(tmp_path, sections=[Section("One"), Section("Two")])
-    assert not re.search(r"https?://|<script|<link|@import", page)
+    assert not re.search(r"https?://|<script[^>]+src|<link|@import", page)
     assert "prefers-color-scheme: dark" in page
 
 
@@ -126,3 +126,10 @@ def test_integers_stay_integers_beside_floats(tmp_path):
     page = written(tmp_path, sections=[Section("One", tables=[("t", table)])])
     row = '<td class="number">2</td><td class="number">–</td><td>no</td>'
     assert row in page
+
+
+def test_notes_are_no_alarm_and_figures_can_be_enlarged(tmp_path):
+    page = written(tmp_path, notes=["60 participants have no T1w"], sections=[])
+    assert '<p class="remark">60 participants have no T1w</p>' in page
+    assert 'class="warning"' not in page
+    assert "showModal" in page

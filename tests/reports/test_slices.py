@@ -2,6 +2,7 @@ import pandas as pd
 
 from brainvq.reports.html import write_report
 from brainvq.reports.model_card import write_model_card
+from brainvq.reports.run_pages import settings_section
 from brainvq.reports.slices import slices_card, slices_report
 
 MEASURE = {"mean": 0.9, "sd": 0.01, "n": 4}
@@ -148,3 +149,16 @@ def test_anatomy_of_draws_has_a_table_and_hides_what_was_drawn(tmp_path):
     ):
         assert words in text
     assert "pass for real ones" not in text_of(tmp_path, metrics())
+
+
+def test_settings_show_what_differs_from_the_preset():
+    study = {"seed": 3, "train": {"epochs": 5, "schedule": "cosine"}}
+    about = {"study": study, "steps": [], "command": "brainvq train"}
+    preset = {"seed": 0, "train": {"epochs": 5, "schedule": "cosine"}}
+    caption, table = settings_section(about | {"preset": preset}).tables[0]
+    assert caption == "Options that differ from the preset"
+    assert table.to_dict("records") == [{"option": "--seed", "value": "3", "preset": "0"}]
+    caption, table = settings_section(about | {"preset": study}).tables[0]
+    assert caption == "All options are the preset's"
+    assert table.empty
+    assert len(settings_section(about).tables) == 2
