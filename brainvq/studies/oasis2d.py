@@ -40,7 +40,7 @@ BEST = SliceStudy(
         plan=True,
         levels=0,  # the plan knows the height
         warp=1.0,
-        epochs=40,
+        epochs=30,
         batch_size=64,
         dropout=0.2,
     ),
