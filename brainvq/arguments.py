@@ -25,6 +25,25 @@ def whole(name: str, value, smallest: int = 1) -> int:
     return int(value)
 
 
+def wholes(name: str, values, smallest: int = 1) -> tuple[int, ...]:
+    """Returns an argument of several integers, such as the channels of each level.
+
+    Args:
+        name: str, the argument's name.
+        values: sequence of what `whole` takes.
+        smallest: int, the least of each.
+
+    Returns:
+        Tuple of ints.
+
+    Raises:
+        ValueError: if `values` is no sequence, or one of them is no such integer.
+    """
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise ValueError(f"`{name}` must be a tuple of integers. Received: {name}={values!r}")
+    return tuple(whole(name, value, smallest) for value in values)
+
+
 def number(
     name: str, value, least: float = 0.0, most: float = math.inf, *, above=False, below=False
 ):

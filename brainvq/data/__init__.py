@@ -65,6 +65,7 @@ _EXPORTS = {
     "GroupStreamlines": "streamlines",
     "Tractogram": "tractograms",
     "align_directions": "streamlines",
+    "align_groups": "streamlines",
     "group": "streamlines",
     "load_bundle": "streamlines",
     "load_tractogram": "tractograms",

@@ -22,6 +22,7 @@ __all__ = [
     "BundleScale",
     "GroupStreamlines",
     "align_directions",
+    "align_groups",
     "group",
     "load_bundle",
     "resample",
@@ -30,6 +31,11 @@ __all__ = [
     "usable",
 ]
 
+# Where a cosine of a streamline with the mean of its group is smaller, its direction is unclear.
+UNCLEAR = 0.2
+# The axis along which a group begins is doubtful where another, by which it would begin at the
+# other end, is longer than this share of it.
+DOUBTFUL = 0.8
 logger = logging.getLogger("brainvq")
 
 
@@ -153,13 +159,52 @@ def restore_directions(streamlines, flipped):
     """Turns the streamlines of a mask around: the inverse of `align_directions`.
 
     Args:
-        streamlines: `(n, points, 3)`.
-        flipped: bool `(n,)`.
+        streamlines: `(..., points, 3)`.
+        flipped: bool `(...)`.
 
     Returns:
-        Array `(n, points, 3)`, a copy.
+        Array `(..., points, 3)`, a copy.
     """
-    return np.where(np.asarray(flipped)[:, None, None], streamlines[:, ::-1], streamlines)
+    return np.where(np.asarray(flipped)[..., None, None], streamlines[..., ::-1, :], streamlines)
+
+
+def align_groups(groups):
+    """Turns streamlines around so that those of each group run the same way.
+
+    As `align_directions` of every group, but for one difference: a group knows less of the
+    direction than the bundle that it is of. Groups of aligned bundles, and others that have one
+    direction, therefore stay as they are, unless they clearly begin at the end where others stop.
+
+    Args:
+        groups: float `(g, size, points, 3)`. Groups that are not finite are left alone.
+
+    Returns:
+        aligned: the same array type and shape, a copy.
+        flipped: bool `(g, size)`, see `restore_directions`.
+    """
+    groups = np.asarray(groups)
+    flipped = np.zeros(groups.shape[:2], bool)
+    for number in np.flatnonzero(np.isfinite(groups).all(axis=(1, 2, 3))):
+        flipped[number] = _clearly_flipped(groups[number])
+    return restore_directions(groups, flipped), flipped
+
+
+def _clearly_flipped(streamlines):
+    """What `align_directions` turns around, without what it may turn for want of others."""
+    aligned, flipped = align_directions(streamlines)
+    if not flipped.any():
+        return flipped
+    odd = (aligned - aligned[:, ::-1])[:, : aligned.shape[1] // 2].astype(np.float64)
+    flat = odd.reshape(len(odd), -1)
+    length = np.linalg.norm(flat, axis=1)
+    mean = np.divide(flat.T, length, out=np.zeros_like(flat.T), where=length > 0).mean(axis=1)
+    clear = flipped[flat @ mean > UNCLEAR * length * np.linalg.norm(mean)]
+    if clear.any() and not clear.all():
+        return flipped
+    start = odd[:, 0].mean(axis=0)
+    against = max(start.max(), UNCLEAR * np.linalg.norm(odd, axis=2).mean())
+    turned = clear.any() and against < DOUBTFUL * -start.min()
+    return np.full(len(flipped), turned)
 
 
 def group(streamlines, size=64):

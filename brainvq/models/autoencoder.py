@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number
 from brainvq.backend import mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain, refuse_tensors
@@ -58,6 +59,12 @@ class Autoencoder(OwnTarget, LatentModel):
             multiples of the encoder's strides; in `fit`, if `compile` was given a loss.
     """
 
+    arrange = None
+    """How samples become what the network knows, where they have several forms; None for as they
+    are. A function of samples that returns them arranged, and a function that takes samples
+    reconstructed from those back. `encode`, `codes`, `continuous` and `reconstruct` ask it, and
+    `reconstruct` takes the way back. It is not saved with the model."""
+
     _parts = ("encoder", "bottleneck", "decoder")
 
     def __init__(
@@ -77,11 +84,8 @@ class Autoencoder(OwnTarget, LatentModel):
                 "`bottleneck` must be a brainvq.layers.Bottleneck or a list of them. "
                 f"Received: bottleneck={bottleneck}"
             )
-        if continuous_weight is not None and not 0 < continuous_weight <= 1:
-            raise ValueError(
-                "`continuous_weight` must be above 0 and at most 1, or None. "
-                f"Received: continuous_weight={continuous_weight}"
-            )
+        if continuous_weight is not None:
+            continuous_weight = number("continuous_weight", continuous_weight, most=1.0, above=True)
         if continuous_weight is not None and not bottleneck.has_codes:
             raise ValueError(
                 "`continuous_weight` needs a bottleneck with codes. "
@@ -315,7 +319,7 @@ class Autoencoder(OwnTarget, LatentModel):
         Raises:
             ValueError: if the encoder was made for another size.
         """
-        return self._batched("encode", self._encode_vectors, self._checked_images(x), batch_size)
+        return self._batched("encode", self._latents, self._arranged(x)[0], batch_size)
 
     def decode(
         self, z: np.ndarray, batch_size: int = 32, size: tuple[int, ...] | None = None
@@ -356,21 +360,23 @@ class Autoencoder(OwnTarget, LatentModel):
             ValueError: if the encoder was made for another size.
         """
         size = np.shape(x)[1:-1]
+        x, back = self._arranged(x)
         if self.has_skips:
             name, function = (
                 ("continuous way", self._continuous_way)
                 if continuous
                 else ("whole way", self._whole_way)
             )
-            images = self._batched(name, function, self._checked_images(x), batch_size)
-            return self._cropped(images, size)
+            images = self._batched(name, function, x, batch_size)
+            return back(self._cropped(images, size))
         if continuous:
-            z = self.continuous(x, batch_size)
+            z = self._batched("continuous", self._continuous_vectors, x, batch_size)
             images = self._batched("decode vectors", self._decode_vectors, z, batch_size)
-            return self._cropped(images, size)
+            return back(self._cropped(images, size))
         # The same two compiled functions that a user calls: one function for the whole way is
         # rounded otherwise by the compiler, and then codes on file decode to other last digits.
-        return self.decode(self.encode(x, batch_size), batch_size, size=size)
+        z = self._batched("encode", self._latents, x, batch_size)
+        return back(self.decode(z, batch_size, size=size))
 
     def continuous(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The vectors that a quantiser gets, without noise.
@@ -385,9 +391,8 @@ class Autoencoder(OwnTarget, LatentModel):
         Raises:
             ValueError: if the encoder was made for another size.
         """
-        return self._batched(
-            "continuous", self._continuous_vectors, self._checked_images(x), batch_size
-        )
+        x, _ = self._arranged(x)
+        return self._batched("continuous", self._continuous_vectors, x, batch_size)
 
     def codes(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The codes of images, also where the decoder does not read them (`ProbabilisticSOM`).
@@ -404,7 +409,7 @@ class Autoencoder(OwnTarget, LatentModel):
         """
         if not self.bottleneck.has_codes:
             raise ValueError(f"{self.name} has no codes. Received: bottleneck={self.bottleneck}")
-        return self._batched("codes", self._codes, self._checked_images(x), batch_size)
+        return self._batched("codes", self._codes, self._arranged(x)[0], batch_size)
 
     def endpoints(self, inputs=None) -> dict:
         """What `export` writes: `serve`, `encode`, `reconstruct` and, without skips, `decode`.
@@ -470,7 +475,18 @@ class Autoencoder(OwnTarget, LatentModel):
         decoded = self.decoder([z, *skips] if skips else z, training=training)
         return ops.cast(decoded, "float32")
 
-    def _checked_images(self, x):
+    # What `encode` gives.
+    def _latents(self, x):
+        return self._encode_vectors(x)
+
+    def _arranged(self, x):
+        """Images as the encoder takes them, and the way back of their reconstructions."""
+        x = self._fitting_images(x)
+        x, back = (x, _unchanged) if self.arrange is None else self.arrange(x)
+        widths = [_split_padding(n, s) for n, s in zip(x.shape[1:-1], self.stride, strict=True)]
+        return np.pad(x, [(0, 0), *widths, (0, 0)], mode="edge") if np.any(widths) else x, back
+
+    def _fitting_images(self, x):
         x = np.asarray(x, dtype="float32")
         known = _shape(self.encoder, "input_shape") or (None,) * x.ndim
         if len(known) == x.ndim and any(
@@ -487,11 +503,10 @@ class Autoencoder(OwnTarget, LatentModel):
                 f"Expected an array (n, {'size, ' * len(self.stride)}channels). "
                 f"Received: x.shape={x.shape}"
             )
-        widths = [_split_padding(n, s) for n, s in zip(x.shape[1:-1], self.stride, strict=True)]
-        return np.pad(x, [(0, 0), *widths, (0, 0)], mode="edge") if np.any(widths) else x
+        return x
 
     def _cropped(self, images, size):
-        """Cuts the padding of `_checked_images` off images that had `size` before it."""
+        """Cuts the padding of `_arranged` off images that had `size` before it."""
         if size is None:
             return images
         widths = [_split_padding(n, s) for n, s in zip(size, self.stride, strict=True)]
@@ -572,6 +587,10 @@ def _split_padding(size, stride):
     """Pixels to add (before, after) so that `size` becomes a multiple of `stride`."""
     missing = -size % stride
     return missing // 2, missing - missing // 2
+
+
+def _unchanged(x):
+    return x
 
 
 def _without_losses(outputs):

@@ -96,7 +96,7 @@ class VQVAETrainer(Autoencoder):
         Raises:
             ValueError: if the encoder was made for another size.
         """
-        return self._batched("encode", self._codes, self._checked_images(x), batch_size)
+        return super().encode(x, batch_size)
 
     def decode(
         self, codes: np.ndarray, batch_size: int = 32, size: tuple[int, ...] | None = None
@@ -160,6 +160,9 @@ class VQVAETrainer(Autoencoder):
             codes = keras.InputSpec(shape=shape, dtype="int32", name="codes")
             functions["decode"] = (self._decode_codes, codes)
         return functions
+
+    def _latents(self, x):
+        return self._codes(x)
 
     def _decode_codes(self, codes):
         return self._decode_vectors(self.bottleneck.codes_to_vectors(codes))

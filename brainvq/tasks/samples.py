@@ -95,12 +95,15 @@ class Samples:
         unit_range: whether samples lie in [0, 1] where they are not z-scored.
         needs_prior: whether new samples need a prior over codes.
         chosen_by: what new samples can be chosen by: names of arguments of `Trained.sample`.
+        arrange: what a loaded model does with samples of several forms, see `Autoencoder.arrange`;
+            None for nothing.
     """
 
     verbs = {}
     unit_range = True
     needs_prior = True
     chosen_by = ()
+    arrange = None
 
     def in_template_space(self, study):
         """Whether samples lie on a grid around the ICBM152 template."""

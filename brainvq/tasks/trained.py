@@ -159,7 +159,10 @@ def load(name):
             run.require("model.keras", "the run has not trained its autoencoder yet")
         )
         prior = load_model(run.file("prior.keras")) if run.has("prior.keras") else None
-    return Trained(model, prior, about["steps"], about, run.path)
+    trained = Trained(model, prior, about["steps"], about, run.path)
+    if trained.task.samples.arrange is not None:
+        model.arrange = trained.task.samples.arrange
+    return trained
 
 
 def export(trained, folder):

@@ -16,6 +16,7 @@ from brainvq.data.streamlines import (
     BundleScale,
     GroupStreamlines,
     align_directions,
+    align_groups,
     group,
     load_bundle,
     resample,
@@ -383,6 +384,28 @@ def test_loops_have_a_direction_too():
     aligned, flipped = align_directions(restore_directions(lines, mask))
     assert (flipped == mask).all() or (flipped == ~mask).all()
     assert np.isfinite(aligned).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+def test_groups_are_aligned_each_on_its_own(seed, share):
+    aligned = np.stack([bundle(12, 0), bundle(12, 1)[..., [1, 0, 2]]])
+    mask = np.random.default_rng(seed).random((2, 12)) < share
+    found, flipped = align_groups(restore_directions(aligned, mask))
+    np.testing.assert_array_equal(flipped, mask)
+    np.testing.assert_array_equal(found, aligned)
+
+
+def test_what_only_others_of_its_bundle_would_tell_leaves_a_group_alone():
+    line = np.linspace([0, 0, 0], [10, -9.5, 0], 16)  # begins left, and anterior
+    rng = np.random.default_rng(0)
+    lines = line + rng.normal(0, 0.2, (8, 1, 3))
+    lines[0] = np.linspace([0, 0, -8], [0, 0, 8], 16)  # across the others
+    for group_ in (lines, lines[:, ::-1], np.full_like(lines, np.nan), np.zeros_like(lines)):
+        assert not align_groups(group_[None])[1].any()
+    mixed = restore_directions(lines, np.arange(8) == 3)
+    assert np.flatnonzero(align_groups(mixed[None])[1][0, 1:]) == [2]
+    assert align_groups(np.stack([lines[1], lines[1, ::-1]])[None])[1].sum() == 1
 
 
 # --- groups ---

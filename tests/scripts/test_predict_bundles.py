@@ -72,6 +72,29 @@ def runs(tmp_path_factory):
     }
 
 
+@pytest.mark.parametrize("name", ["best", "vq-diff", "lossless"])
+def test_a_loaded_model_takes_streamlines_of_any_direction(runs, name):
+    model = brainvq.load(str(runs[name])).model
+    lines = [data.align_directions(data.resample(curves(kind, 16), POINTS))[0] for kind in KINDS]
+    aligned = SCALE.to_unit(np.stack(lines))
+    expected, latents = model.reconstruct(aligned), model.encode(aligned)
+    vectors = model.continuous(aligned)
+    mask = np.random.default_rng(0).random(aligned.shape[:2]) < 0.5
+    mask[0] = True  # a whole group
+    given_ = data.restore_directions(aligned, mask)
+    restored = data.restore_directions(model.reconstruct(given_), mask)
+    np.testing.assert_allclose(restored, expected, atol=1e-6)
+    np.testing.assert_array_equal(model.encode(given_), latents)
+    np.testing.assert_allclose(model.continuous(given_), vectors, atol=1e-6)
+    if model.decodes_codes:
+        np.testing.assert_array_equal(model.codes(given_), latents)
+    # What is aligned goes through as without it.
+    model.arrange = None
+    np.testing.assert_array_equal(model.reconstruct(aligned), expected)
+    with pytest.raises(ValueError, match="Expected an array"):
+        brainvq.load(str(runs[name])).model.reconstruct(aligned[0])
+
+
 @pytest.fixture
 def files(tmp_path):
     """A file of each format in a space of its own, all but .tck with data: suffix to path."""

@@ -223,6 +223,12 @@ class BundleSamples(Samples):
     unit_range = False
     chosen_by = ("bundle",)
 
+    @staticmethod
+    def arrange(groups):
+        """Groups with one direction each, and what gives streamlines theirs back."""
+        aligned, flipped = data.align_groups(groups)
+        return aligned, lambda restored: data.restore_directions(restored, flipped)
+
     def similarity(self, trained):
         """How the measures of `similarity.csv` are made, in words."""
         return (
