@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from brainvq.arguments import number, whole
+
 
 @keras.saving.register_keras_serializable(package="brainvq")
 class GroupNorm(keras.layers.Layer):
@@ -23,15 +25,13 @@ class GroupNorm(keras.layers.Layer):
         **kwargs: `name`, `dtype`.
 
     Raises:
-        ValueError: if `groups` is below 1, or does not divide the channels.
+        ValueError: if an argument is out of its range, or `groups` does not divide the channels.
     """
 
     def __init__(self, groups: int, epsilon: float = 1e-3, **kwargs):
         super().__init__(**kwargs)
-        if groups < 1:
-            raise ValueError(f"`groups` must be at least 1. Received: groups={groups}")
-        self.groups = groups
-        self.epsilon = epsilon
+        self.groups = whole("groups", groups)
+        self.epsilon = number("epsilon", epsilon, above=True)
 
     def build(self, input_shape):
         """Creates scale and offset for `input_shape` `(batch, *spatial, channels)`."""
@@ -76,6 +76,10 @@ class GroupNorm(keras.layers.Layer):
         size = moments.shape[-1] // self.groups
         groups = ops.mean(ops.reshape(moments, (-1, self.groups, size)), axis=-1)
         return ops.repeat(groups, size, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return tuple(input_shape)
 
     def get_config(self):
         """Returns the constructor's arguments."""

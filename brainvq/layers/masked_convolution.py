@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import whole, wholes
+
 
 def _odd_tuple(kernel_size, rank):
     """Return `kernel_size` as a tuple of `rank` odd integers.
@@ -26,13 +28,14 @@ def _odd_tuple(kernel_size, rank):
     Raises:
         ValueError: if a size is even, below 1 or there are not `rank` of them.
     """
-    sizes = (kernel_size,) * rank if isinstance(kernel_size, int) else tuple(kernel_size)
-    if len(sizes) != rank or any(int(size) != size or size < 1 or size % 2 == 0 for size in sizes):
+    several = kernel_size if hasattr(kernel_size, "__iter__") else (kernel_size,) * rank
+    sizes = wholes("kernel_size", several)
+    if len(sizes) != rank or any(size % 2 == 0 for size in sizes):
         raise ValueError(
             f"`kernel_size` must be an odd integer or {rank} of them. "
             f"Received: kernel_size={kernel_size}"
         )
-    return tuple(int(size) for size in sizes)
+    return sizes
 
 
 def raster_mask(kernel_size: tuple[int, ...], mask_type: str) -> np.ndarray:
@@ -72,9 +75,7 @@ class _MaskedConv(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if int(filters) != filters or filters < 1:
-            raise ValueError(f"`filters` must be a positive integer. Received: filters={filters}")
-        self.filters = int(filters)
+        self.filters = whole("filters", filters)
         self.kernel_size = _odd_tuple(kernel_size, self.rank)
         self.mask_type = mask_type
         self.activation = keras.activations.get(activation)
@@ -239,8 +240,6 @@ class CausalConv(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if int(filters) != filters or filters < 1:
-            raise ValueError(f"`filters` must be a positive integer. Received: filters={filters}")
         if axis not in (0, 1, 2):
             raise ValueError(f"`axis` must be 0, 1 or 2. Received: axis={axis}")
         if not include_current and kernel_size == 1:
@@ -248,7 +247,7 @@ class CausalConv(keras.layers.Layer):
                 "`kernel_size` must be at least 3 where the current index is left out. "
                 f"Received: kernel_size={kernel_size}"
             )
-        self.filters = int(filters)
+        self.filters = whole("filters", filters)
         self.kernel_size = _odd_tuple(kernel_size, 1)[0]
         self.axis = axis
         self.include_current = include_current

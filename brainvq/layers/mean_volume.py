@@ -40,6 +40,10 @@ class RemoveVolume(keras.layers.Layer):
         """Returns the difference; see the class for shapes."""
         return (x - self.volume) / self.deviation
 
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return tuple(input_shape)
+
 
 @keras.saving.register_keras_serializable(package="brainvq")
 class AddVolume(keras.layers.Layer):
@@ -58,3 +62,7 @@ class AddVolume(keras.layers.Layer):
     def call(self, x):
         """Returns the sum; see the class for shapes."""
         return x + self.volume
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return tuple(input_shape)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number
+
 
 @keras.saving.register_keras_serializable(package="brainvq")
 class SoftClip(keras.layers.Layer):
@@ -28,9 +30,7 @@ class SoftClip(keras.layers.Layer):
 
     def __init__(self, sharpness: float = 40.0, **kwargs):
         super().__init__(**kwargs)
-        if not sharpness > 0:
-            raise ValueError(f"`sharpness` must be above 0. Received: sharpness={sharpness}")
-        self.sharpness = sharpness
+        self.sharpness = number("sharpness", sharpness, above=True)
 
     def call(self, x):
         """Bounds `x`; see the class."""
@@ -53,6 +53,10 @@ class SoftClip(keras.layers.Layer):
         """
         k, y = self.sharpness, np.asarray(y, "float64")
         return np.log(np.expm1(k * y) / -np.expm1(k * (y - 1))) / k
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the input."""
+        return tuple(input_shape)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -3,17 +3,15 @@
 import keras
 from keras import ops
 
+from brainvq.arguments import whole
+
 
 class _Rearrange(keras.layers.Layer):
     """Base class: checks `block_size` and keeps it in the config."""
 
     def __init__(self, block_size: int = 2, **kwargs):
         super().__init__(**kwargs)
-        if int(block_size) != block_size or block_size < 1:
-            raise ValueError(
-                f"`block_size` must be an integer of at least 1. Received: block_size={block_size}"
-            )
-        self.block_size = int(block_size)
+        self.block_size = whole("block_size", block_size)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from brainvq.arguments import number, whole, wholes
+
 
 def bundle_encoder(
     input_shape: tuple = (64, 64, 3),
@@ -41,6 +43,8 @@ def bundle_encoder(
     Raises:
         ValueError: if the shape has no three sizes or one is no multiple of the stride.
     """
+    filters, blocks = wholes("filters", filters), whole("blocks", blocks, 0)
+    hidden, embedding_dim = whole("hidden", hidden), whole("embedding_dim", embedding_dim)
     stride = 2 ** len(filters)
     if len(input_shape) != 3 or any(size % stride for size in input_shape[:2]):
         raise ValueError(
@@ -77,6 +81,8 @@ def bundle_decoder(
         `keras.Model`, float `(batch, *grid, embedding_dim)` → float32
         `(batch, *grid * 2**len(filters), 3)`.
     """
+    filters, blocks = wholes("filters", filters), whole("blocks", blocks, 0)
+    hidden = whole("hidden", hidden)
     inputs = keras.Input(input_shape)
     x = layers.Conv2D(filters[-1], 3, padding="same")(inputs)
     x = _residual_stack(x, blocks, hidden)
@@ -145,6 +151,8 @@ def streamline_encoder(
         ValueError: if there are more modes than points.
     """
     streamlines, points, axes = input_shape
+    modes, width, blocks = whole("modes", modes), whole("width", width), whole("blocks", blocks, 0)
+    spread = number("spread", spread, above=True)
     if modes > points:
         raise ValueError(f"`modes` must be at most {points}, the points. Received: modes={modes}")
     rows = -1 if streamlines is None else streamlines
@@ -188,6 +196,8 @@ def streamline_decoder(
         `(batch, streamlines, points, 3)`.
     """
     streamlines, _, dim = input_shape
+    points, width = whole("points", points), whole("width", width)
+    blocks, spread = whole("blocks", blocks, 0), number("spread", spread, above=True)
     rows = -1 if streamlines is None else streamlines
     inputs = keras.Input(input_shape)
     flat = layers.Reshape((rows, dim))(inputs)
@@ -256,7 +266,7 @@ class SetBlock(layers.Layer):
 
     def __init__(self, expansion: int = 2, activation: str = "silu", **kwargs):
         super().__init__(**kwargs)
-        self.expansion = expansion
+        self.expansion = whole("expansion", expansion)
         self.activation = activation
 
     def build(self, input_shape):

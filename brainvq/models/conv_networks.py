@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from brainvq.arguments import whole, wholes
+
 CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 TRANSPOSED = {1: layers.Conv1DTranspose, 2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}
 
@@ -36,6 +38,9 @@ def conv_encoder(
         ValueError: if a spatial size is no multiple of the stride, or their number is not 1 to 3.
     """
     convolution = CONVOLUTIONS[_rank(input_shape)]
+    filters = wholes("filters", filters)
+    bottleneck_filters = whole("bottleneck_filters", bottleneck_filters)
+    embedding_dim = whole("embedding_dim", embedding_dim)
     stride = 2 ** len(filters)
     if any(size is not None and size % stride for size in input_shape[:-1]):
         raise ValueError(
@@ -79,6 +84,9 @@ def conv_decoder(
         ValueError: if the number of grid sizes is not 1 to 3.
     """
     transposed = TRANSPOSED[_rank(input_shape)]
+    filters = wholes("filters", filters)
+    bottleneck_filters = whole("bottleneck_filters", bottleneck_filters)
+    channels = whole("channels", channels)
     inputs = keras.Input(input_shape)
     x = transposed(bottleneck_filters, 3, padding="same", activation="relu")(inputs)
     for filters_of_stage in reversed(filters):

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from brainvq.arguments import number, whole, wholes
 from brainvq.layers.group_norm import GroupNorm
 from brainvq.layers.mean_volume import AddVolume, RemoveVolume
 from brainvq.layers.soft_clip import SoftClip
@@ -79,15 +80,18 @@ def intro_encoder(
         ValueError: if an argument is out of its range, or a spatial size is unknown.
     """
     rank = _rank(input_shape)
-    _grid(input_shape, filters, latent_size, patch)
+    filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
+    latent_size = whole("latent_size", latent_size)
+    dropout = number("dropout", dropout, most=1.0, below=True)
+    _grid(input_shape, filters, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     inputs = keras.Input(input_shape)
     differences = RemoveVolume(name="remove_mean")(inputs)
     x = SpaceToDepth(patch)(differences) if patch > 1 else differences
-    for number, channels in enumerate(filters, 1):
+    for stage, channels in enumerate(filters, 1):
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
         x = layers.Activation(activation)(normalise(x))
-        if patch == 1 or number < len(filters):
+        if patch == 1 or stage < len(filters):
             x = POOLING[rank](2)(x)  # (batch, *half the grid, channels)
     x = layers.Flatten()(x)
     for units in dense_units:
@@ -166,7 +170,9 @@ def intro_decoder(
         ValueError: see `intro_encoder`.
     """
     rank = _rank(output_shape)
-    grid = _grid(output_shape, filters, latent_size, patch)
+    filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
+    latent_size = whole("latent_size", latent_size)
+    grid = _grid(output_shape, filters, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     z = keras.Input((latent_size,))
     x = _dense_way_back(z, grid, filters[-1], dense_units, norm, activation)
@@ -290,7 +296,7 @@ def _turn(size):
     )
 
 
-def _grid(shape, filters, latent_size, patch):
+def _grid(shape, filters, patch):
     """The coarsest grid of volumes of `shape`, where all is as it must be."""
     if patch not in (1, 2):
         raise ValueError(f"`patch` must be 1 or 2. Received: patch={patch}")
@@ -300,8 +306,6 @@ def _grid(shape, filters, latent_size, patch):
             f"Spatial sizes must be known multiples of {stride}, the stride of {len(filters)} "
             f"halvings. Received: shape={tuple(shape)}"
         )
-    if latent_size < 1:
-        raise ValueError(f"`latent_size` must be at least 1. Received: latent_size={latent_size}")
     return tuple(size // stride for size in shape[:-1])
 
 

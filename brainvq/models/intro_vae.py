@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from brainvq.arguments import number
 from brainvq.backend import mean_over_replicas, num_replicas, record, run_step
 from brainvq.layers.gaussian_sampling import LOG_VARIANCE_LIMIT
 from brainvq.models.latent import LatentModel, Vector
@@ -118,21 +119,18 @@ class IntroVAE(LatentModel):
             "beta_neg": beta_neg,
             "gamma_r": gamma_r,
         }
-        for key, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"`{key}` must be at least 0. Received: {key}={weight}")
-        if margin <= 0:
-            raise ValueError(f"`margin` must be above 0. Received: margin={margin}")
+        weights = {key: number(key, weight) for key, weight in weights.items()}
+        margin = number("margin", margin, above=True)
         _check_parts(encoder, decoder)
         self.encoder = encoder
         self.decoder = decoder
         self.form = form
-        self.adversarial_weight = adversarial_weight
-        self.beta_rec = beta_rec
-        self.beta_kl = beta_kl
-        self.beta_neg = beta_neg
+        self.adversarial_weight = weights["adversarial_weight"]
+        self.beta_rec = weights["beta_rec"]
+        self.beta_kl = weights["beta_kl"]
+        self.beta_neg = weights["beta_neg"]
         self.margin = margin
-        self.gamma_r = gamma_r
+        self.gamma_r = weights["gamma_r"]
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         names = ["loss", "reconstruction_loss", "kl_real"]

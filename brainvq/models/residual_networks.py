@@ -8,6 +8,7 @@ resolution, and upsampling is a rearrangement of channels. On two cores a step o
 import keras
 from keras import layers
 
+from brainvq.arguments import number, whole, wholes
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.models.conv_networks import CONVOLUTIONS, _rank
 
@@ -60,6 +61,8 @@ def residual_encoder(
             `blocks` and `filters` differ in length.
     """
     build = _Parts(input_shape, filters, blocks, hidden, activation, groups)
+    filters, blocks = build.filters, build.blocks
+    patch, embedding_dim = whole("patch", patch), whole("embedding_dim", embedding_dim)
     _check_stride(input_shape, patch, len(filters) - 1)
     inputs = keras.Input(input_shape)
     x = SpaceToDepth(patch)(inputs)  # (batch, *spatial / patch, patch**n * channels)
@@ -118,6 +121,9 @@ def residual_decoder(
             length.
     """
     build = _Parts(input_shape, filters, blocks, hidden, activation, groups)
+    filters, blocks = build.filters, build.blocks
+    patch, channels = whole("patch", patch), whole("channels", channels)
+    refine_filters = whole("refine_filters", refine_filters)
     inputs = keras.Input(input_shape)
     x = build.convolution(filters[-1], 3, padding="same")(inputs)
     for level in reversed(range(len(filters))):
@@ -147,15 +153,17 @@ class _Parts:
 
     def __init__(self, input_shape, filters, blocks, hidden, activation, groups):
         self.rank = _rank(input_shape)
-        if len(filters) != len(blocks) or not filters:
+        self.filters = wholes("filters", filters)
+        self.blocks = wholes("blocks", blocks, 0)
+        if len(self.filters) != len(self.blocks) or not self.filters:
             raise ValueError(
                 "`filters` and `blocks` must have one entry per level. "
-                f"Received: filters={tuple(filters)}, blocks={tuple(blocks)}"
+                f"Received: filters={self.filters}, blocks={self.blocks}"
             )
         self.convolution = CONVOLUTIONS[self.rank]
-        self.hidden = hidden
+        self.hidden = number("hidden", hidden, above=True)
         self.activation = activation
-        self.groups = groups
+        self.groups = whole("groups", groups, 0)
 
     def head(self, x):
         """Normalises, if asked to, and activates."""

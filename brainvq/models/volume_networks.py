@@ -8,6 +8,7 @@ volume.
 import keras
 from keras import layers, ops
 
+from brainvq.arguments import whole, wholes
 from brainvq.models.conv_networks import CONVOLUTIONS, TRANSPOSED, _rank
 
 # Of the moving statistics. A hundred volumes make a dozen steps an epoch: with Keras' 0.99 the
@@ -54,6 +55,7 @@ def strided_encoder(
             `filters` is empty, `norm` is none of the three or `groups` does not divide `filters`.
     """
     convolution = CONVOLUTIONS[_rank(input_shape)]
+    filters = wholes("filters", filters)
     normalise = _normaliser(norm, groups, filters)
     stride = 2 ** len(filters)
     if any(size is not None and size % stride for size in input_shape[:-1]):
@@ -111,6 +113,7 @@ def strided_decoder(
             the three or `groups` does not divide `filters`.
     """
     transposed = TRANSPOSED[_rank(input_shape)]
+    filters = wholes("filters", filters)
     normalise = _normaliser(norm, groups, filters)
     z = keras.Input(input_shape)
     x, grid = z, tuple(input_shape[:-1])
@@ -208,6 +211,7 @@ def _normaliser(norm, groups, filters):
     if norm == "batch":
         return lambda x: layers.BatchNormalization(momentum=MOMENTUM)(x)
     if norm == "group":
+        groups = whole("groups", groups)
         if any(channels % groups for channels in filters):
             raise ValueError(
                 "`groups` must divide each entry of `filters`. "
