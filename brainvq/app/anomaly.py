@@ -89,7 +89,7 @@ class Search:
 
     def read(self, path):
         """A scan as some of its axial slices: `brainvq.data.PreparedScan`."""
-        scan = data.PreparedScan.read(str(path), self.trained.steps)
+        scan = data.PreparedScan.read(str(path), self.trained.steps, usual=self.trained.usual)
         return scan.every(self.options.step)
 
     def calibrate(self, log):

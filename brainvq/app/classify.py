@@ -1,12 +1,15 @@
 """Classifiers of subjects on the codes of a run, from scans, code files or pictures."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import pandas as pd
 
 from brainvq import data, evaluation
 from brainvq.data.inputs import comes_from_simulation, scan_paths
+from brainvq.data.looks import RUN, contrast_words
+from brainvq.data.remarks import summary
 from brainvq.errors import UserError
 from brainvq.files import write_csv
 from brainvq.reports.classification import classification_report
@@ -17,6 +20,8 @@ from brainvq.tasks.slices.steps import picture_steps
 from brainvq.training import classify as training
 from brainvq.training.augment import Augment
 
+logger = logging.getLogger("brainvq")
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
@@ -24,7 +29,7 @@ class Labelled:
 
     Attributes:
         samples: as `brainvq.training.classify.cross_validate` takes them.
-        failures: list of str, scans that could not be read, and why.
+        failures: list of str, scans that could not be read, and why; and remarks on others.
         simulated: whether the brains are simulated.
     """
 
@@ -156,12 +161,16 @@ def labelled(trained, options):
     ]
     labels = training.read_labels(options.labels, cohort.subjects)
     cohort = data.Cohort(cohort.name, cohort.table[cohort.table["subject"].isin(labels.index)])
-    return _prepared(cohort, steps, labels, options, simulated)
+    return _prepared(cohort, steps, labels, options, simulated, trained.usual)
 
 
-def _prepared(cohort, steps, labels, options, simulated):
+def _prepared(cohort, steps, labels, options, simulated, usual=None):
     store = data.prepare(cohort, steps, options.cache, layout="slices")
     failures = [f"{scan}: {why}" for scan, why in store.failures.itertuples(index=False)]
+    words = {} if simulated else contrast_words(store.looks, usual, RUN)
+    for line in summary(words):
+        logger.warning("%s", line)
+    failures += [*summary(store.remarks), *summary(words)]
     subjects = store.table["subject"].astype(str)
     samples = training.labelled_samples(subjects, labels, read=store.read)
     return Labelled(samples, failures, simulated)

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 
+from brainvq.data.looks import look_at
 from brainvq.data.scans import load_scan
 from brainvq.data.steps import STEPS, apply_steps
 from brainvq.data.streamlines import GroupStreamlines
@@ -32,9 +33,12 @@ class Volumes:
             samples: float32 (n, *sample_shape).
             shape: of the processed volume, (x, y, z); of bundles (streamlines, points, 3).
             affine: 4×4, index of that to mm; the identity for bundles.
+            look: `brainvq.data.looks.Look` of the scan, or None.
         """
-        image, affine = apply_steps(steps, *load_scan(paths))
-        return self.cut(image), image.shape, affine
+        scan = load_scan(paths)
+        look = look_at(paths, *scan, steps)
+        image, affine = apply_steps(steps, *scan)
+        return self.cut(image), image.shape, affine, look
 
     def cut(self, image):
         """An image (x, y, z) as samples."""
@@ -86,7 +90,7 @@ class Bundles(Volumes):
         """The groups of a bundle; see `Volumes.samples`."""
         (step,) = steps
         groups, count = step(paths)
-        return groups, (count, *groups.shape[2:]), np.eye(4)
+        return groups, (count, *groups.shape[2:]), np.eye(4), None
 
     def columns(self, scans, rows, index, sample_shape):
         """The number of real streamlines of each group, `count`: all are full but the last."""

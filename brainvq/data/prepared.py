@@ -18,7 +18,8 @@ from brainvq.data.geometry import (
 )
 from brainvq.data.headers import MOST_VOXELS
 from brainvq.data.intensity import ScaleIntensity, ZScore
-from brainvq.data.remarks import collected
+from brainvq.data.looks import look_at
+from brainvq.data.remarks import collected, remark
 from brainvq.data.scans import load_scan, to_original_grid
 from brainvq.data.steps import steps_from_config
 from brainvq.errors import UserError
@@ -133,7 +134,9 @@ class PreparedScan(PreparedImage):
     way_back = (*PreparedImage.way_back, "plane")
 
     @classmethod
-    def read(cls, paths, steps, plane="axial", matrix="study", spacing=None, selected=False):
+    def read(
+        cls, paths, steps, plane="axial", matrix="study", spacing=None, selected=False, usual=None
+    ):
         """Reads a scan and applies the intensity and the geometry of a study to it.
 
         Args:
@@ -146,6 +149,7 @@ class PreparedScan(PreparedImage):
                 and columns.
             spacing: pixel size in mm for a number as `matrix`; None keeps the pixels.
             selected: take the slices that the study selects, rather than all of the scan.
+            usual: see `read_and_prepare`.
 
         Returns:
             A `PreparedScan`.
@@ -156,7 +160,7 @@ class PreparedScan(PreparedImage):
         if plane not in PLANES:
             raise UserError(f"plane: found {plane!r}; expected one of {', '.join(PLANES)}")
         steps = _adapted(steps_from_config(steps), plane, matrix, spacing, selected)
-        image, fields = read_and_prepare(paths, steps)
+        image, fields = read_and_prepare(paths, steps, usual)
         slices = np.moveaxis(image, 2, 0).swapaxes(1, 2)[..., None].astype("float32")
         return cls(slices, size=slices.shape[1:3], plane=plane, **fields)
 
@@ -246,12 +250,13 @@ class PreparedVolume(PreparedImage):
     way_back = (*PreparedImage.way_back, "lowest", "highest")
 
     @classmethod
-    def read(cls, paths, steps):
+    def read(cls, paths, steps, usual=None):
         """Reads a scan and applies the steps of a study of volumes to it.
 
         Args:
             paths: path of the scan, or a tuple of paths as `load_scan` takes it.
             steps: the steps of the study, as `steps_to_config` writes them.
+            usual: see `read_and_prepare`.
 
         Returns:
             A `PreparedVolume`.
@@ -262,7 +267,7 @@ class PreparedVolume(PreparedImage):
         steps = steps_from_config(steps)
         if any(isinstance(step, SelectSlices) for step in steps):
             raise UserError("steps: found SelectSlices; expected those of a study of volumes")
-        image, fields = read_and_prepare(paths, steps)
+        image, fields = read_and_prepare(paths, steps, usual)
         volume = np.ascontiguousarray(image, "float32")[..., None]
         limits = {"lowest": float(volume.min()), "highest": float(volume.max())}
         return cls(volume, size=volume.shape[:3], **limits, **fields)
@@ -304,12 +309,16 @@ class PreparedVolume(PreparedImage):
         return placed
 
 
-def read_and_prepare(paths, steps):
+def read_and_prepare(paths, steps, usual=None):
     """Reads a scan, runs the steps, and keeps what the way back needs.
+
+    What is wrong with the scan as a whole (see `brainvq.data.looks`) is said in the log.
 
     Args:
         paths: path of the scan, or a tuple of paths as `load_scan` takes it.
         steps: iterable of steps.
+        usual: dict, what the training scans of the model look like, as `Trained.usual` has it; None
+            (default) where that is not known.
 
     Returns:
         (image after the steps, dict of affine, shape, original_affine, low, high, image): those
@@ -318,8 +327,12 @@ def read_and_prepare(paths, steps):
     Raises:
         UserError: the scan cannot be read or prepared.
     """
-    paths = (paths,) if isinstance(paths, str) else tuple(paths)
+    paths, steps = (paths,) if isinstance(paths, str) else tuple(paths), tuple(steps)
     original, original_affine = load_scan(paths)
+    with collected() as wrong:
+        look_at(paths, original, original_affine, steps, usual)
+    for text in wrong:
+        remark(f"{paths[0]}: {text}")
     image, affine = original, original_affine
     low, high = 0.0, 1.0
     try:

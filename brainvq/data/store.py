@@ -10,6 +10,7 @@ same store at once end with the same files.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import pandas as pd
 
 from brainvq.data.jobs import disk_errors, remove_stale, run_jobs
 from brainvq.data.layouts import LAYOUTS
+from brainvq.data.looks import Look, contrast_words, usual_looks
 from brainvq.data.remarks import collected, summary
 from brainvq.data.scans import scan_files
 from brainvq.data.skull import stripper
@@ -60,6 +62,8 @@ class ArrayStore:
             affine (its 4×4 matrix, index to mm; the identity for bundles).
         failures: `pandas.DataFrame` of scan_id and message: scans that could not be prepared.
         remarks: dict of scan_id to list of str: what was seen of scans that are used all the same.
+        looks: dict of scan_id to `brainvq.data.looks.Look`; without the scans that were not looked
+            at, such as simulated ones, pictures, and those of a store of an earlier version.
         sample_shape: shape of one sample: (rows, columns, 1), (x, y, z, 1) or
             (streamlines, points, 3).
     """
@@ -78,11 +82,9 @@ class ArrayStore:
         self._shards = index["shards"]
         for column, read in (("affine", np.array), ("shape", tuple)):
             self.scans[column] = [read(shard[column]) for shard in self._shards]
-        self.remarks = {
-            scan: shard["remarks"]
-            for scan, shard in zip(self.scans["scan_id"], self._shards, strict=True)
-            if shard.get("remarks")
-        }
+        shards = dict(zip(self.scans["scan_id"], self._shards, strict=True))
+        self.looks = {scan: Look(**s["look"]) for scan, s in shards.items() if s.get("look")}
+        self.remarks = self._remarks(shards)
         counts = np.array([shard["n_samples"] for shard in self._shards])
         self.scans["n_samples"] = counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
@@ -199,6 +201,13 @@ class ArrayStore:
         if len(rows) == 0:
             raise UserError(f"{self.path}: no scan {scan_id!r}; expected one of `store.scans`")
         return self.scans.at[rows[0], "affine"]
+
+    def _remarks(self, shards):
+        """The remarks on each scan, and on its contrast beside that of the others."""
+        usual = {} if self.simulated else usual_looks(list(self.looks.values()))
+        odd = contrast_words(self.looks, usual, "most scans here")
+        found = {s: [*shard.get("remarks", ()), *odd.get(s, ())] for s, shard in shards.items()}
+        return {scan: texts for scan, texts in found.items() if texts}
 
     def _read_shard(self, number, local, rows, out):
         """Reads the samples `local` (ascending) of a shard into the places `rows` of `out`."""
@@ -403,7 +412,8 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     kind = LAYOUTS[layout]
     try:
         with collected() as remarks:
-            samples, shape, affine = kind.samples(paths, steps_from_config(config, kind.steps))
+            steps = steps_from_config(config, kind.steps)
+            samples, shape, affine, look = kind.samples(paths, steps)
         if not np.isfinite(samples).all():
             raise UserError("the steps gave values that are not finite; expected finite numbers")
         peak = float(np.abs(samples).max())
@@ -412,7 +422,9 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
                 f"values up to {peak:g} do not fit {dtype}; expected scaled intensities (add "
                 "ScaleIntensity or ZScore) or dtype float32"
             )
-        _write_shard(folder, scan_id, samples.astype(dtype), shape, affine, remarks)
+        about = {"shape": shape, "affine": affine, "remarks": remarks}
+        about["look"] = look and dataclasses.asdict(look)
+        _write_shard(folder, scan_id, samples.astype(dtype), about)
     except UserError as error:
         return scan_id, str(error), None
     except Exception as error:
@@ -424,7 +436,7 @@ def _prepare_scan(folder, scan_id, paths, config, layout, dtype):
     return scan_id, "", None
 
 
-def _write_shard(folder, scan_id, samples, shape, affine, remarks):
+def _write_shard(folder, scan_id, samples, about):
     file = folder / f"{scan_id}.npy"
     with atomic_path(file) as temporary:
         np.save(temporary, np.ascontiguousarray(samples))
@@ -440,9 +452,7 @@ def _write_shard(folder, scan_id, samples, shape, affine, remarks):
             "offset": status.st_size - samples.nbytes,
             "n_samples": samples.shape[0],
             "sample_shape": samples.shape[1:],
-            "shape": shape,
-            "affine": affine,
-            "remarks": remarks,
+            **about,
         },
     )
 

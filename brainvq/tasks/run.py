@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from brainvq.data import ArrayStore, Cohort
+from brainvq.data.looks import usual_looks
 from brainvq.data.scans import scan_files
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json
@@ -95,8 +96,17 @@ class LoadedRun:
             return store
         store = self.task.arrays(self.study, self.scans)
         if not note.exists():
+            self._keep_looks(store)
             write_json(note, {"path": str(store.path.resolve())})
         return store
+
+    def _keep_looks(self, store):
+        """Writes what the training scans look like into `looks.json`, where that is known."""
+        table = self.scans.table
+        train = table["scan_id"][table["split"] == "train"] if "split" in table else ()
+        usual = usual_looks([store.looks[scan] for scan in train if scan in store.looks])
+        if usual and not self.simulated:
+            write_json(self.file("looks.json"), usual)
 
     def _scans_are_there(self):
         return all(

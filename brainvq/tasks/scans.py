@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from brainvq import data, evaluation
+from brainvq.data.remarks import collected
 from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.files import write_csv
 from brainvq.reports import figures
@@ -236,7 +237,8 @@ def prepared(study, task, row, **options):
     Returns:
         A `brainvq.data.PreparedScan`.
     """
-    return data.PreparedScan.read(row.paths, data.steps_to_config(task.steps(study)), **options)
+    with collected():  # what there is to say was said when the arrays were prepared
+        return data.PreparedScan.read(row.paths, data.steps_to_config(task.steps(study)), **options)
 
 
 def training_figures(run, without=()):

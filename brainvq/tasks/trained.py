@@ -66,6 +66,12 @@ class Trained:
         metrics = self.path / "metrics.json"
         return metrics.exists() and bool(read_json(metrics).get("simulated"))
 
+    @functools.cached_property
+    def usual(self):
+        """What its training scans look like, see `brainvq.data.looks`; empty if not known."""
+        looks = self.path / "looks.json"
+        return read_json(looks) if looks.exists() else {}
+
     @property
     def unit_range(self):
         """Whether samples lie in [0, 1]; z-scored images and bundles do not."""
@@ -197,6 +203,8 @@ def export(trained, folder):
     metrics, card = (trained.path / name for name in ("metrics.json", "MODEL_CARD.md"))
     if metrics.exists():
         write_json(folder / metrics.name, without_places(read_json(metrics), known))
+    if trained.usual:
+        write_json(folder / "looks.json", trained.usual)
     if card.exists():
         text = without_places(card.read_text(encoding="utf-8"), known)
         write_text(folder / card.name, text)

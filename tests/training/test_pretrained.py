@@ -2,13 +2,18 @@ import io
 import json
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import brainvq
+from brainvq.data.cohort import Cohort
+from brainvq.data.looks import Look
 from brainvq.errors import UserError
+from brainvq.tasks.run import LoadedRun
 from brainvq.tasks.trained import Trained, export
 from brainvq.training import pretrained
 from brainvq.training.codebook import encode_to_file
@@ -169,12 +174,15 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
         export(brainvq.load(run.path), tmp_path / "small")
     prior().save(run.file("prior.keras"))
     run.file("MODEL_CARD.md").write_text("made from /home/someone/scans")
+    looks = {"scans": 3, "heads": 0.0, "depth": [0.2, 0.25]}
+    run.file("looks.json").write_text(json.dumps(looks))
     original = brainvq.load(run.path)
     export(original, tmp_path / "small")
     for path in (tmp_path / "small").glob("*.[jm][sd]*"):
         assert "/home" not in path.read_text()
         assert "/big" not in path.read_text()
     found = brainvq.load(tmp_path / "small")
+    assert found.usual == original.usual == looks
     restored, expected = (m.reconstruct(images()) for m in (found.model, original.model))
     np.testing.assert_allclose(restored, expected, atol=5e-3)
     np.testing.assert_array_equal(
@@ -182,6 +190,20 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
     )
     with pytest.raises(UserError, match="small: is not empty"):
         export(original, tmp_path / "small")
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_run_keeps_what_its_real_training_scans_look_like(tmp_path, simulated):
+    content = {"study": {"name": "s", "variant": "v", "data": {}}, "steps": []}
+    run = LoadedRun(RunFolder.create(tmp_path, "s", "v", content), None)
+    table = pd.DataFrame({"scan_id": list("abc"), "subject": list("abc"), "paths": [("x",)] * 3})
+    table["split"] = ["train", "train", "test"]
+    run.scans = Cohort("c", table, simulated=simulated)
+    looks = {"a": Look(1.4, {}, 0.2), "c": Look(1.4, {}, 0.4)}  # none of b
+    run._keep_looks(SimpleNamespace(looks=looks))
+    usual = {} if simulated else {"scans": 1, "heads": 0.0, "depth": [0.2, 0.2]}
+    model().save(run.file("model.keras"))
+    assert brainvq.load(run.path).usual == usual
 
 
 def packed(path, config):

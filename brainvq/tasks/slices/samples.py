@@ -6,6 +6,7 @@ import numpy as np
 
 from brainvq import data
 from brainvq.data import ArrayStore
+from brainvq.data.remarks import collected, remark
 from brainvq.errors import UserError
 from brainvq.evaluation import anatomy_table, ssim
 from brainvq.evaluation.similarity import foreground
@@ -151,12 +152,14 @@ class SliceSamples(ScanSamples):
     def read_scan(self, trained, path, options):
         """A `PreparedScan` for each plane that the options ask for; the first has the image."""
         matrix = options.matrix_for(trained.study)
-        scans = [
-            data.PreparedScan.read(
-                str(path), trained.steps, plane=plane, matrix=matrix, spacing=options.spacing
-            )
-            for plane in options.planes
-        ]
+        given = {"matrix": matrix, "spacing": options.spacing, "usual": trained.usual}
+        with collected() as remarks:  # each once, not for each plane
+            scans = [
+                data.PreparedScan.read(str(path), trained.steps, plane=plane, **given)
+                for plane in options.planes
+            ]
+        for text in remarks:
+            remark(text)
         return scans[:1] + [dataclasses.replace(scan, image=None) for scan in scans[1:]]
 
     def show_drawn(self, trained, images, options):

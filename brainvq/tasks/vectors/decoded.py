@@ -38,7 +38,7 @@ def read_scans(trained, names, log, out=None, wanted=None):
         steps = steps_for(trained, path)
         if any(step["name"] == "RegisterToTemplate" for step in steps):
             log.info("%s: registering to the template", path)
-        scan = data.PreparedVolume.read(str(path), steps)
+        scan = data.PreparedVolume.read(str(path), steps, trained.usual)
         log.info("%s: read (%.1f s)", path, time.perf_counter() - started)
         return scan
 

@@ -85,7 +85,7 @@ class VolumeSamples(ScanSamples):
     def read_scan(self, trained, path, options):
         """A `PreparedVolume`."""
         del options
-        return data.PreparedVolume.read(str(path), trained.steps)
+        return data.PreparedVolume.read(str(path), trained.steps, trained.usual)
 
     def check_place(self, codes, path, place):
         """Refuses several volumes for one scan."""
