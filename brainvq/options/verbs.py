@@ -98,7 +98,7 @@ class SliceSample(Sample):
     stack: bool = False
     """All slices are of one new brain, from its lowest to its highest, which is written as NIfTI
     too; needs a prior that draws by a plan."""
-    coherence: float = option(0.9, minimum=0, maximum=1)
+    coherence: float = option(1.0, minimum=0, maximum=1)
     """With `--stack`: how much of its chance a slice takes over from the one below it."""
 
     def check_for(self, study):

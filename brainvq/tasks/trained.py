@@ -26,7 +26,8 @@ class Trained:
     Attributes:
         model: the `Autoencoder`: `reconstruct`; where `decodes_codes`, also `encode` to codes and
             `decode` from them. Of a study of vectors an `IntroVAE`: `encode` gives vectors
-            `(n, latent_size)`, and `decode` takes them.
+            `(n, latent_size)`, and `decode` takes them. Of bundles it aligns the streamlines of
+            each group before it encodes; `reconstruct` gives them back in their own directions.
         prior: the `PixelCNN` over its codes, or None.
         steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
         about: dict, the content of `study.json`.
@@ -98,7 +99,7 @@ class Trained:
                 them; by default each in turn.
             batch_size: int, images decoded at a time.
             stack: for a prior that draws by a plan, whether the slices are all of one brain, from
-                the lowest to the highest. Give it `coherence`, such as 0.9, too: see
+                the lowest to the highest. Give it `coherence`, such as 1.0, too: see
                 `PixelCNN.sample`.
             **options: those of `PixelCNN.sample`: temperature, top_k and top_p, by default those of
                 the study, and seed. Of vectors:
