@@ -3,6 +3,7 @@
 import functools
 import gc
 import inspect
+import logging
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,3 +105,13 @@ def quick_dipy():
         patch.setattr(decorators, "signature", functools.cache(inspect.signature))
         patch.setattr(decorators, "version", version)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_logger():
+    """The program's logger as it is before a command sets it up, whatever ran before."""
+    logger = logging.getLogger("brainvq")
+    logger.propagate = True
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()

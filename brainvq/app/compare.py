@@ -1,6 +1,6 @@
 """Measure trained runs on the subjects they never saw: SSIM, PSNR, code usage, bits, maps.
 
-    {prog} [RUN ...]              without a RUN, the newest one
+    {prog} [RUN ...]              without a RUN, the newest finished one
     {prog} runs/som3d-*           the table of a study of volumes
     {prog} runs/introvae3d-*      of one of vectors: reconstruction, generation,
                                                 classes told by latents, bias audit
@@ -32,7 +32,9 @@ def main(arguments, prog):
         newest = RunFolder.newest("runs")
         if newest is None:
             made = f"{typed('train', prog)} makes it"
-            raise UserError(f"runs: holds no trained run; expected one ({made})")
+            raise UserError(
+                f"runs: found no finished run (smoke runs do not count); expected one ({made})"
+            )
         paths = [newest.path]
     compare([RunFolder.open(path) for path in paths], again, log)
 

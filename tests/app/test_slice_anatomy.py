@@ -58,7 +58,7 @@ def test_draws_are_measured_where_their_height_is_known():
 def test_predict_writes_a_table_where_unseen_slices_are_at_hand(
     level, tmp_path, monkeypatch, caplog
 ):
-    options = SimpleNamespace(level=level, out=tmp_path / "out")
+    options = SimpleNamespace(level=level, stack=False, out=tmp_path / "out")
     trained = SimpleNamespace(path=tmp_path, model=Run().model)
     log, draw = logging.getLogger("brainvq"), samples.SliceSamples().measure_drawn
     draw(trained, blobs(64, 1), options, log)

@@ -13,6 +13,7 @@ import brainvq.options
 from brainvq.errors import UserError
 from brainvq.options import (
     Codebook,
+    Sampling,
     SlicePrior,
     check,
     check_conditions,
@@ -265,7 +266,7 @@ def test_a_missing_option_takes_its_default_and_an_unknown_one_is_named():
     del content["data"]["spacing"], content["model"]["beta"], content["train"]["augment"]["gamma"]
     assert from_dict(content) == preset
     # Defaults are those of the options, not of the study: runs without a plan stay without one.
-    alone = dataclasses.replace(preset, prior=SlicePrior())
+    alone = dataclasses.replace(preset, prior=SlicePrior(), sampling=Sampling())
     assert from_dict({"name": "oasis2d", "variant": "best"}) == alone
     assert not alone.prior.plan
     for part, names in (

@@ -340,7 +340,7 @@ def test_other_runs_have_no_vectors(volumes):
 
 
 def test_default_temperature_depends_on_the_run(path, volumes):
-    for run, expected in ((RunFolder.open(path), 1.0), (volumes, 0.8)):
+    for run, expected in ((RunFolder.open(path), 1.0), (volumes, None)):
         assert predict.parse(run, "sample", [], "").temperature == expected
 
 

@@ -115,7 +115,9 @@ def test_resuming_a_finished_run_changes_nothing(trained):
 
 
 def test_similarity_alone(trained, capsys):
-    call(trained, "compare")
+    with pytest.raises(UserError, match="no finished run"):
+        call(trained, "compare")  # a smoke run is never taken for the newest
+    call(trained, "compare", only_run_folder(trained))
     output = capsys.readouterr().out
     made = only_run_folder(trained)
     table = pd.read_csv(trained / "runs" / "similarity.csv")
