@@ -140,6 +140,33 @@ def write_array(path, array):
         np.save(temporary, array)
 
 
+@contextlib.contextmanager
+def growing_array(path, dtype, count):
+    """Writes an array to a `.npy` file part by part, so that it never is in memory as a whole.
+
+    The file takes the place of `path` when the body is done.
+
+    Args:
+        path: the file.
+        dtype: number type on disk, such as "<i2".
+        count: int, rows of the whole array.
+
+    Yields:
+        Function that takes the next rows, an array `(n, ...)`.
+    """
+    # Not a memory map: on a full disk that ends the process, without a word.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+
+        def write(rows):
+            if not file.tell():
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False}
+                header["shape"] = (count, *rows.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(rows.astype(dtype).tobytes())
+
+        yield write
+
+
 def read_array(path, *, expected):
     """Reads the array of a `.npy` file that a user named.
 

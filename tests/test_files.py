@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from brainvq.errors import UserError
-from brainvq.files import DISK_FULL, atomic_path, is_temporary, read_array, write_array
+from brainvq.files import (
+    DISK_FULL,
+    atomic_path,
+    growing_array,
+    is_temporary,
+    read_array,
+    write_array,
+)
 
 
 @pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.float32(2), np.zeros((0, 4))])
@@ -125,3 +132,23 @@ def test_temporary_files_are_known_by_their_names(tmp_path):
     assert not any(
         map(is_temporary, ["a.nii.gz", ".lock", ".brainvq-extracted.json", "a-12345678"])
     )
+
+
+def test_an_array_that_grows_is_there_when_it_is_whole(tmp_path):
+    whole = np.arange(24).reshape(6, 2, 2)
+    with growing_array(tmp_path / "a.npy", "<i2", 6) as write:
+        for start in range(0, 6, 4):
+            write(whole[start : start + 4])
+            assert not (tmp_path / "a.npy").exists()
+    found = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert found.dtype == "<i2"
+    np.testing.assert_array_equal(found, whole)
+
+    def stopped():
+        with growing_array(tmp_path / "b.npy", "<i2", 6) as write:
+            write(whole[:2])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stopped()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

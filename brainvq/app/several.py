@@ -1,18 +1,14 @@
 """Several runs by one command: variants of a study, seeds, and a table of what differs."""
 
-import logging
 import shlex
-from pathlib import Path
 
 from brainvq import studies
-from brainvq.app import typed
+from brainvq.app import single, typed
 from brainvq.errors import UserError
 from brainvq.options import effective, take_option
 
-logger = logging.getLogger("brainvq")
 
-
-def train_several(names, seeds, arguments, prog):
+def train_several(names, seeds, arguments, prog, description):
     """Trains variants of a study in the order of their dependencies, with each seed.
 
     What is done is skipped, and what was stopped goes on.
@@ -22,24 +18,24 @@ def train_several(names, seeds, arguments, prog):
         seeds: list of str, numbers; None for that of `arguments`.
         arguments: list of str, the other words of the command line.
         prog: str, the program without its options.
+        description: str, what `--help` begins with.
 
     Raises:
         UserError: a mistake in the options.
     """
     chosen, rest = _chosen(names, arguments)
     # Before the first is trained: a mistake in the options is none of the last run alone.
-    wanted = _parsed(chosen, _seeds(seeds, rest), rest, prog)
-    from brainvq.app.train import new_run, train_run
+    wanted = _parsed(chosen, _seeds(seeds, rest), rest, prog, description)
     from brainvq.training.runs import start_log
 
     log, finished = start_log(), []
     for words, study in wanted:
         command = shlex.join([*prog.split(), *words])
-        run = run_of(study) or new_run(study, command, prog, smoke="--smoke" in words)
+        run = run_of(study) or single.new_run(study, command, prog, smoke="--smoke" in words)
         if run.has("finished.json"):
             log.info("%s %s: done, in %s", study.name, study.variant, run.path)
         else:
-            train_run(run, prog)
+            single.train_run(run, prog)
             _forget_models()
         finished.append(run)
     paths = shlex.join(str(run.path) for run in finished)
@@ -83,17 +79,15 @@ def _seeds(seeds, words):
     return seeds
 
 
-def _parsed(variants, seeds, words, prog):
+def _parsed(variants, seeds, words, prog, description):
     """(words, study) of each run; an option that none of them has a use for is refused."""
-    from brainvq.app.train import help_text
-
     wanted, unused = [], []
     for seed in seeds:
         for variant in variants:
             told = [*words, "--variant", variant]
             told += [] if seed is None else ["--seed", seed]
             unused.append({})
-            wanted.append((told, studies.parse(told, prog, help_text(prog), unused[-1])))
+            wanted.append((told, studies.parse(told, prog, description, unused[-1])))
     for path, message in unused[0].items():
         if all(path in others for others in unused):
             raise UserError(message)
@@ -109,30 +103,30 @@ def _forget_models():
 
 def run_of(study):
     """The newest run with just these settings, finished or not; None where there is none."""
-    from brainvq.app.train import runs_of
-
     same = (
-        run for run in runs_of(study, study.variant) if effective(run.study) == effective(study)
+        run
+        for run in single.runs_of(study, study.variant)
+        if effective(run.study) == effective(study)
     )
     return next(same, None)
 
 
-def write_seeds(runs, log):
+def write_seeds(trained, log):
     """Writes `seeds.csv` beside the runs: each measure's mean and sd over seeds.
 
     With several variants also the difference of each from the first on the same seeds, with a 95 %
     interval of Student's t: seeds draw splits as well as weights, so only pairs can be compared.
 
     Args:
-        runs: list of `LoadedRun`, all variants with each seed.
+        trained: list of `LoadedRun`, all variants with each seed.
         log: a `logging.Logger`.
     """
     from brainvq.evaluation.seeds import seed_table
     from brainvq.files import write_csv
 
-    rows = [(run.study.variant, run.study.seed, run.metrics()) for run in runs]
+    rows = [(run.study.variant, run.study.seed, run.metrics()) for run in trained]
     table = seed_table(rows)
-    path = Path(runs[0].path).parent / f"seeds-{runs[0].study.name}.csv"
+    path = trained[0].path.parent / f"seeds-{trained[0].study.name}.csv"
     write_csv(path, table)
     shown = table[table["measure"].isin(("reconstruction ssim", "prior bits_per_code"))]
     log.info("%s", (shown if len(shown) else table.head(12)).round(4).to_string(index=False))

@@ -98,12 +98,15 @@ class SliceSample(Sample):
     stack: bool = False
     """All slices are of one new brain, from its lowest to its highest, which is written as NIfTI
     too; needs a prior that draws by a plan."""
-    coherence: float = option(1.0, minimum=0, maximum=1)
-    """With `--stack`: how much of its chance a slice takes over from the one below it."""
+    coherence: float | None = option(None, minimum=0, maximum=1)
+    """With `--stack`: how much of its chance a slice takes over from the one below it; `None`: all
+    of it."""
 
     def check_for(self, study):
         """Refuses a stack at one height, or of a prior without a plan."""
         super().check_for(study)
+        if self.coherence is not None and not self.stack:
+            raise UserError(f"--coherence: found {self.coherence}; expected it with --stack only")
         if self.stack and self.level is not None:
             raise UserError(
                 f"--level: found {self.level} beside --stack; expected one of them: a stack has "
@@ -115,7 +118,8 @@ class SliceSample(Sample):
         """What a draw depends on beside the number of samples: dict."""
         if not self.stack:
             return {**super().drawing, "level": self.level}
-        return {**super().drawing, "stack": True, "coherence": self.coherence}
+        given = {} if self.coherence is None else {"coherence": self.coherence}
+        return {**super().drawing, "stack": True, **given}
 
 
 @dataclass(frozen=True)

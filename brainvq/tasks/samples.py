@@ -12,6 +12,9 @@ import numpy as np
 from brainvq.errors import UserError
 from brainvq.files import write_array
 
+# Slices of one brain are drawn with one noise: then neighbours are as alike as in real brains.
+COHERENCE = 1.0
+
 
 class Sample:
     """A file as a model takes it, and the way back.
@@ -120,7 +123,7 @@ class Samples:
             bundle: see `Trained.sample`.
             stack: see `Trained.sample`.
             **options: those of `PixelCNN.sample`; by default temperature, top_k and top_p are those
-                of the study.
+                of the study, and coherence is 1 for a stack.
 
         Returns:
             int32 `(n, *grid)`, as the model decodes them.
@@ -130,7 +133,8 @@ class Samples:
         """
         trained.require_prior()
         trained.require_decoding()
-        options = trained.study.sampling.arguments | options
+        usual = trained.study.sampling.arguments | ({"coherence": COHERENCE} if stack else {})
+        options = usual | options
         wanted = {"level": level, "bundle": bundle, "stack": stack}
         self.refuse(trained, wanted)
         given = self.conditions(trained, n, options.get("seed"), **wanted)

@@ -99,8 +99,7 @@ class Trained:
                 them; by default each in turn.
             batch_size: int, images decoded at a time.
             stack: for a prior that draws by a plan, whether the slices are all of one brain, from
-                the lowest to the highest. Give it `coherence`, such as 1.0, too: see
-                `PixelCNN.sample`.
+                the lowest to the highest; `coherence` (see `PixelCNN.sample`) is then 1 by default.
             **options: those of `PixelCNN.sample`: temperature, top_k and top_p, by default those of
                 the study, and seed. Of vectors:
                 temperature, the standard deviation of the draws, 1.0 by default; and seed.

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from brainvq.files import atomic_path
+from brainvq.files import growing_array
 from brainvq.progress import progress
 
 logger = logging.getLogger("brainvq")
@@ -36,10 +36,8 @@ def encode_to_file(
         kind = "<i2" if model.num_codes <= np.iinfo("int16").max + 1 else "<i4"
         total = copies * len(rows)
         with (
-            atomic_path(path) as temporary,
             progress(total, title, "sample", part=True) as bar,
-            # Not a memory map: on a full disk that ends the process, without a word.
-            open(temporary, "wb") as file,
+            growing_array(path, kind, total) as write,
         ):
             for start in range(0, total, batch_size):
                 places = np.arange(start, min(start + batch_size, total))
@@ -49,10 +47,6 @@ def encode_to_file(
                     rng = np.random.default_rng((seed, 2, start))
                     samples[late] = augment(samples[late], rng)
                 batch = model.codes(samples, batch_size=batch_size)
-                if start == 0:
-                    header = {"descr": kind, "fortran_order": False}
-                    header["shape"] = (total, *batch.shape[1:])
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(batch.astype(kind).tobytes())
+                write(batch)
                 bar.update(len(places))
     return np.load(path, mmap_mode="r")

@@ -55,13 +55,11 @@ class BatchStream(keras.utils.PyDataset):
         samples = self.read(self.indices[rows])
         if self.augment is not None:
             samples = self.augment(samples, np.random.default_rng((self.seed, self.epoch, batch)))
-        return self.with_conditions(samples, rows)
+        return batch_of(samples, self.conditions_at(rows))
 
-    def with_conditions(self, samples, rows):
-        """A batch of samples with what belongs to them: `rows` are their places in `indices`."""
-        if not self.conditions:
-            return (samples,)
-        return ({"codes": samples} | {key: all_[rows] for key, all_ in self.conditions.items()},)
+    def conditions_at(self, rows):
+        """The conditions of some samples, by their places in `indices`: dict of arrays."""
+        return {name: array[rows] for name, array in self.conditions.items()}
 
     def _places(self):
         epoch, order = self._order
@@ -71,3 +69,8 @@ class BatchStream(keras.utils.PyDataset):
                 order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
             self._order = (self.epoch, order)
         return order
+
+
+def batch_of(samples, conditions):
+    """Samples as `fit` takes them, with their conditions where there are some."""
+    return ({"codes": samples, **conditions} if conditions else samples,)

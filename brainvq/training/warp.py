@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from brainvq.training.stream import BatchStream
+from brainvq.training.stream import BatchStream, batch_of
 
 # What a warp of size 1 is made of: standard deviations of the entries of an affine map, of a turn
 # in radians, of a shift and of the nodes of an elastic grid in pixels of a slice of 128, and of the
@@ -50,17 +50,12 @@ class Warp:
         fields = self._fields(rng, count, shape, self.size * share)
         gains = np.exp(rng.normal(0, GAIN * self.size * share, count)).astype("float32")
         flips = rng.random(count) < self.flip
-        for row, (field, gain) in enumerate(zip(fields, gains, strict=True)):
-            for batch in (slices, maps):
-                if batch is not None and flips[row]:
-                    batch[row] = batch[row, :, ::-1]
+        for batch in (slices,) if maps is None else (slices, maps):
+            batch[flips] = batch[flips, :, ::-1]
             if self.size * share:
-                slices[row] = _moved(slices[row], field)
-                if maps is not None:
-                    maps[row] = _moved(maps[row], _averaged(field, maps.shape[1:3]))
-            slices[row] *= gain
-            if maps is not None:
-                maps[row] *= gain
+                for image, field in zip(batch, fields, strict=True):
+                    image[:] = _moved(image, _averaged(field, batch.shape[1:3]))
+            batch *= gains[:, None, None, None]
         return np.clip(slices, 0, 1, out=slices), maps
 
     def _fields(self, rng, count, shape, size):
@@ -132,16 +127,11 @@ class WarpedCodes(BatchStream):
 
     def __getitem__(self, batch):
         rows = np.sort(self.rows(batch))
-        slices = self.read(self.indices[rows])
-        (inputs,) = self.with_conditions(slices, rows)
-        plan = inputs["plan"][..., :-1] if isinstance(inputs, dict) and "plan" in inputs else None
-        rng = np.random.default_rng((self.seed, self.epoch, batch))
+        given, rng = self.conditions_at(rows), np.random.default_rng((self.seed, self.epoch, batch))
         share = np.clip(1.25 * (1 - self.epoch / self.epochs), LEAST, 1)
-        slices, warped = self.warp(slices, plan, rng, share)
-        codes = self.encode(slices)
-        if not isinstance(inputs, dict):
-            return (codes,)
-        inputs["codes"] = codes
+        plan = given.get("plan")
+        maps = None if plan is None else plan[..., :-1]
+        slices, maps = self.warp(self.read(self.indices[rows]), maps, rng, share)
         if plan is not None:
-            inputs["plan"] = np.concatenate([warped, inputs["plan"][..., -1:]], axis=-1)
-        return (inputs,)
+            given["plan"] = np.concatenate([maps, plan[..., -1:]], axis=-1)
+        return batch_of(self.encode(slices), given)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from brainvq import cli
-from brainvq.app import train
+from brainvq.app import single
 from brainvq.data import Cohort
 from brainvq.errors import UserError
 from brainvq.tasks import task
@@ -138,11 +138,11 @@ def test_a_full_disk_names_file_and_stage_and_what_is_saved(tmp_path, monkeypatc
         with clock("autoencoder"):
             raise OSError(errno.ENOSPC, "No space left on device", "history.csv")
 
-    monkeypatch.setattr(train, "_train_stages", stages)
+    monkeypatch.setattr(single, "_train_stages", stages)
     folder = RunFolder(tmp_path)
     run = types.SimpleNamespace(folder=folder, path=folder.path, file=folder.file)
     with pytest.raises(UserError) as caught:
-        train.train_run(run, "brainvq train")
+        single.train_run(run, "brainvq train")
     assert str(caught.value) == (
         "history.csv: No space left on device, at the stage autoencoder; expected a disk with "
         "room. Saved: the settings and the scans that are prepared. Go on with: brainvq train "

@@ -81,7 +81,7 @@ def test_training_scans_are_planned_by_other_people(run):
     other.images[: 2 * SLICES] *= 1.4
     after = plans.plans(other, "train")
     whole = plans.fit_plan(other)
-    stack = plans._stacks(other, ["s0"])
+    stack = plans._Stacks(other)("s0")[None]
     own = whole.context(np.repeat(whole.project(stack), SLICES, axis=0), np.linspace(0, 1, SLICES))
     bright = plans.padded(other.images[:SLICES], (4, 4)).reshape(-1, 16, 2, 16, 2).mean((2, 4))
     mistake = [np.abs(part[..., 1] - bright).mean() for part in (after[:SLICES], own)]
@@ -119,7 +119,7 @@ def test_a_scan_is_given_the_plan_of_its_own_brain(run):
     given = plans.conditions_of_scan(prior, scan, (4, 4))
     assert set(given) == {"plan"}
     wanted = prior.plan.context(
-        np.repeat(prior.plan.project(plans._stacks(run, ["s0"])), SLICES, axis=0),
+        np.repeat(prior.plan.project(plans._Stacks(run)("s0")[None]), SLICES, axis=0),
         np.linspace(0, 1, SLICES),
     )
     np.testing.assert_allclose(given["plan"][2:-2], wanted, atol=1e-4)

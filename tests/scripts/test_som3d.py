@@ -13,7 +13,7 @@ import pytest
 
 from brainvq import data, evaluation, studies
 from brainvq.app import compare as comparing
-from brainvq.app import measure, stages, train
+from brainvq.app import measure, single, stages, train
 from brainvq.errors import UserError
 from brainvq.files import write_json
 from brainvq.options import to_dict
@@ -151,7 +151,7 @@ def test_samples_are_volumes_in_millimetres(som):
 
 def test_variants_that_are_done_are_left_alone(som, monkeypatch):
     monkeypatch.chdir(som)
-    monkeypatch.setattr(train, "train_run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(single, "train_run", lambda *_: pytest.fail("trained again"))
     before = sorted((som / "runs").iterdir())
     train.main(["som3d", "--variants", "ae,somvae-toroid", *SMALL], "python train.py")
     assert sorted((som / "runs").iterdir()) == before
@@ -187,7 +187,7 @@ def test_a_variant_starts_from_the_weights_and_encodings_of_another(som, tmp_pat
     words = ("som3d", *PLAIN, "--variant")
     for variant, same in (("best", True), ("vqvae-kmeans", True), ("vqvae-kmeans-codebook", False)):
         study = studies.parse([*words, variant], "train.py", "")
-        start = train.start_of(study, "python train.py")
+        start = single.start_of(study, "python train.py")
         folder = RunFolder(tmp_path / variant)
         write_json(folder.file("study.json"), {"format": 1, "start": str(start.path)})
         copy = LoadedRun(folder, study)

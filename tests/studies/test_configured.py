@@ -74,7 +74,7 @@ def test_words_behind_an_option():
 
 def test_every_variant_is_trained_with_every_seed():
     chosen, rest = _chosen("best,paper", ["oasis2d", "--smoke"])
-    wanted = _parsed(chosen, _seeds(["3", "5"], rest), rest, "brainvq train")
+    wanted = _parsed(chosen, _seeds(["3", "5"], rest), rest, "brainvq train", "")
     assert [(study.variant, study.seed) for _, study in wanted] == [
         ("best", 3),
         ("paper", 3),

@@ -8,9 +8,10 @@ wrong about a brain as drawn plans are, and does not read from them what they ca
 import numpy as np
 import pandas as pd
 
-from brainvq.files import atomic_path, read_csv, write_csv
+from brainvq.files import growing_array, read_csv, write_csv
 from brainvq.models.plan import GaussianPlan, stack_of
 from brainvq.progress import progress
+from brainvq.tasks.base import spread
 from brainvq.tasks.slices.steps import (
     heights,
     heights_of_slices,
@@ -28,10 +29,7 @@ MOST = 256
 
 def fit_plan(run):
     """The `GaussianPlan` of the training scans of a run; None where its prior is given none."""
-    if not run.study.plans:
-        return None
-    scans = _scans(run, "train")
-    return _fitted(run, _stacks(run, scans[_evenly(len(scans), MOST)]))
+    return _fitted(run, _Stacks(run).some("train")[1]) if run.study.plans else None
 
 
 def plans(run, split):
@@ -144,40 +142,39 @@ def padded(slices, stride):
 
 def _write(run, split, file):
     """Writes `plans` of a split, scan by scan, and the bits of each."""
-    scans, rows = _scans(run, split), run.rows[split]
+    stacks = _Stacks(run)
     whole = run.prior.plan if run.prior is not None else fit_plan(run)
-    planned_by = _plans_of_others(run, scans) if split == "train" else {}
-    place, of_row = heights(run.store), run.store.table["scan_id"].to_numpy()
-    contexts = np.empty((len(rows), *whole.context_shape), "float16")
-    bits = []
-    with progress(len(scans), f"plans of the {split} split", "scan", part=True) as bar:
+    planned_by = _plans_of_others(run, stacks) if split == "train" else {}
+    scans, bits = stacks.scans(split), []
+    with (
+        progress(len(scans), f"plans of the {split} split", "scan", part=True) as bar,
+        growing_array(file, "<f2", len(run.rows[split])) as write,
+    ):
         for number, scan in enumerate(scans):
-            stack = _stacks(run, [scan])
+            stack = stacks(scan)[None]
             known = whole.blurred(whole.project(stack), (run.study.seed, number))
             bits.append(whole.bits(known)[0])
             plan = planned_by.get(scan, whole)
             known = known if plan is whole else plan.project(stack)
-            mine = np.flatnonzero(of_row[rows] == scan)
-            given = plan.context(np.repeat(known, len(mine), axis=0), place[rows[mine]])
-            contexts[mine] = given
+            place = stacks.places[stacks.rows[scan]]
+            write(plan.context(np.repeat(known, len(place), axis=0), place))
             bar.update()
-    write_csv(file.with_suffix(".csv"), pd.DataFrame({"scan_id": scans, "bits": bits}))
-    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-        np.save(opened, contexts)
+        write_csv(file.with_suffix(".csv"), pd.DataFrame({"scan_id": scans, "bits": bits}))
 
 
-def _plans_of_others(run, scans):
+def _plans_of_others(run, stacks):
     """For each training scan the plan of people of other parts: dict; empty for one person."""
-    table = run.store.table.drop_duplicates("scan_id").set_index("scan_id")
-    people = table.loc[scans, "subject"].to_numpy()
-    names = np.unique(people)
+    scans = stacks.scans("train")
+    people = run.store.table.drop_duplicates("scan_id").set_index("scan_id")["subject"]
+    names = {name: number for number, name in enumerate(sorted(people[scans].unique()))}
     if len(names) < 2:
         return {}
-    part = np.searchsorted(names, people) % min(FOLDS, len(names))
+    part = people[scans].map(names).to_numpy() % min(FOLDS, len(names))
+    chosen, arrays = stacks.some("train")
+    of_chosen = part[np.isin(scans, chosen)]
     planned = {}
     for number in np.unique(part):
-        others = scans[part != number]
-        plan = _fitted(run, _stacks(run, others[_evenly(len(others), MOST)]))
+        plan = _fitted(run, arrays[of_chosen != number])
         planned |= dict.fromkeys(scans[part == number], plan)
     return planned
 
@@ -203,24 +200,34 @@ def _spacing(run):
     return (tall / (HEIGHTS - 1), *across)
 
 
-def _stacks(run, scans):
-    """Coarse stacks of scans: float32 `(n, HEIGHTS, rows, columns)`."""
-    grid = run.model.code_shape(run.store.sample_shape)
-    shape = (HEIGHTS, *(CELLS * size for size in grid))
-    place, of_row = heights(run.store), run.store.table["scan_id"].to_numpy()
-    stacks = []
-    for scan in scans:
-        rows = np.flatnonzero(of_row == scan)
-        rows = rows[np.argsort(place[rows], kind="stable")]
-        slices = padded(run.store.read(rows), run.model.stride)
-        stacks.append(stack_of(slices, place[rows], shape))
-    return np.stack(stacks)
+class _Stacks:
+    """Coarse stacks of the scans of a run: float32 `(HEIGHTS, rows, columns)` each.
 
+    Args:
+        run: a `LoadedRun`.
 
-def _scans(run, split):
-    """Names of the scans of a split, in the order of their samples."""
-    return run.store.table["scan_id"].iloc[run.rows[split]].unique()
+    Attributes:
+        places: how high in its brain each slice of the store lies.
+        rows: dict of scan to the numbers of its slices, the lowest first.
+    """
 
+    def __init__(self, run):
+        self.run, self.places = run, heights(run.store)
+        # A scan's slices lie one after the other in a store.
+        self.rows = run.store.table.groupby("scan_id", sort=False).indices
+        grid = run.model.code_shape(run.store.sample_shape)
+        self.shape = (HEIGHTS, *(CELLS * size for size in grid))
 
-def _evenly(count, most):
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
+    def __call__(self, scan):
+        rows = self.rows[scan]
+        slices = padded(self.run.store.read(rows), self.run.model.stride)
+        return stack_of(slices, self.places[rows], self.shape)
+
+    def scans(self, split):
+        """Names of the scans of a split, in the order of their samples."""
+        return self.run.store.table["scan_id"].iloc[self.run.rows[split]].unique()
+
+    def some(self, split):
+        """At most `MOST` scans of a split, evenly spread: their names, and stacks as an array."""
+        names = spread(self.scans(split), MOST)
+        return names, np.stack([self(name) for name in names])
