@@ -355,7 +355,8 @@ def _flat(content, path=""):
         if isinstance(value, dict):
             yield from _flat(value, name)
         else:
-            yield name.replace("_", "-"), value
+            # JSON has lists in the place of tuples.
+            yield name.replace("_", "-"), list(value) if isinstance(value, tuple) else value
 
 
 def step_text(step):

@@ -152,9 +152,9 @@ def test_anatomy_of_draws_has_a_table_and_hides_what_was_drawn(tmp_path):
 
 
 def test_settings_show_what_differs_from_the_preset():
-    study = {"seed": 3, "train": {"epochs": 5, "schedule": "cosine"}}
+    study = {"seed": 3, "train": {"epochs": 5, "shares": [0.7, 0.3]}}
     about = {"study": study, "steps": [], "command": "brainvq train"}
-    preset = {"seed": 0, "train": {"epochs": 5, "schedule": "cosine"}}
+    preset = {"seed": 0, "train": {"epochs": 5, "shares": (0.7, 0.3)}}
     caption, table = settings_section(about | {"preset": preset}).tables[0]
     assert caption == "Options that differ from the preset"
     assert table.to_dict("records") == [{"option": "--seed", "value": "3", "preset": "0"}]
