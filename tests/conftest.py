@@ -112,6 +112,7 @@ def own_logger():
     """The program's logger as it is before a command sets it up, whatever ran before."""
     logger = logging.getLogger("brainvq")
     logger.propagate = True
+    logger.setLevel(logging.NOTSET)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
