@@ -17,6 +17,7 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import re
 import signal
 import sys
@@ -90,6 +91,7 @@ def run(command, arguments, prog):
 
     def call():
         keep_freed_memory()
+        ask_for_onednn()
         choose_backend()
         importlib.import_module(f"brainvq.app.{command}").main(arguments, prog)
 
@@ -102,6 +104,16 @@ def with_home(word):
     if option.startswith("--") and equals:
         return f"{option}={os.path.expanduser(value)}"
     return os.path.expanduser(word)
+
+
+def ask_for_onednn():
+    """Has TensorFlow compute with oneDNN, unless the environment says otherwise.
+
+    On x86 CPUs without instructions for neural networks TensorFlow leaves it off. There, too, a
+    step of training takes less than half of the time with it.
+    """
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def choose_backend():

@@ -10,6 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from brainvq.cli import ask_for_onednn
+
+# As the program does: commands in the tests' process and in their own give the same numbers.
+ask_for_onednn()
+
 ROOT = Path(__file__).parent
 # Files whose tests use one trained run, by what they share.
 SHARED = {"scripts/test_train.py": "oasis2d", "scripts/test_predict.py": "oasis2d"}
