@@ -25,23 +25,49 @@ def whole(name: str, value, smallest: int = 1) -> int:
     return int(value)
 
 
-def wholes(name: str, values, smallest: int = 1) -> tuple[int, ...]:
+def wholes(name: str, values, smallest: int = 1, *, least: int = 0) -> tuple[int, ...]:
     """Returns an argument of several integers, such as the channels of each level.
 
     Args:
         name: str, the argument's name.
         values: sequence of what `whole` takes.
         smallest: int, the least of each.
+        least: int, how many there must be.
 
     Returns:
         Tuple of ints.
 
     Raises:
-        ValueError: if `values` is no sequence, or one of them is no such integer.
+        ValueError: if `values` is no sequence, is too short, or one of them is no such integer.
     """
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise ValueError(f"`{name}` must be a tuple of integers. Received: {name}={values!r}")
-    return tuple(whole(name, value, smallest) for value in values)
+    return tuple(whole(name, value, smallest) for value in _several(name, values, least))
+
+
+def shape_of(name: str, values) -> tuple[int | None, ...]:
+    """Returns a shape without the batch: sizes, of which some may be unknown, and channels.
+
+    Args:
+        name: str, the argument's name.
+        values: sequence of what `whole` takes, or None for a size of any number.
+
+    Returns:
+        Tuple of ints and None; the channels, the last, are an int.
+
+    Raises:
+        ValueError: if `values` is no such sequence.
+    """
+    *spatial, channels = _several(name, values, 1)
+    spatial = [None if size is None else whole(name, size) for size in spatial]
+    return (*spatial, whole(name, channels))
+
+
+def seed_of(seed) -> int | None:
+    """Returns the argument `seed`: an integer from 0 on, or None for another one each time.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    return None if seed is None else whole("seed", seed, 0)
 
 
 def number(
@@ -70,6 +96,15 @@ def number(
             limits += f" and {'below' if below else 'at most'} {most:g}"
         raise ValueError(f"`{name}` must be {limits}. Received: {name}={value!r}")
     return value.item() if hasattr(value, "item") else value
+
+
+def _several(name, values, least):
+    if isinstance(values, str | dict | set) or not hasattr(values, "__iter__"):
+        raise ValueError(f"`{name}` must be a tuple of integers. Received: {name}={values!r}")
+    values = tuple(values)
+    if len(values) < least:
+        raise ValueError(f"`{name}` must hold at least {least}. Received: {name}={values!r}")
+    return values
 
 
 def _is_finite(value):

@@ -13,13 +13,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.arguments import number, whole
+from brainvq.arguments import number, whole, wholes
 from brainvq.backend import compile_function, mean_over_replicas, num_replicas
 from brainvq.errors import UserError
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
 from brainvq.models.exports import Exports
 from brainvq.models.own_target import OwnTarget
-from brainvq.models.pixelcnn_blocks import ContextProjection, GatedBlock, PlainBlock, PlanNetwork
+from brainvq.models.pixelcnn_blocks import (
+    CausalAttention,
+    ContextProjection,
+    GatedBlock,
+    PlainBlock,
+    PlanNetwork,
+)
 from brainvq.models.pixelcnn_draws import DrawsCodes, Functions, batches_of, padded_to
 
 
@@ -60,6 +66,8 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             section 2.3).
         plan: a `GaussianPlan` to draw plans from, saved along with the weights; None where plans
             come from elsewhere. It says `plan_shape`.
+        attention_every: number of blocks between two attentions over all earlier codes (Chen et al.
+            2018, "PixelSNAIL"); 0 for none. For the gated form.
         label_smoothing: share in [0, 1) of the target that the training loss spreads evenly over
             all codes; `bits_per_code` is always that of the true codes.
 
@@ -87,6 +95,7 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
         label_smoothing: float = 0.0,
         plan_shape: tuple[int, ...] | None = None,
         plan: keras.Layer | None = None,
+        attention_every: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -106,6 +115,12 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
         self.dropout = float(number("dropout", dropout, most=1.0, below=True))
         smoothing = number("label_smoothing", label_smoothing, most=1.0, below=True)
         self.label_smoothing = float(smoothing)
+        self.attention_every = whole("attention_every", attention_every, 0)
+        if self.attention_every and not self.gated:
+            raise ValueError(
+                "`attention_every` needs gated=True. "
+                f"Received: attention_every={attention_every}, gated={gated}"
+            )
         self.plan = plan
         self.plan_shape = plan_shape if plan is None else plan.context_shape
         self._make_layers()
@@ -154,6 +169,19 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
                 dtype=policy,
                 name=f"block_{index}",
             )
+            for index in range(self.num_blocks)
+        ]
+        # One before a block, or none.
+        self.attentions = [
+            CausalAttention(
+                self.filters,
+                **context,
+                dropout=self.dropout,
+                dtype=policy,
+                name=f"attention_{index}",
+            )
+            if self.attention_every and index and index % self.attention_every == 0
+            else None
             for index in range(self.num_blocks)
         ]
         # A masked B convolution of size 1×1 is a dense layer over the channels.
@@ -216,6 +244,8 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             context.build(self.context_dim)
         for block in self.blocks:
             block.build(self.context_dim)
+        for attention in filter(None, self.attentions):
+            attention.build(self.context_dim)
         for between in self.betweens:
             between.build((*grid, self.filters))
         if self.head is not None:
@@ -314,7 +344,9 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
         """`features` of the gated form, from the outputs of the first convolutions."""
         outputs = [stacks[-1]]
         skip = ops.zeros_like(stacks[-1])
-        for block in self.blocks:
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            if attention is not None:
+                stacks = [*stacks[:-1], attention(stacks[-1], **context, training=training)]
             stacks, skip = block(stacks, skip, **context, training=training)
             outputs.append(stacks[-1])
         hidden = self.head(ops.relu(skip))
@@ -583,6 +615,7 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             label_smoothing=self.label_smoothing,
             plan_shape=None if self.plan_shape is None else tuple(self.plan_shape),
             plan=None if self.plan is None else keras.saving.serialize_keras_object(self.plan),
+            attention_every=self.attention_every,
         )
         return config
 
@@ -601,7 +634,7 @@ def _pick(log_p, codes):
 
 
 def _checked_grid(grid_shape):
-    sizes = tuple(whole("grid_shape", size) for size in grid_shape)
+    sizes = wholes("grid_shape", grid_shape)
     if len(sizes) not in (1, 2, 3):
         raise ValueError(
             "`grid_shape` must be one to three positive integers. "

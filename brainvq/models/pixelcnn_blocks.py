@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from brainvq.arguments import number, whole, wholes
 from brainvq.layers.masked_convolution import MASKED_CONVOLUTIONS, CausalConv
 from brainvq.models import pixelcnn_sampler
 
@@ -28,11 +29,14 @@ class ContextProjection(keras.layers.Layer):
 
     Call with `features` `(batch, *grid, filters)`, `position` `(1, *grid, dim)` or None and `label`
     `(batch, dim)` or None; it returns the shape of `features`.
+
+    Raises:
+        ValueError: if `filters` is no positive integer.
     """
 
     def __init__(self, filters: int, position: bool = True, label: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.filters = filters
+        self.filters = filters = whole("filters", filters)
         self.position = position
         self.label = label
         self.position_dense = None
@@ -51,6 +55,7 @@ class ContextProjection(keras.layers.Layer):
         for dense in (self.position_dense, self.label_dense):
             if dense is not None:
                 dense.build((None, dim))
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: self.filters})
         self.built = True
 
     def call(self, features, position=None, label=None):
@@ -83,21 +88,23 @@ class PlanNetwork(keras.layers.Layer):
     Call with float `(batch, *plan_shape)`; it returns `(batch, *grid, dim)`.
 
     Raises:
-        ValueError: if the plan does not fit the grid.
+        ValueError: if an argument is out of its range, or the plan does not fit the grid.
     """
 
     def __init__(self, grid_shape, plan_shape, dim: int, filters: int = 128, **kwargs):
         super().__init__(**kwargs)
-        self.grid_shape, self.plan_shape = tuple(grid_shape), tuple(plan_shape)
+        self.grid_shape = wholes("grid_shape", grid_shape, least=1)
+        self.plan_shape = wholes("plan_shape", plan_shape, least=2)
         *sizes, channels = self.plan_shape
-        if len(sizes) != len(self.grid_shape) or any(
+        if not 1 <= len(sizes) == len(self.grid_shape) <= 3 or any(
             size % cells for size, cells in zip(sizes, self.grid_shape, strict=True)
         ):
             raise ValueError(
-                f"`plan_shape` must be multiples of the grid {self.grid_shape}, and channels. "
+                f"`plan_shape` must be multiples of the grid {self.grid_shape}, of one to three "
+                "sizes, and channels. "
                 f"Received: plan_shape={self.plan_shape}"
             )
-        self.dim, self.filters = dim, filters
+        self.dim, self.filters = dim, filters = whole("dim", dim), whole("filters", filters)
         self.factors = [size // cells for size, cells in zip(sizes, self.grid_shape, strict=True)]
         self.channels = math.prod(self.factors) * channels
         rank = len(sizes)
@@ -111,6 +118,7 @@ class PlanNetwork(keras.layers.Layer):
 
     def build(self, input_shape):
         """Make all weights."""
+        self.input_spec = keras.layers.InputSpec(shape=(None, *self.plan_shape))
         shape = (None, *self.grid_shape, self.channels)
         for convolution in self.convolutions:
             convolution.build(shape)
@@ -144,17 +152,125 @@ class PlanNetwork(keras.layers.Layer):
         return config
 
 
+@keras.saving.register_keras_serializable(package="brainvq")
+class CausalAttention(keras.layers.Layer):
+    """Attention of each code over itself and all earlier ones, in raster order, added to features.
+
+    Masked convolutions reach a few codes; with this the whole of what is drawn is seen (Chen et
+    al. 2018, "PixelSNAIL: An Improved Autoregressive Generative Model"). Features at a place know
+    earlier codes alone, so that a place may attend to itself. Time and memory of training grow with
+    the square of the number of codes in a grid.
+
+    Args:
+        filters: channels of input and output.
+        heads: number of attentions side by side.
+        width: channels of all queries together, and of keys and values: a multiple of `heads`.
+        position: whether what is known of each place enters queries, keys and values.
+        label: whether a class embedding does.
+        dropout: rate on the output.
+
+    Call with features `(batch, *grid, filters)` and the two embeddings; it returns the same shape.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        heads: int = 4,
+        width: int = 64,
+        position: bool = False,
+        label: bool = False,
+        dropout: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        filters, heads = whole("filters", filters), whole("heads", heads)
+        width = whole("width", width)
+        dropout = float(number("dropout", dropout, most=1.0, below=True))
+        if width % heads:
+            raise ValueError(
+                f"`width` must be a multiple of heads={heads}. Received: width={width}"
+            )
+        self.filters, self.heads, self.width = filters, heads, width
+        self.position, self.label, self.dropout = position, label, dropout
+        policy = self.dtype_policy
+        # Queries, keys and values in one product.
+        self.input_dense = keras.layers.Dense(3 * width, dtype=policy, name="input_dense")
+        self.context = ContextProjection(3 * width, position, label, dtype=policy, name="context")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
+        self.output_dense = keras.layers.Dense(filters, dtype=policy, name="output_dense")
+
+    def build(self, dim):
+        """Make all weights; `dim` is the number of channels of the embeddings."""
+        self.input_dense.build((None, self.filters))
+        self.context.build(dim)
+        self.output_dense.build((None, self.width))
+        self.built = True
+
+    def call(self, features, position=None, label=None, training: bool | None = None):
+        """Return the features plus what is attended to; see the class for shapes."""
+        projected = self.context(self.input_dense(features), position, label)
+        count = math.prod(features.shape[1:-1])
+        flat = ops.reshape(projected, (-1, count, 3 * self.width))
+        places = ops.arange(count)
+        earlier = places[None] <= places[:, None]
+        attended = self.attend(*ops.split(flat, 3, axis=-1), earlier)
+        attended = ops.reshape(attended, (-1, *features.shape[1:-1], self.width))
+        return features + self.output_dense(self.dropout_layer(attended, training=training))
+
+    def attend(self, query, keys, values, seen):
+        """Return means of values, weighted by how well the keys match each query.
+
+        Args:
+            query: `(batch, m, width)`.
+            keys: `(batch, n, width)`.
+            values: `(batch, n, width)`.
+            seen: bool `(m, n)`, which of them each query may see.
+
+        Returns:
+            `(batch, m, width)` in the type of `query`.
+        """
+        query, keys, values = (
+            ops.reshape(part, (-1, part.shape[1], self.heads, self.width // self.heads))
+            for part in (query, keys, values)
+        )
+        scores = ops.cast(ops.einsum("bmhd,bnhd->bhmn", query, keys), "float32")
+        scores = scores / math.sqrt(self.width // self.heads)
+        weights = ops.softmax(ops.where(seen, scores, -1e9), axis=-1)
+        means = ops.einsum("bhmn,bnhd->bmhd", ops.cast(weights, values.dtype), values)
+        return ops.reshape(means, (-1, query.shape[1], self.width))
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape of the features."""
+        return input_shape
+
+    def get_config(self):
+        """Return every constructor argument."""
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            heads=self.heads,
+            width=self.width,
+            position=self.position,
+            label=self.label,
+            dropout=self.dropout,
+        )
+        return config
+
+
 class _Block(keras.layers.Layer):
     """What the two blocks share: their arguments, and a context of the same kinds."""
 
     def __init__(self, rank, filters, kernel_size, position, label, dropout, **kwargs):
         super().__init__(**kwargs)
-        self.rank = rank
-        self.filters = filters
-        self.kernel_size = kernel_size
+        self.rank = whole("rank", rank)
+        self.filters = whole("filters", filters)
+        self.kernel_size = whole("kernel_size", kernel_size)
         self.position = position
         self.label = label
-        self.dropout = dropout
+        self.dropout = number("dropout", dropout, most=1.0, below=True)
 
     def get_config(self):
         """Return every constructor argument."""

@@ -12,6 +12,9 @@ is computed when a slice starts and for one code. Slices are kept as channels: t
 at a level is its last k // 2 slices, concatenated along the last axis, oldest first, and zero
 before the grid starts, exactly as zero padding is.
 
+Attention sees all earlier codes of the grid, whatever their level: its keys and values are kept in
+memories of one place for each code, which go through all loops.
+
 Everything runs in float32 and within one compiled function; weights are read inside of it, so a
 change of weights needs no new compilation.
 """
@@ -102,7 +105,7 @@ def decode(model, choose, noise, known, labels=None, plan=None, trace=False):
     network = (_Gated if model.gated else _Plain)(model, labels, plan, known.shape[0])
     recursion = _Recursion(network, choose, noise, known, trace)
     first = network.bias(0, network.biases[0])
-    codes, _, traced = recursion.level(0, 0, first, network.biases)
+    codes, _, traced, _ = recursion.level(0, 0, first, network.biases, network.memories())
     return codes, traced
 
 
@@ -117,7 +120,7 @@ class _Recursion:
         self.trace = trace
         self.batch = known.shape[0]
 
-    def level(self, axis, offset, inherited, biases):
+    def level(self, axis, offset, inherited, biases, memories):
         """Draw one slice of the grid, along `axis` and all later axes.
 
         Args:
@@ -127,13 +130,15 @@ class _Recursion:
                 contribute to this slice, all constant terms included.
             biases: for each axis its constant terms within this slice, `(size, *rest, 1 or batch,
                 channels)`.
+            memories: keys and values of each attention at all codes so far, see
+                `_Network.memories`.
 
         Returns:
             Codes `(batch, size, *rest)`, what the network stores of every code `(batch,
-            size, *rest, stored)` or None, and the trace or None.
+            size, *rest, stored)` or None, the trace or None, and the memories.
         """
         if axis == self.network.rank - 1:
-            return self.codes(offset, inherited)
+            return self.codes(offset, inherited, memories)
         network = self.network
         size, *rest = network.grid[axis:]
         buffers = [ops.zeros((size, self.batch, *rest), "int32")]
@@ -143,24 +148,22 @@ class _Recursion:
             buffers.append(ops.zeros((size, self.batch, *rest, network.traced)))
         caches = network.slice_caches(axis, self.batch)
 
-        def body(index, *state):
-            buffers, (history, *caches) = state[: len(state) - count], state[len(state) - count :]
+        def body(index, buffers, caches, memories):
+            history, *caches = caches
             handed, caches = network.slice_step(axis, history, caches, _at(inherited, index))
             inner = [None if bias is None else _at(bias, index) for bias in biases]
             handed = _leading(handed)  # (next size, batch, *rest, channels)
             if inner[axis + 1] is not None:
                 handed = handed + network.bias(axis + 1, inner[axis + 1])
-            drawn = self.level(axis + 1, offset * size + index, handed, inner)
+            *drawn, memories = self.level(axis + 1, offset * size + index, handed, inner, memories)
             codes, stored, _ = drawn
             history = _pushed(history, network.embed(codes))
             caches = network.slice_update(caches, stored)
-            return (index + 1, *_filled(buffers, drawn, index), history, *caches)
+            return _filled(buffers, drawn, index), [history, *caches], memories
 
-        count = len(caches)
-        state = ops.while_loop(lambda index, *_: index < size, body, (0, *buffers, *caches))
-        return self._unpacked(state[1 : 1 + len(buffers)])
+        return self._loop(size, body, buffers, caches, memories)
 
-    def codes(self, offset, inherited):
+    def codes(self, offset, inherited, memories):
         """Draw the codes along the last axis, one after the other; see `level`."""
         network = self.network
         size = network.grid[-1]
@@ -171,27 +174,38 @@ class _Recursion:
             buffers.append(ops.zeros((size, self.batch, network.traced)))
         caches = network.code_caches(self.batch)
 
-        def body(index, *state):
-            buffers, (history, *caches) = state[: len(state) - count], state[len(state) - count :]
-            logits, caches, stored, traced = network.code_step(
-                history, caches, _at(inherited, index), self.trace
-            )
+        def body(index, buffers, caches, memories):
+            history, *caches = caches
             position = offset * size + index
+            logits, caches, stored, traced, memories = network.code_step(
+                history, caches, _at(inherited, index), memories, position, self.trace
+            )
             code = self.choose(logits, _column(self.noise, position), _column(self.known, position))
             history = _pushed(history, code[:, None])
             buffers = _filled(buffers, (code, stored, traced), index)
-            return (index + 1, *buffers, history, *caches)
+            return buffers, [history, *caches], memories
 
-        count = len(caches)
-        state = ops.while_loop(lambda index, *_: index < size, body, (0, *buffers, *caches))
-        return self._unpacked(state[1 : 1 + len(buffers)])
+        return self._loop(size, body, buffers, caches, memories)
 
-    def _unpacked(self, buffers):
-        """Return codes, stored numbers and trace with the batch first, None for what is absent."""
-        buffers = [ops.swapaxes(buffer, 0, 1) for buffer in buffers]
+    def _loop(self, size, body, *parts):
+        """Run `body(index, *parts)` for each index below `size`; it returns the parts anew.
+
+        Returns:
+            What `level` does; the buffers are turned so that the batch comes first.
+        """
+        ends = list(itertools.accumulate(map(len, parts)))
+
+        def step(index, *state):
+            ranges = zip([0, *ends], ends, strict=False)
+            parts = body(index, *(list(state[start:stop]) for start, stop in ranges))
+            return (index + 1, *itertools.chain(*parts))
+
+        flat = itertools.chain(*parts)
+        _, *state = ops.while_loop(lambda index, *_: index < size, step, (0, *flat))
+        buffers = [ops.swapaxes(buffer, 0, 1) for buffer in state[: ends[0]]]
         codes = buffers.pop(0)
         stored = buffers.pop(0) if self.network.stored else None
-        return codes, stored, buffers.pop(0) if self.trace else None
+        return codes, stored, buffers.pop(0) if self.trace else None, state[ends[1] :]
 
 
 class _Network:
@@ -238,23 +252,27 @@ class _Network:
         caches = [ops.full((batch, self.first_reach), self.table.shape[0] - 1, dtype="int32")]
         return caches + [ops.zeros((batch, self.reach * self.filters))] * self.model.num_blocks
 
+    def memories(self):
+        """Keys and values `(positions, batch, channels)` of each attention, before any code."""
+        return []
+
     def constants(self, layers):
-        """Return the constant terms of several convolutions, concatenated along the channels.
+        """Return the constant terms of several layers, concatenated along the channels.
 
         Args:
-            layers: pairs of a convolution and its context projection.
+            layers: pairs of a convolution or dense layer and its context projection.
 
         Returns:
             `(*grid, 1 or batch, channels)`, and for the class `(batch, channels)` or None.
         """
         by_place, by_label = [], []
-        for convolution, context in layers:
-            value = _weights(convolution.bias)
+        for layer, context in layers:
+            value = _weights(layer.bias)
             if context.position_dense is not None:
                 kernel = _weights(context.position_dense.kernel)
                 value = value + ops.matmul(self.places, kernel)
             grids = 1 if self.places is None else self.places.shape[-2]
-            by_place.append(ops.broadcast_to(value, (*self.grid, grids, convolution.filters)))
+            by_place.append(ops.broadcast_to(value, (*self.grid, grids, value.shape[-1])))
             if self.label is not None:
                 by_label.append(ops.matmul(self.label, _weights(context.label_dense.kernel)))
         label = ops.concatenate(by_label, axis=-1) if by_label else None
@@ -296,10 +314,24 @@ class _Gated(_Network):
 
     def __init__(self, model, labels, plan, batch):
         super().__init__(model, labels, plan, batch)
+        # Those that stand before a block, by its number.
+        self.before = {
+            index: number
+            for number, index in enumerate(
+                index for index, each in enumerate(model.attentions) if each is not None
+            )
+        }
+        self.attentions = [model.attentions[index] for index in self.before]
+        self.attention_weights = [
+            (_weights(each.input_dense.kernel), _dense(each.output_dense))
+            for each in self.attentions
+        ]
         self.biases, self.by_label = [], []
         for axis in range(self.rank):
             layers = [(model.first_convolutions[axis], model.first_contexts[axis])]
             layers += [(block.convolutions[axis], block.contexts[axis]) for block in model.blocks]
+            if axis == self.rank - 1:
+                layers += [(each.input_dense, each.context) for each in self.attentions]
             place, label = self.constants(layers)
             self.biases.append(place)
             self.by_label.append(label)
@@ -323,6 +355,31 @@ class _Gated(_Network):
         self.outputs = [_dense(block.output_dense) for block in model.blocks]
         self.head = _dense(model.head)
 
+    def memories(self):
+        """Keys and values `(positions, batch, channels)` of each attention, before any code."""
+        positions = math.prod(self.grid)
+        return [ops.zeros((positions, self.batch, 2 * each.width)) for each in self.attentions]
+
+    def _attended(self, number, features, term, memory, position):
+        """Return features `(batch, filters)` after an attention, and its memory of this code too.
+
+        Args:
+            number: which of the attentions.
+            features: `(batch, filters)` of this code.
+            term: `(batch, 3 width)`, constant terms of its input.
+            memory: `(positions, batch, 2 width)`.
+            position: number of the code in raster order.
+        """
+        attention = self.attentions[number]
+        kernel, output = self.attention_weights[number]
+        projected = term + ops.matmul(features, kernel)
+        query, pair = projected[:, : attention.width], projected[:, attention.width :]
+        memory = ops.slice_update(memory, (position, 0, 0), pair[None])
+        seen = ops.arange(memory.shape[0], dtype="int32") <= position
+        keys, values = ops.split(ops.swapaxes(memory, 0, 1), 2, axis=-1)
+        attended = attention.attend(query[:, None], keys, values, seen[None])[:, 0]
+        return features + _apply(attended, output), memory
+
     def slice_step(self, axis, history, caches, inherited):
         """Run stack `axis` on one slice `(batch, *rest)`; all its inputs are known."""
         first = inherited[..., : self.filters]
@@ -341,23 +398,38 @@ class _Gated(_Network):
             carried = gate(hidden)
             handed.append(ops.matmul(carried, carry))
             features = features + carried
+        if axis == self.rank - 2:  # attention is part of the last stack, and takes nothing either
+            handed += [
+                ops.zeros((*features.shape[:-1], 3 * each.width)) for each in self.attentions
+            ]
         return ops.concatenate(handed, axis=-1), new_caches
 
     def slice_update(self, caches, stored):
         """The step has made the new caches already."""
         return caches
 
-    def code_step(self, history, caches, inherited, trace):
-        """Run the last stack on one code; return logits, caches, None and the trace."""
+    def code_step(self, history, caches, inherited, memories, position, trace):
+        """Run the last stack on one code; return logits, caches, None, trace and memories."""
         first = inherited[..., : self.filters]
-        inherited = _pieces(inherited[..., self.filters :], 2 * self.filters, len(caches))
+        terms = _pieces(inherited[..., self.filters :], 2 * self.filters, len(caches))
+        to_attention = inherited[..., self.filters * (1 + 2 * len(caches)) :]
         features = first + self.look_up(history)  # (batch, filters)
         trail = [features]
         skip = None
-        new_caches = []
-        for cache, kernel, (weights, bias), term in zip(
-            caches, self.kernels[-1], self.outputs, inherited, strict=True
+        new_caches, memories = [], list(memories)
+        for index, (cache, kernel, (weights, bias), term) in enumerate(
+            zip(caches, self.kernels[-1], self.outputs, terms, strict=True)
         ):
+            if index in self.before:
+                number = self.before[index]
+                width = 3 * self.attentions[number].width
+                features, memories[number] = self._attended(
+                    number,
+                    features,
+                    to_attention[:, number * width : (number + 1) * width],
+                    memories[number],
+                    position,
+                )
             seen = ops.concatenate([cache, features], axis=-1)
             new_caches.append(seen[:, self.filters :])
             outputs = ops.matmul(gate(term + ops.matmul(seen, kernel)), weights) + bias
@@ -368,7 +440,7 @@ class _Gated(_Network):
         hidden = ops.relu(_apply(ops.relu(skip), self.head))
         logits = _apply(hidden, self.logits_dense)
         traced = ops.concatenate([*trail, logits], axis=-1) if trace else None
-        return logits, new_caches, None, traced
+        return logits, new_caches, None, traced, memories
 
 
 class _Plain(_Network):
@@ -425,8 +497,8 @@ class _Plain(_Network):
         pieces = _pieces(stored, self.filters, len(caches))
         return [_pushed(cache, piece) for cache, piece in zip(caches, pieces, strict=True)]
 
-    def code_step(self, history, caches, inherited, trace):
-        """Run the chain on one code; return logits, caches, the masked inputs and the trace."""
+    def code_step(self, history, caches, inherited, memories, position, trace):
+        """Run the chain on one code; return logits, caches, the masked inputs, trace, memories."""
         features = ops.relu(inherited[:, : self.filters] + self.look_up(history))
         inherited = _pieces(inherited[:, self.filters :], self.half, len(caches))
         trail, stored, new_caches = [features], [], []
@@ -444,7 +516,7 @@ class _Plain(_Network):
             trail.append(features)
         logits = _apply(features, self.logits_dense)
         traced = ops.concatenate([*trail, logits], axis=-1) if trace else None
-        return logits, new_caches, ops.concatenate(stored, axis=-1), traced
+        return logits, new_caches, ops.concatenate(stored, axis=-1), traced, memories
 
 
 def _weights(variable):

@@ -129,6 +129,14 @@ class Prior:
     """Kernel of the blocks, in codes."""
     first_kernel_size: int = option(5, above=0, **_TRAINED)
     """Kernel of the first layer, in codes."""
+    attention_every: int = option(
+        0,
+        minimum=0,
+        used=lambda study: study.has_prior and study.prior.gated,
+        only="a gated prior (--prior.gated, --prior.epochs above 0)",
+    )
+    """Blocks between two attentions over all earlier codes (Chen et al. 2018, "PixelSNAIL"); 0 for
+    none. Time and memory grow with the square of the codes in a grid."""
     dropout: float = option(0.1, minimum=0, maximum=1, **_TRAINED)
     """Share of activations dropped while training."""
     position_embedding: bool = option(True, **_TRAINED)
@@ -185,6 +193,7 @@ class Prior:
                 gated=self.gated,
                 dropout=self.dropout,
                 position_embedding=self.position_embedding,
+                attention_every=self.attention_every,
                 num_classes=num_classes,
                 plan=plan,
             )

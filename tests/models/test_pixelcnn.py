@@ -66,6 +66,7 @@ def numpy_of(x):
         ((3, 4), {"gated": True, "embedding_dim": 0, "position_embedding": False}),
         ((2, 3, 2), {"gated": True}),
         ((5,), {"gated": True}),
+        ((3, 4), {"attention_every": 1}),
         ((3, 3), {"gated": False}),
         ((2, 3, 2), {"gated": False, "embedding_dim": 3, "position_embedding": True}),
     ],
@@ -97,6 +98,20 @@ def test_gated_form_has_no_blind_spot_where_the_plain_form_has_one():
         seen[gated] = difference[2, 3] > 1e-7
     # Two rows of reach carry the gated form three columns to the right; a plain row, one.
     assert seen == {True: True, False: False}
+
+
+def test_attention_sees_what_convolutions_do_not_reach():
+    # Two layers of reach 1, and a code seven rows away.
+    options = {"filters": 4, "num_blocks": 2, "first_kernel_size": 3}
+    seen = []
+    for every in (0, 1):
+        prior = make((9, 3), attention_every=every, **options)
+        codes = draw_codes(prior, 1)
+        changed = codes.copy()
+        changed[0, 1, 1] = (changed[0, 1, 1] + 1) % prior.num_codes
+        difference = np.abs(numpy_of(prior(codes)) - numpy_of(prior(changed))).max(-1)[0]
+        seen.append(difference[8, 2] > 1e-7)
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +205,9 @@ def traced(prior, codes, labels):
         (1, {"gated": True}),
         (2, {"gated": True, "kernel_size": 5, "num_classes": 2}),
         (2, {"gated": True, "kernel_size": 1, "embedding_dim": 0, "position_embedding": False}),
+        (2, {"num_classes": 2, "num_blocks": 3, "attention_every": 1}),
+        (3, {"attention_every": 1, "position_embedding": False}),
+        (1, {"num_blocks": 3, "attention_every": 2}),
         (3, {"gated": True, "num_classes": 2}),
         (1, {"gated": False}),
         (2, {"gated": False, "first_kernel_size": 7}),
@@ -422,6 +440,7 @@ def test_sample_weights_and_label_smoothing():
     [
         {"gated": True, "num_classes": 3, "dropout": 0.2, "label_smoothing": 0.1},
         {"gated": False, "embedding_dim": 4, "position_embedding": True, "kernel_size": 5},
+        {"attention_every": 1},
     ],
 )
 def test_config_and_files(options, tmp_path):
@@ -447,10 +466,14 @@ def test_config_and_files(options, tmp_path):
     np.testing.assert_array_equal(rebuilt.log_prob(codes, labels), wanted)
 
 
-@pytest.mark.parametrize("name", ["GatedBlock", "PlainBlock", "ContextProjection"])
+@pytest.mark.parametrize("name", ["GatedBlock", "PlainBlock", "ContextProjection", "CausalAttention"])
 def test_parts_rebuild_from_their_config(name):
-    prior = small(gated=name != "PlainBlock", num_classes=2)
-    part = prior.first_contexts[0] if name == "ContextProjection" else prior.blocks[0]
+    every = int(name == "CausalAttention")
+    prior = small(gated=name != "PlainBlock", num_classes=2, num_blocks=2, attention_every=every)
+    part = {
+        "ContextProjection": prior.first_contexts[0],
+        "CausalAttention": prior.attentions[-1],
+    }.get(name, prior.blocks[0])
     config = part.get_config()
     parameters = set(inspect.signature(type(part).__init__).parameters) - {"self", "kwargs"}
     assert parameters <= set(config)
@@ -470,6 +493,7 @@ def test_parts_rebuild_from_their_config(name):
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
         ({"num_classes": 0}, "num_classes=0"),
         ({"embedding_dim": -1}, "embedding_dim=-1"),
+        ({"attention_every": 1, "gated": False}, "attention_every=1"),
     ],
 )
 def test_bad_constructor_arguments(options, message):
