@@ -42,10 +42,10 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class _Member:
-    """One entry of an archive, its name already normalised ("a/b"); kind: file, folder or link."""
+    """One entry of an archive, its name already normalised ("a/b"); type: file, folder or link."""
 
     name: str
-    kind: str
+    type: str
     size: int = 0
     target: str = ""  # of a link, normalised, relative to the archive
     handle: object = None
@@ -194,15 +194,15 @@ def _tar_member(archive, info):
 def _zip_member(archive, opened, info):
     # orig_filename, because zipfile cuts names at a zero byte and turns separators around.
     name = _safe_name(archive, info.orig_filename)
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind == stat.S_IFLNK:
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    if mode == stat.S_IFLNK:
         if info.file_size > 4096:
             raise UserError(f"{archive}: member {name!r} is a link with a path of no end")
         target = opened.read(info).decode("utf-8", "surrogateescape")
         return _Member(name, "link", target=_safe_target(archive, name, target, True))
     if info.is_dir():
         return _Member(name, "folder")
-    if kind not in (0, stat.S_IFREG):
+    if mode not in (0, stat.S_IFREG):
         raise UserError(
             f"{archive}: member {name!r} is a device or pipe; only files, folders and links are "
             "expected, nothing was unpacked"
@@ -238,13 +238,13 @@ def _judged(archive, members):
     """Refuses members that claim one place: a name twice, or a file that is also a folder."""
     kinds = {}
     for member in members:
-        if not member.name and member.kind != "folder":
+        if not member.name and member.type != "folder":
             raise UserError(f"{archive}: a member has no name; nothing was unpacked")
-        if member.name in kinds and (member.kind, kinds[member.name]) != ("folder", "folder"):
+        if member.name in kinds and (member.type, kinds[member.name]) != ("folder", "folder"):
             raise UserError(
                 f"{archive}: member {member.name!r} is there twice; nothing was unpacked"
             )
-        kinds[member.name] = member.kind
+        kinds[member.name] = member.type
     for member in members:
         parent = posixpath.dirname(member.name)
         while parent:
@@ -263,11 +263,11 @@ def _resolved(archive, members, chosen):
     files = {}
     for member in chosen:
         target, steps = member, 0
-        while target is not None and target.kind == "link" and steps < 40:
+        while target is not None and target.type == "link" and steps < 40:
             target, steps = by_name.get(target.target), steps + 1
-        if target is not None and target.kind == "file":
+        if target is not None and target.type == "file":
             files[member.name] = target
-        elif member.kind == "link":
+        elif member.type == "link":
             raise UserError(
                 f"{archive}: link {member.name!r} points to {member.target!r}, which is no file of "
                 "the archive; nothing was unpacked"
@@ -299,7 +299,7 @@ def _unpack(archive, folder, keep, keep_name, title, progress):
         _check_space(archive, folder.parent, total)
         folder.mkdir()
         for member in chosen:
-            if member.kind == "folder":
+            if member.type == "folder":
                 (folder / member.name).mkdir(parents=True, exist_ok=True)
         with progress_of(total, title, "B", shown=progress) as bar:
             for name, member in files.items():

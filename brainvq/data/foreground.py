@@ -126,17 +126,17 @@ def _beyond_constant(image, thinned, low, high):
 
 def _otsu(thinned, low, high):
     """Otsu's threshold, and the mean of the values below it."""
+    from skimage.filters import threshold_otsu  # not needed for brains
+
     counts, edges = np.histogram(thinned, bins=256, range=(low, high))
+    filled = np.flatnonzero(counts)  # scikit-image divides by the counts at both ends
+    counts, edges = counts[filled[0] : filled[-1] + 1], edges[filled[0] : filled[-1] + 2]
     middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * middles)
-    valid = (below > 0) & (above > 0)
-    mean_below = sums / np.maximum(below, 1)
-    mean_above = (sums[-1] - sums) / np.maximum(above, 1)
-    between = np.where(valid, below * above * (mean_above - mean_below) ** 2.0, -1)
-    best = int(np.argmax(between))
-    return edges[best + 1], mean_below[best]
+    best = 0
+    if len(counts) > 1:
+        best = int(np.searchsorted(middles, threshold_otsu(hist=(counts, middles))))
+    below = slice(0, best + 1)
+    return edges[best + 1], np.average(middles[below], weights=counts[below])
 
 
 def _thinned(image):

@@ -37,7 +37,6 @@ from brainvq.evaluation.classification import (
     confusion_matrix,
     paired_differences,
     pool_by_subject,
-    roc_curve,
     subject_folds,
 )
 from brainvq.evaluation.codes import (
@@ -168,7 +167,6 @@ __all__ = [
     "rate_distortion",
     "remove_metadata",
     "robustness",
-    "roc_curve",
     "sample_table",
     "shape_statistics",
     "shape_table",

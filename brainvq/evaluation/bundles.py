@@ -82,6 +82,7 @@ def resample(streamlines, points):
 
     Returns:
         float64 `(n, points, 3)`, as dipy's `set_number_of_points` gives; ends stay where they are.
+        Those without length stay as they are, where dipy's function gives what memory held.
     """
     streamlines = np.asarray(streamlines, "float64")
     steps = np.linalg.norm(np.diff(streamlines, axis=1), axis=-1)  # (n, any - 1)
@@ -106,15 +107,11 @@ def mdf(a, b):
 
     Returns:
         float64 `(n, m)`: the mean distance from point i to point i, or to point points − i where
-        that is less: the direction of a streamline means nothing.
+        that is less: the direction of a streamline means nothing. Computed in float32.
     """
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
-    points = a.shape[1]
-    direct, flipped = np.zeros((2, len(a), len(b)))
-    for i in range(points):
-        direct += _distances(a[:, i], b[:, i])
-        flipped += _distances(a[:, i], b[:, points - 1 - i])
-    return np.minimum(direct, flipped) / points
+    from dipy.tracking.distances import bundles_distances_mdf  # a second to import
+
+    return bundles_distances_mdf(np.asarray(a, "float32"), np.asarray(b, "float32"))
 
 
 def mse(a, b):
@@ -401,11 +398,6 @@ def _nearest_mdf(a, b):
         near_a[part] = apart.min(axis=1)
         near_b = np.minimum(near_b, apart.min(axis=0))
     return near_a, near_b
-
-
-def _distances(a, b):
-    """Euclidean distances of `(n, 3)` and `(m, 3)`: `(n, m)`."""
-    return np.sqrt(sum((a[:, None, i] - b[None, :, i]) ** 2 for i in range(3)))
 
 
 def _closest(a, b):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn import metrics
 
 from brainvq.errors import UserError
 from brainvq.evaluation.bootstrap import interval, resample_weights
@@ -247,8 +248,7 @@ def confusion_matrix(labels, probabilities):
     """
     labels, repeats = _checked(labels, probabilities)
     assigned = repeats.mean(axis=0).argmax(axis=1)
-    count = repeats.shape[2]
-    return np.bincount(labels * count + assigned, minlength=count**2).reshape(count, count)
+    return metrics.confusion_matrix(labels, assigned, labels=np.arange(repeats.shape[2]))
 
 
 def class_table(labels, probabilities, classes):
@@ -279,25 +279,6 @@ def class_table(labels, probabilities, classes):
             "recall": recall,
         }
     )
-
-
-def roc_curve(positive, scores):
-    """The receiver operating characteristic of scores.
-
-    Args:
-        positive: bool `(n,)`.
-        scores: float `(n,)`, higher for positive.
-
-    Returns:
-        (false positive rate, true positive rate), float arrays from 0 to 1, a point for each
-        threshold between distinct scores.
-    """
-    positive, scores = np.asarray(positive, bool), np.asarray(scores, "float64")
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)
-    true = np.cumsum(positive[order])[last] / max(positive.sum(), 1)
-    false = np.cumsum(~positive[order])[last] / max((~positive).sum(), 1)
-    return np.append(0.0, false), np.append(0.0, true)
 
 
 def class_names(labels, count):

@@ -7,6 +7,7 @@ Every function writes `path` and returns it as a `pathlib.Path`; with `None` it 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from sklearn.decomposition import PCA
 
 from brainvq.evaluation.bundles import area_under
 from brainvq.reports.drawing import COLOURS, new_figure, png_figure
@@ -82,7 +83,8 @@ def tsne(
                 "latents must be finite and as many as names. "
                 f"Received: {model!r} {values.shape} for {len(names)} names"
             )
-        points = _principal(values.reshape(len(values), -1)[picked], components)
+        rows = values.reshape(len(values), -1)[picked]
+        points = PCA(min(components, *rows.shape), random_state=0).fit_transform(rows)
         _bundle_dots(ax, tsne_places(points, perplexity, seed), names[picked], bundles)
         ax.set_title(model)
     for ax in axes[len(latents) :]:
@@ -318,18 +320,6 @@ def model_colour(i):
     """
     colours = (*COLOURS, *_MORE_COLOURS)
     return colours[i % len(colours)]
-
-
-def _principal(values, count):
-    """Scores on the first principal components, `(n, ≤ count)`."""
-    centred = values - values.mean(axis=0)
-    # Through the smaller of both products: latents may have ten thousand numbers.
-    if len(centred) < centred.shape[1]:
-        spread, left = np.linalg.eigh(centred @ centred.T)
-        order = np.argsort(spread)[::-1][:count]
-        return left[:, order] * np.sqrt(np.maximum(spread[order], 0))
-    spread, axes = np.linalg.eigh(centred.T @ centred)
-    return centred @ axes[:, np.argsort(spread)[::-1][:count]]
 
 
 def _order(models):

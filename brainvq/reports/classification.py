@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects
+from sklearn.metrics import roc_curve
 
 from brainvq.evaluation.classification import (
     LOWER_IS_BETTER,
@@ -20,7 +21,6 @@ from brainvq.evaluation.classification import (
     compare_methods,
     confusion_matrix,
     paired_differences,
-    roc_curve,
 )
 from brainvq.reports.drawing import COLOURS, new_figure, png_figure, reference_line
 from brainvq.reports.html import Report, Section
@@ -112,7 +112,7 @@ def roc_figure(labels, probabilities, classes, *, title="ROC curves"):
     for i, (method, repeats) in enumerate(probabilities.items()):
         p = _mean(repeats)
         area = classification_measures(labels, p)["auroc"]
-        false, true = roc_curve(labels == 1, p[:, 1])
+        false, true, _ = roc_curve(labels == 1, p[:, 1], drop_intermediate=False)
         left.plot(false, true, color=COLOURS[i % len(COLOURS)], label=f"{method}: {area:.2f}")
         _subject_scores(right, i, p[:, 1], labels, classes)
     left.set_aspect("equal")

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import colormaps, patheffects
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
 
 from brainvq.reports.curves import (  # noqa: F401  # figures of a run like those below
     buan_curve,
@@ -496,17 +497,13 @@ def code_colours(num_codes, codebook=None):
 
 def _principal(vectors, count):
     """Scores on the first principal components and the variance each explains."""
-    centred = vectors - vectors.mean(axis=0)
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    # The sign of a component is arbitrary: the largest weight is made positive, so that two
-    # figures of one codebook agree.
-    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    scores = np.zeros((len(vectors), count))
-    explained = np.zeros(count)
-    known = min(count, len(axes))
-    scores[:, :known] = centred @ axes[:known].T
-    explained[:known] = singular[:known] ** 2 / max((singular**2).sum(), 1e-30)
-    return scores, explained
+    known = min(count, *vectors.shape)
+    pca = PCA(known, svd_solver="full")
+    with np.errstate(invalid="ignore"):  # vectors that are all alike have no variance
+        scores = pca.fit_transform(vectors)
+    missing = (0, count - known)
+    explained = np.nan_to_num(pca.explained_variance_ratio_)
+    return np.pad(scores, ((0, 0), missing)), np.pad(explained, missing)
 
 
 def _mosaic(ax, pictures, side, spacing, low_high, plane):

@@ -121,8 +121,8 @@ def _environment():
         cell=format_cell,
         paragraphs=lambda text: [part.strip() for part in text.split("\n\n") if part.strip()],
         numeric=lambda table: [
-            pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
-            for kind in table.dtypes
+            pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+            for dtype in table.dtypes
         ],
         rows=_rows,
         embedded=_embedded,

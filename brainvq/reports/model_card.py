@@ -144,7 +144,7 @@ def markdown_table(table):
     def line(cells):
         return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
-    rule = ["---:" if pd.api.types.is_numeric_dtype(kind) else "---" for kind in table.dtypes]
+    rule = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in table.dtypes]
     rows = zip(*([format_cell(value) for value in table[name]] for name in table), strict=True)
     return "\n".join([line(table.columns), line(rule), *map(line, rows)])
 

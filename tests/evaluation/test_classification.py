@@ -16,7 +16,6 @@ from brainvq.evaluation import (
     confusion_matrix,
     paired_differences,
     pool_by_subject,
-    roc_curve,
     subject_folds,
 )
 
@@ -128,14 +127,6 @@ def test_repeats_are_averaged():
     one, two = classification_measures(labels, p), classification_measures(labels, other)
     both = classification_measures(labels, np.stack([p, other]))
     assert both == pytest.approx({name: (one[name] + two[name]) / 2 for name in one})
-
-
-def test_curve_is_that_of_scikit_learn():
-    labels, p = draw()
-    scores = np.round(p[:, 1], 1)
-    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
-    ours = roc_curve(labels == 1, scores)
-    np.testing.assert_allclose(ours, (false, true))
 
 
 def test_perfect_and_constant_scores():
