@@ -466,7 +466,9 @@ def test_config_and_files(options, tmp_path):
     np.testing.assert_array_equal(rebuilt.log_prob(codes, labels), wanted)
 
 
-@pytest.mark.parametrize("name", ["GatedBlock", "PlainBlock", "ContextProjection", "CausalAttention"])
+@pytest.mark.parametrize(
+    "name", ["GatedBlock", "PlainBlock", "ContextProjection", "CausalAttention"]
+)
 def test_parts_rebuild_from_their_config(name):
     every = int(name == "CausalAttention")
     prior = small(gated=name != "PlainBlock", num_classes=2, num_blocks=2, attention_every=every)
