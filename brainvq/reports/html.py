@@ -24,7 +24,8 @@ class Section:
         title: heading, also in the table of contents.
         text: plain text; blank lines separate paragraphs. It is escaped: markup shows as typed.
         tables: `(caption, pandas.DataFrame)` pairs. Indexes are not shown.
-        figures: `(path, caption)` pairs of PNG, JPEG, GIF or SVG files.
+        figures: `(path, caption)` pairs of PNG, JPEG, GIF or SVG files. Of `NAME.png` the viewer
+            `NAME.html` is shown too, where there is one: see `brainvq.reports.viewer`.
         folded: `(summary, text)` pairs at the end, each text hidden until the summary is clicked.
     """
 
@@ -75,7 +76,7 @@ def write_report(path, report):
         UserError: a figure cannot be read or is no picture.
     """
     report = dataclasses.replace(report, cards=[(*card, "")[:3] for card in report.cards])
-    write_text(path, _environment().get_template("report.html.j2").render(report=report))
+    write_text(path, environment().get_template("report.html.j2").render(report=report))
     return Path(path)
 
 
@@ -109,7 +110,8 @@ def format_cell(value):
     return str(value)
 
 
-def _environment():
+def environment():
+    """The templates' `jinja2.Environment`, its filters included."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -148,4 +150,9 @@ def _embedded(path):
     data = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
     # Our figures have 130 pixels an inch and a page 100: a little smaller is sharp on any screen.
     width = int.from_bytes(content[16:20], "big") if kind == "image/png" else 0
-    return {"data": data, "width": round(width / PIXELS)}
+    viewer = Path(path).with_suffix(".html")
+    return {
+        "data": data,
+        "width": round(width / PIXELS),
+        "viewer": viewer.read_text("utf-8") if viewer.exists() else "",
+    }

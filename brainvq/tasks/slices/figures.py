@@ -5,7 +5,7 @@ import numpy as np
 
 from brainvq import evaluation
 from brainvq.reports import figures
-from brainvq.reports.planes import reconstruction_planes
+from brainvq.reports.viewer import walkable_planes
 from brainvq.tasks.base import figure_path
 from brainvq.tasks.scans import code_figures, counts_of_codes, prepared, training_figures
 from brainvq.tasks.slices.steps import heights, pixel_size, spread
@@ -57,7 +57,7 @@ def planes_figure(run):
     test = run.scans.table[run.scans.table["split"] == "test"]
     row = next(test[test["scan_id"].isin(run.store.scans["scan_id"])].itertuples())
     scan = prepared(run.study, run.task, row, matrix="native")
-    return reconstruction_planes(
+    return walkable_planes(
         scan.to_volume(scan.slices),
         scan.to_volume(np.clip(run.model.reconstruct(scan.slices), 0, 1)),
         scan.original_affine,

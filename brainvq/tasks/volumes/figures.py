@@ -8,7 +8,8 @@ from brainvq import data, evaluation
 from brainvq.evaluation import to_unit
 from brainvq.files import read_csv
 from brainvq.reports import som
-from brainvq.reports.planes import reconstruction_planes, three_planes
+from brainvq.reports.planes import three_planes
+from brainvq.reports.viewer import walkable_planes
 from brainvq.tasks.base import figure_path, read_subjects
 from brainvq.tasks.scans import code_figures, counts_of_codes, training_figures
 from brainvq.tasks.volumes.draws import centred_affine
@@ -65,7 +66,7 @@ def reconstruction_figures(run, row, subject):
     images = run.store.read([row])
     image, restored = (x[0, ..., 0] for x in to_unit(images, model.reconstruct(images)))
     drawn = {
-        "reconstructions": reconstruction_planes(
+        "reconstructions": walkable_planes(
             image,
             restored,
             affine,
