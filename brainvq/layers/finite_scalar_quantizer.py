@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.arguments import whole
+from brainvq.arguments import wholes
 from brainvq.layers.bottleneck import Bottleneck
 from brainvq.layers.quantizer import straight_through
 
@@ -45,15 +45,12 @@ class FiniteScalarQuantizer(Bottleneck):
 
     def __init__(self, levels: tuple[int, ...] = (8, 5, 5, 5), **kwargs):
         super().__init__(**kwargs)
-        levels = tuple(levels)
-        if not levels:
-            raise ValueError(f"`levels` must be integers of at least 3. Received: levels={levels}")
-        self.levels = tuple(whole("levels", level, 3) for level in levels)
+        self.levels = wholes("levels", levels, 3, least=1)
         self.num_codes = math.prod(self.levels)
         if self.num_codes > np.iinfo("int32").max:
             raise ValueError(
                 f"`levels` must make at most {np.iinfo('int32').max} codes. "
-                f"Received: levels={levels}, which make {self.num_codes}"
+                f"Received: levels={self.levels}, which make {self.num_codes}"
             )
         sizes = np.array(self.levels)
         half_range = ((sizes - 1) / 2).astype("float32")

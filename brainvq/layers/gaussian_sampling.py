@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from brainvq.arguments import number
+from brainvq.arguments import number, seed_of
 from brainvq.layers.bottleneck import Bottleneck
 
 # exp(20) still squares within float32; a wider log-variance is a training gone wrong already.
@@ -38,8 +38,8 @@ class GaussianSampling(Bottleneck):
     def __init__(self, kl_weight: float = 1.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.kl_weight = number("kl_weight", kl_weight)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = seed_of(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape):
         """Creates the dense layer for `input_shape` `(batch, *grid, dim)`."""

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from brainvq.arguments import number, whole
+from brainvq.layers.shapes import channels_spec
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -35,6 +36,7 @@ class GroupNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates scale and offset for `input_shape` `(batch, *spatial, channels)`."""
+        self.input_spec = channels_spec(self, input_shape, ndim=len(input_shape))
         channels = input_shape[-1]
         if channels % self.groups:
             raise ValueError(

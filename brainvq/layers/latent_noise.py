@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from brainvq.arguments import number
+from brainvq.arguments import number, seed_of
 from brainvq.layers.bottleneck import Bottleneck
 
 
@@ -33,8 +33,8 @@ class LatentNoise(Bottleneck):
     def __init__(self, size: float, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.size = number("size", size)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = seed_of(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape):
         """There is nothing to build."""

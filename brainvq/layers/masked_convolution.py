@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from brainvq.arguments import whole, wholes
+from brainvq.layers.shapes import channels_spec
 
 
 def _odd_tuple(kernel_size, rank):
@@ -86,6 +87,7 @@ class _MaskedConv(keras.layers.Layer):
 
     def build(self, input_shape):
         """Make the kernel `(*kernel_size, channels, filters)` and the bias `(filters,)`."""
+        self.input_spec = channels_spec(self, input_shape, ndim=self.rank + 2)
         channels = input_shape[-1] + int(self.padding_channel)
         self.kernel = self.add_weight(
             name="kernel",
@@ -240,16 +242,16 @@ class CausalConv(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if axis not in (0, 1, 2):
-            raise ValueError(f"`axis` must be 0, 1 or 2. Received: axis={axis}")
+        if whole("axis", axis, 0) > 2:
+            raise ValueError(f"`axis` must be an integer, 0, 1 or 2. Received: axis={axis}")
         if not include_current and kernel_size == 1:
             raise ValueError(
                 "`kernel_size` must be at least 3 where the current index is left out. "
                 f"Received: kernel_size={kernel_size}"
             )
         self.filters = whole("filters", filters)
-        self.kernel_size = _odd_tuple(kernel_size, 1)[0]
-        self.axis = axis
+        (self.kernel_size,) = _odd_tuple((kernel_size,), 1)
+        self.axis = int(axis)
         self.include_current = include_current
         self.use_bias = use_bias
         self.padding_channel = padding_channel
@@ -262,6 +264,7 @@ class CausalConv(keras.layers.Layer):
             raise ValueError(
                 f"`axis` must be below the number of grid axes, {rank}. Received: axis={self.axis}"
             )
+        self.input_spec = channels_spec(self, input_shape, ndim=rank + 2)
         back = self.kernel_size // 2 + int(self.include_current)
         extent = (1,) * self.axis + (back,) + (self.kernel_size,) * (rank - 1 - self.axis)
         channels = input_shape[-1] + int(self.padding_channel)

@@ -31,6 +31,7 @@ class SoftClip(keras.layers.Layer):
     def __init__(self, sharpness: float = 40.0, **kwargs):
         super().__init__(**kwargs)
         self.sharpness = number("sharpness", sharpness, above=True)
+        self.supports_masking = True
 
     def call(self, x):
         """Bounds `x`; see the class."""

@@ -84,6 +84,11 @@ class Autoencoder(OwnTarget, LatentModel):
                 "`bottleneck` must be a brainvq.layers.Bottleneck or a list of them. "
                 f"Received: bottleneck={bottleneck}"
             )
+        for part, given in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(given, keras.layers.Layer):
+                raise ValueError(
+                    f"`{part}` must be a Keras model or layer. Received: {part}={given}"
+                )
         if continuous_weight is not None:
             continuous_weight = number("continuous_weight", continuous_weight, most=1.0, above=True)
         if continuous_weight is not None and not bottleneck.has_codes:

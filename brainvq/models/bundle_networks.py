@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from brainvq.arguments import number, whole, wholes
+from brainvq.arguments import number, shape_of, whole, wholes
+from brainvq.layers.shapes import channels_spec
 
 
 def bundle_encoder(
@@ -43,13 +44,14 @@ def bundle_encoder(
     Raises:
         ValueError: if the shape has no three sizes or one is no multiple of the stride.
     """
-    filters, blocks = wholes("filters", filters), whole("blocks", blocks, 0)
+    input_shape = shape_of("input_shape", input_shape)
+    filters, blocks = wholes("filters", filters, least=1), whole("blocks", blocks, 0)
     hidden, embedding_dim = whole("hidden", hidden), whole("embedding_dim", embedding_dim)
     stride = 2 ** len(filters)
-    if len(input_shape) != 3 or any(size % stride for size in input_shape[:2]):
+    if len(input_shape) != 3 or any(size is None or size % stride for size in input_shape[:2]):
         raise ValueError(
             f"A bundle is (streamlines, points, 3), the first two multiples of {stride}. "
-            f"Received: input_shape={tuple(input_shape)}"
+            f"Received: input_shape={input_shape}"
         )
     inputs = keras.Input(input_shape)
     x = inputs
@@ -80,8 +82,12 @@ def bundle_decoder(
     Returns:
         `keras.Model`, float `(batch, *grid, embedding_dim)` → float32
         `(batch, *grid * 2**len(filters), 3)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
-    filters, blocks = wholes("filters", filters), whole("blocks", blocks, 0)
+    input_shape = shape_of("input_shape", input_shape)
+    filters, blocks = wholes("filters", filters, least=1), whole("blocks", blocks, 0)
     hidden = whole("hidden", hidden)
     inputs = keras.Input(input_shape)
     x = layers.Conv2D(filters[-1], 3, padding="same")(inputs)
@@ -107,7 +113,11 @@ def pass_through(encoder: keras.Model, decoder: keras.Model, noise: float = 0.1)
         decoder: model of `bundle_decoder` with the same filters.
         noise: float ≥ 0, what is left of the random start. Default 0.1; with 0 an autoencoder is
             the identity, wherever everything fits.
+
+    Raises:
+        ValueError: if `noise` is out of its range.
     """
+    noise = number("noise", noise)
     numbers, paired = 3, False
     for layer in _main_convolutions(encoder, noise):
         numbers = _hand_on(layer, numbers, paired, noise)
@@ -148,9 +158,9 @@ def streamline_encoder(
         `(batch, streamlines, 1, 3 * modes)`: a grid of one column.
 
     Raises:
-        ValueError: if there are more modes than points.
+        ValueError: if an argument is out of its range, or there are more modes than points.
     """
-    streamlines, points, axes = input_shape
+    streamlines, points, axes = _three_sizes(input_shape)
     modes, width, blocks = whole("modes", modes), whole("width", width), whole("blocks", blocks, 0)
     spread = number("spread", spread, above=True)
     if modes > points:
@@ -194,8 +204,16 @@ def streamline_decoder(
     Returns:
         `keras.Model`, float `(batch, streamlines, 1, 3 * modes)` → float32
         `(batch, streamlines, points, 3)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
-    streamlines, _, dim = input_shape
+    streamlines, _, dim = _three_sizes(input_shape)
+    if dim % 3:
+        raise ValueError(
+            "The vectors of `input_shape` must hold a multiple of 3 numbers. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
     points, width = whole("points", points), whole("width", width)
     blocks, spread = whole("blocks", blocks, 0), number("spread", spread, above=True)
     rows = -1 if streamlines is None else streamlines
@@ -215,6 +233,17 @@ def streamline_decoder(
     return keras.Model(inputs, x, name=name)
 
 
+def _three_sizes(input_shape):
+    """`input_shape` as a tuple; `ValueError` unless it is three sizes, the last two known."""
+    shape = shape_of("input_shape", input_shape)
+    if len(shape) != 3 or shape[1] is None:
+        raise ValueError(
+            "`input_shape` must be three sizes, of which the first alone may be None. "
+            f"Received: input_shape={shape}"
+        )
+    return shape
+
+
 @keras.saving.register_keras_serializable(package="brainvq")
 class CosineBasis(keras.initializers.Initializer):
     """A dense kernel that is the orthonormal cosine transform (DCT-II) of curves.
@@ -225,10 +254,18 @@ class CosineBasis(keras.initializers.Initializer):
         axes: coordinates of a point. Curves are flat `points * axes` numbers, axes last, and so are
             coefficients.
         inverse: the way back, from coefficients to curves.
+
+    Raises:
+        ValueError: if an argument is out of its range, or there are more modes than points.
     """
 
     def __init__(self, points: int, modes: int, axes: int = 3, inverse: bool = False):
-        self.points, self.modes, self.axes, self.inverse = points, modes, axes, inverse
+        self.points, self.modes = whole("points", points), whole("modes", modes)
+        self.axes, self.inverse = whole("axes", axes), bool(inverse)
+        if self.modes > self.points:
+            raise ValueError(
+                f"`modes` must be at most {self.points}, the points. Received: modes={modes}"
+            )
 
     def __call__(self, shape, dtype=None):
         """Returns the kernel `(points * axes, modes * axes)`, or its transpose."""
@@ -271,6 +308,7 @@ class SetBlock(layers.Layer):
 
     def build(self, input_shape):
         """Makes the four dense layers."""
+        self.input_spec = channels_spec(self, input_shape, ndim=3)
         channels = input_shape[-1]
         # A block that was frozen when it was saved is loaded frozen, and so must its parts be.
         shared = {"dtype": self.dtype_policy, "trainable": self.trainable}

@@ -11,6 +11,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from brainvq.arguments import number, seed_of, whole, wholes
+from brainvq.layers.bottleneck import Bottleneck
+from brainvq.layers.shapes import channels_spec
+
 # Batches are few, so the moving averages must follow within tens of steps.
 MOMENTUM = 0.9
 # The pixel classifier's stem may add this share of the head's parameters.
@@ -61,32 +65,18 @@ class CodeClassifier(keras.Model):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be at least 2. Received: num_classes={num_classes}"
-            )
-        if not filters:
-            raise ValueError(f"`filters` must have at least one entry. Received: filters={filters}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
-        if class_names is not None and len(class_names) != num_classes:
+        self.num_classes = whole("num_classes", num_classes, 2)
+        several = isinstance(class_names, list | tuple)
+        if class_names is not None and not (several and len(class_names) == num_classes):
             raise ValueError(
                 f"`class_names` must have {num_classes} entries. "
                 f"Received: class_names={class_names}"
             )
-        if codebook is not None:
-            codebook = np.array(ops.convert_to_numpy(codebook), dtype="float32")
-            if codebook.ndim != 2:
-                raise ValueError(
-                    "`codebook` must be of shape (num_codes, dim). "
-                    f"Received: codebook.shape={codebook.shape}"
-                )
-        self.num_classes = num_classes
-        self.codebook = codebook
-        self.filters = tuple(filters)
-        self.dropout = dropout
+        self.codebook = None if codebook is None else _checked_codebook(codebook)
+        self.filters = wholes("filters", filters, least=1)
+        self.dropout = number("dropout", dropout, most=1.0, below=True)
         self.class_names = None if class_names is None else tuple(map(str, class_names))
-        self.seed = seed
+        self.seed = seed_of(seed)
         self.norm = layers.BatchNormalization(momentum=MOMENTUM, dtype="float32")
         self.convolutions, self.norms = [], []
         for level, channels in enumerate(self.filters):
@@ -184,10 +174,18 @@ class FrozenEncoder(layers.Layer):
         encoder: `keras.Model` or layer, such as `model.encoder`.
         bottleneck: `brainvq.layers.Bottleneck`, such as `model.bottleneck`.
         **kwargs: `name`; `dtype` is replaced by float32 and `trainable` by False.
+
+    Raises:
+        ValueError: if a part is of another kind.
     """
 
     def __init__(self, encoder: layers.Layer, bottleneck: layers.Layer, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        if not isinstance(encoder, layers.Layer) or not isinstance(bottleneck, Bottleneck):
+            raise ValueError(
+                "`encoder` must be a Keras layer, `bottleneck` a brainvq.layers.Bottleneck. "
+                f"Received: encoder={encoder}, bottleneck={bottleneck}"
+            )
         self.encoder = copy_layer(encoder)
         self.bottleneck = copy_layer(bottleneck)
         self.encoder.trainable = False
@@ -251,18 +249,16 @@ class PixelStem(layers.Layer):
         **kwargs: `name`; `dtype` is replaced by float32.
 
     Raises:
-        ValueError: if `stride` is below 2.
+        ValueError: if an argument is out of its range.
     """
 
     def __init__(self, stride: int, dim: int, filters: int = 8, seed: int | None = None, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if stride < 2:
-            raise ValueError(f"`stride` must be at least 2. Received: stride={stride}")
-        self.stride = stride
-        self.dim = dim
-        self.filters = filters
-        self.seed = seed
+        self.stride = stride = whole("stride", stride, 2)
+        self.dim = dim = whole("dim", dim)
+        self.filters = filters = whole("filters", filters)
+        self.seed = seed_of(seed)
         factors = _prime_factors(stride)
         self.convolutions, self.norms = [], []
         for level, factor in enumerate(factors):
@@ -283,6 +279,7 @@ class PixelStem(layers.Layer):
 
     def build(self, input_shape):
         """Builds for `(batch, rows, cols, channels)`."""
+        self.input_spec = channels_spec(self, input_shape, ndim=4)
         shape = (None, None, None, input_shape[-1])
         for level, convolution in enumerate(self.convolutions):
             convolution.build(shape)
@@ -332,11 +329,19 @@ class ImageClassifier(keras.Model):
             `(batch, h, w, dim)`.
         head: `CodeClassifier`.
         **kwargs: `name` and others of `keras.Model`; `dtype` is replaced by float32.
+
+    Raises:
+        ValueError: if a part is of another kind.
     """
 
     def __init__(self, front: layers.Layer, head: CodeClassifier, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        if not isinstance(front, layers.Layer) or not isinstance(head, CodeClassifier):
+            raise ValueError(
+                "`front` must be a Keras layer, `head` a CodeClassifier. "
+                f"Received: front={front}, head={head}"
+            )
         self.front = front
         self.head = head
 
@@ -408,7 +413,12 @@ def pixel_classifier(
 
     Returns:
         `ImageClassifier`, built for any image size that `stride` divides.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
+    dim, stride = whole("dim", dim), whole("stride", stride, 2)
+    channels = whole("channels", channels)
     head = CodeClassifier(num_classes, seed=seed, **options)
     head.build((None, None, None, dim))
     allowed = STEM_SHARE * trainable_parameters(head)
@@ -440,6 +450,16 @@ def copy_layer(layer: layers.Layer) -> layers.Layer:
             copy.build_from_config(layer.get_build_config())
         copy.set_weights([ops.convert_to_numpy(ops.convert_to_tensor(w)) for w in layer.weights])
     return copy
+
+
+def _checked_codebook(codebook):
+    codebook = np.array(ops.convert_to_numpy(codebook), dtype="float32")
+    if codebook.ndim != 2 or not np.isfinite(codebook).all():
+        raise ValueError(
+            "`codebook` must be finite and of shape (num_codes, dim). "
+            f"Received: codebook.shape={codebook.shape}"
+        )
+    return codebook
 
 
 def _stem_size(stride, dim, filters, channels):

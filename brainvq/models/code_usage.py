@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from brainvq.arguments import whole
 from brainvq.layers.quantizer import count_codes
 
 
@@ -29,9 +30,9 @@ class CodeUsage(keras.metrics.Metric):
     ):
         kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
-        self.num_codes = num_codes
-        self.depth = depth
-        shape = (num_codes,) if depth is None else (depth, num_codes)
+        self.num_codes = whole("num_codes", num_codes)
+        self.depth = None if depth is None else whole("depth", depth)
+        shape = (self.num_codes,) if depth is None else (self.depth, self.num_codes)
         self.counts = self.add_variable(shape, initializer="zeros", name="counts")
 
     def update_state(self, codes, sample_weight=None, mask=None):

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from brainvq.arguments import whole, wholes
+from brainvq.arguments import shape_of, whole, wholes
 
 CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 TRANSPOSED = {1: layers.Conv1DTranspose, 2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}
@@ -95,11 +95,11 @@ def conv_decoder(
     return keras.Model(inputs, x, name=name)
 
 
-def _rank(shape):
-    rank = len(shape) - 1
+def _rank(shape, name="input_shape"):
+    rank = len(shape_of(name, shape)) - 1
     if rank not in CONVOLUTIONS:
         raise ValueError(
             "The shape must hold one to three spatial sizes and the channels. "
-            f"Received: input_shape={tuple(shape)}"
+            f"Received: {name}={tuple(shape)}"
         )
     return rank

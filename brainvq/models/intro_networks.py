@@ -169,7 +169,7 @@ def intro_decoder(
     Raises:
         ValueError: see `intro_encoder`.
     """
-    rank = _rank(output_shape)
+    rank = _rank(output_shape, "output_shape")
     filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
     latent_size = whole("latent_size", latent_size)
     grid = _grid(output_shape, filters, patch)
@@ -232,11 +232,6 @@ def set_mean(
         ValueError: the shape is another, or the deviation is not above 0.
     """
     mean = np.asarray(mean, "float32")
-    if mean.shape != tuple(encoder.input_shape[1:]) or not deviation > 0:
-        raise ValueError(
-            f"`mean` must be {tuple(encoder.input_shape[1:])} and `deviation` above 0. "
-            f"Received: mean of shape {mean.shape}, deviation={deviation}"
-        )
     encoder.get_layer("remove_mean").set(mean, deviation)
     inside = np.clip(mean, _EDGE, 1 - _EDGE)
     decoder.get_layer("add_mean").volume.assign(decoder.get_layer("clip").inverse(inside))
@@ -298,7 +293,7 @@ def _turn(size):
 
 def _grid(shape, filters, patch):
     """The coarsest grid of volumes of `shape`, where all is as it must be."""
-    if patch not in (1, 2):
+    if whole("patch", patch) not in (1, 2):
         raise ValueError(f"`patch` must be 1 or 2. Received: patch={patch}")
     stride = 2 ** len(filters)
     if any(size is None or size % stride for size in shape[:-1]):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.arguments import number
+from brainvq.arguments import number, seed_of, whole
 from brainvq.backend import mean_over_replicas, num_replicas, record, run_step
 from brainvq.layers.gaussian_sampling import LOG_VARIANCE_LIMIT
 from brainvq.models.latent import LatentModel, Vector
@@ -131,8 +131,8 @@ class IntroVAE(LatentModel):
         self.beta_neg = weights["beta_neg"]
         self.margin = margin
         self.gamma_r = weights["gamma_r"]
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = seed_of(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         names = ["loss", "reconstruction_loss", "kl_real"]
         if self.is_adversarial:
             names += ["kl_fake", "kl_gap", "encoder_loss", "decoder_loss"]
@@ -461,11 +461,7 @@ class IntroVAE(LatentModel):
         Raises:
             ValueError: if `n` or `temperature` is out of its range.
         """
-        if n < 1 or temperature < 0:
-            raise ValueError(
-                "`n` must be at least 1 and `temperature` at least 0. "
-                f"Received: n={n}, temperature={temperature}"
-            )
+        n, temperature = whole("n", n), number("temperature", temperature)
         z = np.random.default_rng(seed).standard_normal((n, self.latent_size), dtype="float32")
         return np.float32(temperature) * z
 

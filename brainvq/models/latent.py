@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from brainvq.backend import compile_function, traced_settings
+from brainvq.layers.shapes import TracedShapes
 from brainvq.models.batches import apply_in_batches
 from brainvq.models.exports import Exports
 
@@ -36,7 +37,7 @@ class Vector:
     size: int
 
 
-class LatentModel(Exports, keras.Model):
+class LatentModel(TracedShapes, Exports, keras.Model):
     """Base class of `Autoencoder` and `IntroVAE`: what can be asked of either.
 
     A model has `reconstruct(x)`, `encode(x)` and `decode(z)` of NumPy arrays, and `latent`, which

@@ -7,6 +7,8 @@ beside its figures, and give PSNR or the squared error too, which it was not tun
 import keras
 from keras import ops
 
+from brainvq.arguments import number, whole
+
 K1, K2 = 0.01, 0.03  # Wang, Bovik, Sheikh & Simoncelli 2004, after equation 13
 
 
@@ -47,7 +49,16 @@ def structural_similarity(y_true, y_pred, window: int = 7, data_range: float = 1
 
     Returns:
         Float32 `(batch,)`, at most 1: the mean over positions and channels.
+
+    Raises:
+        ValueError: if an argument is out of its range, or an image is smaller than the window.
     """
+    window, data_range = _odd_window(window), number("data_range", data_range, above=True)
+    if any(size is not None and size < window for size in y_pred.shape[1:-1]):
+        raise ValueError(
+            f"Images must have at least {window} pixels along each axis, the side of "
+            f"the SSIM window. Received: y_pred.shape={tuple(y_pred.shape)}"
+        )
     x, y = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
     channels, rank = x.shape[-1], len(x.shape) - 2
     moments = ops.concatenate([x, y, x * x, y * y, x * y], axis=-1)
@@ -65,6 +76,12 @@ def structural_similarity(y_true, y_pred, window: int = 7, data_range: float = 1
     similarity = similarity / (mean_x * mean_x + mean_y * mean_y + c1)
     similarity = similarity / (variance_x + variance_y + c2)
     return ops.mean(similarity, axis=tuple(range(1, rank + 2)))
+
+
+def _odd_window(window):
+    if whole("window", window, 3) % 2 != 1:
+        raise ValueError(f"`window` must be odd and at least 3. Received: window={window}")
+    return int(window)
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -106,23 +123,17 @@ class ReconstructionLoss(keras.losses.Loss):
     ):
         super().__init__(name=name, **{"dtype": "float32", **kwargs})
         weights = {"mse_weight": mse_weight, "ssim_weight": ssim_weight, "mae_weight": mae_weight}
-        for key, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"`{key}` must be at least 0. Received: {key}={weight}")
+        weights = {key: number(key, weight) for key, weight in weights.items()}
         if not any(weights.values()):
             raise ValueError(f"One of the weights must be above 0. Received: {weights}")
-        if window < 3 or window % 2 != 1:
-            raise ValueError(f"`window` must be odd and at least 3. Received: window={window}")
-        if data_range <= 0:
-            raise ValueError(f"`data_range` must be above 0. Received: data_range={data_range}")
-        if mse_knee is not None and mse_knee <= 0:
-            raise ValueError(f"`mse_knee` must be above 0, or None. Received: mse_knee={mse_knee}")
+        if mse_knee is not None:
+            mse_knee = number("mse_knee", mse_knee, above=True)
         self.mse_knee = mse_knee
-        self.mse_weight = mse_weight
-        self.ssim_weight = ssim_weight
-        self.mae_weight = mae_weight
-        self.window = window
-        self.data_range = data_range
+        self.mse_weight = weights["mse_weight"]
+        self.ssim_weight = weights["ssim_weight"]
+        self.mae_weight = weights["mae_weight"]
+        self.window = _odd_window(window)
+        self.data_range = number("data_range", data_range, above=True)
 
     def call(self, y_true, y_pred):
         """Returns the loss of each sample, float32 `(batch, 1, …)`.
@@ -140,11 +151,6 @@ class ReconstructionLoss(keras.losses.Loss):
         if self.mae_weight:
             loss = loss + self.mae_weight * ops.mean(ops.abs(error), axis=axes)
         if self.ssim_weight:
-            if any(size is not None and size < self.window for size in y_pred.shape[1:-1]):
-                raise ValueError(
-                    f"Images must have at least {self.window} pixels along each axis, the side of "
-                    f"the SSIM window. Received: y_pred.shape={tuple(y_pred.shape)}"
-                )
             similarity = structural_similarity(y_true, y_pred, self.window, self.data_range)
             loss = loss + self.ssim_weight * (1.0 - similarity)
         return ops.reshape(loss, (-1, *(1 for _ in axes[1:])))
@@ -178,8 +184,8 @@ class SSIMLoss(keras.losses.Loss):
     def __init__(self, window: int = 7, data_range: float = 1.0, name: str = "ssim_loss", **kwargs):
         super().__init__(name=name, **{"dtype": "float32", **kwargs})
         self._loss = ReconstructionLoss(0.0, 1.0, 0.0, window, data_range)
-        self.window = window
-        self.data_range = data_range
+        self.window = self._loss.window
+        self.data_range = self._loss.data_range
 
     def call(self, y_true, y_pred):
         """Returns the loss of each sample, float32 `(batch, 1, …)` in [0, 2]."""

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.arguments import number, whole
+from brainvq.arguments import number, whole, wholes
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -42,12 +42,14 @@ class GaussianPlan(keras.layers.Layer):
         self, shape, rank: int, reach: float = 0.06, noise: float = 0.1, spacing=(1, 1, 1), **kwargs
     ):
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
-        self.shape = tuple(whole("shape", size) for size in shape)
+        self.shape = wholes("shape", shape)
         if len(self.shape) != 3:
             raise ValueError(f"`shape` must be three sizes. Received: shape={shape}")
         self.rank = whole("rank", rank)
         self.reach = number("reach", reach, 0, 1)
         self.noise = number("noise", noise, 0, 1, above=True)
+        if not isinstance(spacing, list | tuple | np.ndarray) or len(spacing) != 3:
+            raise ValueError(f"`spacing` must be three steps. Received: spacing={spacing!r}")
         self.spacing = tuple(float(number("spacing", step, 0, above=True)) for step in spacing)
         self.build()
 
@@ -60,6 +62,7 @@ class GaussianPlan(keras.layers.Layer):
         """Make the mean, the components and their standard deviations; `fit` sets them."""
         if self.built:
             return
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: self.rank})
         size = int(np.prod(self.shape))
         self.mean = self.add_weight(shape=(size,), initializer="zeros", name="mean")
         self.components = self.add_weight(
@@ -92,6 +95,8 @@ class GaussianPlan(keras.layers.Layer):
                 f"`stacks` must be more than rank={self.rank} of shape {self.shape}. "
                 f"Received: shape={stacks.shape}"
             )
+        if not np.isfinite(stacks).all():
+            raise ValueError("`stacks` must be finite. Received: other values")
         flat = stacks.reshape(len(stacks), -1)
         mean = flat.mean(axis=0)
         # The small product of people with people gives the same components as the large one.
@@ -127,7 +132,11 @@ class GaussianPlan(keras.layers.Layer):
 
         Returns:
             float32 `(n, rank)`.
+
+        Raises:
+            ValueError: if `n` or `temperature` is out of its range.
         """
+        n, temperature = whole("n", n), number("temperature", temperature)
         normal = np.random.default_rng(seed).standard_normal((n, self.rank)).astype("float32")
         return temperature * _array(self.deviations) * normal
 

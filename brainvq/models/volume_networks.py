@@ -113,7 +113,7 @@ def strided_decoder(
             the three or `groups` does not divide `filters`.
     """
     transposed = TRANSPOSED[_rank(input_shape)]
-    filters = wholes("filters", filters)
+    filters, channels = wholes("filters", filters), whole("channels", channels)
     normalise = _normaliser(norm, groups, filters)
     z = keras.Input(input_shape)
     x, grid = z, tuple(input_shape[:-1])

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from brainvq import layers
 from brainvq.layers import Identity, VectorQuantizer
 from brainvq.models import (
     Autoencoder,
@@ -87,3 +88,58 @@ def test_loaded_elsewhere_they_give_equal_numbers(models, tmp_path):
 def test_an_unknown_endpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match="Received: endpoint=draw"):
         image_model(Autoencoder, Identity()).export(str(tmp_path), endpoint="draw")
+
+
+# What the converter to ONNX has no counterpart for.
+NOT_IN_ONNX = {"Bitcast", "BitwiseAnd", "Log1p"}
+QUANTIZERS = {
+    "vq": lambda: VectorQuantizer(5),
+    "som": lambda: layers.SOMQuantizer((2, 3), gradient="rotation"),
+    "psom": lambda: layers.ProbabilisticSOM((2, 3), quantize=True),
+    "torus": lambda: layers.TorusQuantizer((2, 3)),
+    "fsq": lambda: layers.FiniteScalarQuantizer((3, 4, 5, 3)),
+    "beam": lambda: layers.ResidualQuantizer([VectorQuantizer(5), VectorQuantizer(5)], beam=2),
+}
+
+
+def quantised(name):
+    encoder, decoder = keras.layers.Conv2D(4, 2, 2), keras.layers.Conv2DTranspose(1, 2, 2)
+    model = VQVAETrainer(
+        keras.Sequential([keras.Input((4, 4, 1)), encoder]), QUANTIZERS[name](), decoder
+    )
+    model(np.zeros((1, 4, 4, 1), "float32"))
+    return model
+
+
+def operations(function, spec):
+    """Names of the operations that the results of a function of tensors need."""
+    import tensorflow as tf
+
+    inputs = keras.tree.map_structure(
+        lambda spec: tf.TensorSpec(spec.shape, spec.dtype, spec.name), spec
+    )
+    graph = tf.function(function).get_concrete_function(inputs).graph
+    needed = tf.compat.v1.graph_util.extract_sub_graph(
+        graph.as_graph_def(), [tensor.op.name for tensor in graph.outputs]
+    )
+    return {node.op for node in needed.node}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_what_is_exported_has_a_counterpart_in_onnx(name):
+    for function, spec in quantised(name).endpoints().values():
+        assert not operations(function, spec) & NOT_IN_ONNX
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converter
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_onnx_gives_the_same_codes_and_images(name, tmp_path):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = quantised(name), np.random.default_rng(0).random((3, 4, 4, 1), "float32")
+    model.export(str(tmp_path / "model.onnx"), format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"images": x}), strict=True))
+    np.testing.assert_array_equal(found["codes"], model.codes(x))
+    np.testing.assert_allclose(found["reconstruction"], model.reconstruct(x), atol=1e-5)

@@ -90,7 +90,7 @@ def test_edges_of_the_range_have_a_finite_inverse():
 
 def test_a_mean_volume_that_does_not_fit_is_named():
     encoder, decoder = intro_encoder((8, 8, 1), **TINY), intro_decoder((8, 8, 1), **TINY)
-    with pytest.raises(ValueError, match=r"mean of shape \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"volume of shape \(8, 8\)"):
         set_mean(encoder, decoder, np.zeros((8, 8)), 1.0)
     with pytest.raises(ValueError, match="deviation=0"):
         set_mean(encoder, decoder, np.zeros((8, 8, 1)), 0)
