@@ -78,6 +78,7 @@ def report_run(run):
     if run.folder.smoke:
         report.warnings.insert(0, SMOKE[0].upper() + SMOKE[1:] + ".")
     write_report(run.file("report.html"), report)
+    write_json(run.file("report.json"), {"title": report.title, "cards": report.cards})
     first = scans.table.drop_duplicates("subject")
     counts = {
         split: int((first["split"] == split).sum()) if "split" in first else len(run.rows[split])

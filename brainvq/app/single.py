@@ -55,6 +55,7 @@ def _train_stages(run, prog, clock):
     import keras
 
     from brainvq.app import measure, stages
+    from brainvq.app.index import index_runs
     from brainvq.files import write_json
     from brainvq.training.fit import duration
     from brainvq.training.runs import SMOKE
@@ -83,6 +84,7 @@ def _train_stages(run, prog, clock):
         measure.report_run(run)
     del store
     write_json(run.file("finished.json"), {"seconds": clock.total()})
+    index_runs(run.path.parent)
     log.info("done in %s: open %s", duration(clock.total()), run.file("report.html"))
 
 

@@ -80,6 +80,25 @@ def write_report(path, report):
     return Path(path)
 
 
+def write_index(path, title, studies):
+    """Writes a page over several runs, with links to their reports, atomically.
+
+    Args:
+        path: the file to write, in the folder that holds those of the runs.
+        title: heading of the page.
+        studies: dict of study to a list of rows, each a dict of `run` (name of its folder),
+            `report` and `picture` (files in it, or None), `variant`, `began`, `data`, `seed`,
+            `state` (a note, or "") and `measures`, a dict of label to value.
+
+    Returns:
+        `pathlib.Path` of the file.
+    """
+    write_text(
+        path, environment().get_template("index.html.j2").render(title=title, studies=studies)
+    )
+    return Path(path)
+
+
 def format_cell(value):
     """A value as people read it in a table.
 
@@ -127,6 +146,8 @@ def environment():
             for dtype in table.dtypes
         ],
         rows=_rows,
+        # Of all rows, in the order in which they come first.
+        measures=lambda rows: list(dict.fromkeys(name for row in rows for name in row["measures"])),
         embedded=_embedded,
     )
     return environment

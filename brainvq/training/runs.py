@@ -31,11 +31,12 @@ class RunFolder:
     ```
     study.json        the study's settings, the preprocessing steps, versions
     cohort.csv        every scan with its split
+    looks.json        what the training scans look like (brainvq.data.looks), where that is known
     model.keras       the autoencoder             model.weights.h5   its weights alone
     prior.keras       the prior over its codes    prior.weights.h5
     history.csv       a row per epoch             prior_history.csv
     metrics.json      every measure               subjects.csv       measures per test subject
-    figures/*.png  samples/  report.html  MODEL_CARD.md  log.txt  tensorboard/
+    figures/*.png  samples/  report.html  report.json  MODEL_CARD.md  log.txt  tensorboard/
     checkpoints/      what a killed run goes on from
     ```
 
@@ -146,6 +147,12 @@ class RunFolder:
             return stamp.group(1), int(stamp.group(2) or 1)
         began = time.localtime((self.path / "study.json").stat().st_mtime)
         return time.strftime("%Y%m%d-%H%M%S", began), 0
+
+    @property
+    def began(self):
+        """When it was begun, such as "2026-11-27 14:12"."""
+        date, clock = self._age()[0].split("-")
+        return f"{date[:4]}-{date[4:6]}-{date[6:]} {clock[:2]}:{clock[2:4]}"
 
     @property
     def smoke(self):
