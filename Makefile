@@ -18,7 +18,7 @@ lint: $(VENV)/.installed
 
 # Two workers on two cores: threads of OpenMP that wait for each other would only be in the way.
 # Files that share a run go to one worker, the longest first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(PYTEST)
 
