@@ -23,6 +23,7 @@ def train_several(names, seeds, arguments, prog, description):
     Raises:
         UserError: a mistake in the options.
     """
+    track, arguments = take_option(arguments, "--track")
     chosen, rest = _chosen(names, arguments)
     # Before the first is trained: a mistake in the options is none of the last run alone.
     wanted = _parsed(chosen, _seeds(seeds, rest), rest, prog, description)
@@ -31,7 +32,8 @@ def train_several(names, seeds, arguments, prog, description):
     log, finished = start_log(), []
     for words, study in wanted:
         command = shlex.join([*prog.split(), *words])
-        run = run_of(study) or single.new_run(study, command, prog, smoke="--smoke" in words)
+        smoke = "--smoke" in words
+        run = run_of(study) or single.new_run(study, command, prog, smoke=smoke, track=track)
         if run.has("finished.json"):
             log.info("%s %s: done, in %s", study.name, study.variant, run.path)
         else:

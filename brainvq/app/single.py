@@ -59,6 +59,7 @@ def _train_stages(run, prog, clock):
     from brainvq.files import write_json
     from brainvq.training.fit import duration
     from brainvq.training.runs import SMOKE
+    from brainvq.training.tracking import tracker_of
 
     settle_keras()
     log = run.folder.log_to_file()
@@ -70,16 +71,18 @@ def _train_stages(run, prog, clock):
     log.info("%s", run.scans.describe())
     if run.simulated:
         log.info("these data are simulated; use --data.source for real scans")
-    with clock("autoencoder"):
-        run.model = stages.train_autoencoder(run)
-    if run.model.num_codes:
-        with clock("codes"):
-            run.codes = stages.encode(run)
-    if run.study.has_prior:
-        with clock("prior"):
-            run.prior = stages.train_prior(run)
-    with clock("measures"):
-        measure.measure_run(run)
+    with tracker_of(run.folder) as run.tracker:
+        with clock("autoencoder"):
+            run.model = stages.train_autoencoder(run)
+        if run.model.num_codes:
+            with clock("codes"):
+                run.codes = stages.encode(run)
+        if run.study.has_prior:
+            with clock("prior"):
+                run.prior = stages.train_prior(run)
+        with clock("measures"):
+            measure.measure_run(run)
+        run.tracker.finish(run.metrics())
     with clock("report"):
         measure.report_run(run)
     del store
@@ -88,7 +91,7 @@ def _train_stages(run, prog, clock):
     log.info("done in %s: open %s", duration(clock.total()), run.file("report.html"))
 
 
-def new_run(study, command, prog, name=None, smoke=False):
+def new_run(study, command, prog, name=None, smoke=False, track=None):
     """Makes the folder of a new run; nothing is on disk until all that can be checked is checked.
 
     Args:
@@ -97,6 +100,7 @@ def new_run(study, command, prog, name=None, smoke=False):
         prog: str, the program without its options.
         name: str, of the folder; by default made of study, variant and time.
         smoke: whether it is the seconds-long form, whose results mean nothing.
+        track: str, where measures are sent to: see `brainvq.training.tracking`. None for nowhere.
 
     Returns:
         A `LoadedRun`.
@@ -109,8 +113,11 @@ def new_run(study, command, prog, name=None, smoke=False):
     from brainvq.tasks import of
     from brainvq.tasks.run import LoadedRun, keep_cohort
     from brainvq.training.runs import RunFolder
+    from brainvq.training.tracking import check_tracker
 
     settle_keras()
+    if track is not None:
+        check_tracker(track)
     stages.try_networks(study)
     task = of(study)
     scans = task.cohort(study)
@@ -126,6 +133,8 @@ def new_run(study, command, prog, name=None, smoke=False):
         content["start"] = str(start.path.resolve())
     if smoke:
         content["smoke"] = True
+    if track is not None:
+        content["track"] = track
     folder = RunFolder.create(study.runs, study.name, study.variant, content, name=name)
     keep_cohort(scans, folder)
     return LoadedRun(folder, study)

@@ -55,7 +55,7 @@ def train_autoencoder(run):
         epochs=epochs,
         state=run.file("checkpoints", "model.npz"),
         history_csv=run.file("history.csv"),
-        callbacks=[*callbacks, *task.callbacks()],
+        callbacks=[*callbacks, *task.callbacks(), *run.tracker.callbacks("model")],
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
@@ -211,7 +211,7 @@ def train_prior(run):
         epochs=epochs,
         state=run.file("checkpoints", "prior.npz"),
         history_csv=run.file("prior_history.csv"),
-        callbacks=[UnseenLoss(watched), best],
+        callbacks=[UnseenLoss(watched), best, *run.tracker.callbacks("prior")],
         tensorboard=run.file("tensorboard", "prior"),
         title=f"{study.name} {study.variant} prior",
     )

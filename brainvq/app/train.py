@@ -13,6 +13,8 @@
     {prog} --config study.json                          the settings of another run
     {prog} --resume RUN                                 go on with a run that was stopped;
                                                             --resume latest: the newest
+    {prog} --track wandb                                send measures to Weights & Biases,
+                                                            or mlflow, too
 
 The run's folder, runs/STUDY-VARIANT-TIME or runs/NAME with `--name NAME`, holds model, prior, every
 measure and report.html. Press Ctrl-C, or pull the plug: `--resume` goes on from the last whole
@@ -53,9 +55,10 @@ def open_run(arguments, prog):
         run = LoadedRun.open(_latest() if resume == "latest" else resume)
         return run if root is None else run.with_root(root)
     name, rest = take_option(arguments, "--name")
+    track, rest = take_option(rest, "--track")
     study = studies.parse(rest, prog, _help(prog))
     command = shlex.join([*prog.split(), *arguments])
-    return new_run(study, command, prog, name=name, smoke="--smoke" in rest)
+    return new_run(study, command, prog, name=name, smoke="--smoke" in rest, track=track)
 
 
 def _latest(runs="runs"):

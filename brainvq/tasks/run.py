@@ -17,6 +17,7 @@ from brainvq.tasks import base
 from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
 from brainvq.training.stream import BatchStream
+from brainvq.training.tracking import Tracker
 
 logger = logging.getLogger("brainvq")
 
@@ -35,10 +36,12 @@ class LoadedRun:
         model: the trained autoencoder.
         prior: the trained prior over its codes, or None.
         codes: dict of split to int array of codes `(n, *grid)`, or None where there are none.
+        tracker: where measures are sent to while training, see `brainvq.training.tracking`.
     """
 
     folder: RunFolder
     study: Study
+    tracker: Tracker = dataclasses.field(default_factory=Tracker)
 
     @classmethod
     def open(cls, path):

@@ -59,7 +59,7 @@ class Vectors(Volumes):
             epochs=options.vae_epochs,
             state=run.file("checkpoints", "vae.npz"),
             history_csv=run.file("vae_history.csv"),
-            callbacks=callbacks,
+            callbacks=[*callbacks, *run.tracker.callbacks("vae")],
             tensorboard=run.file("tensorboard", "vae"),
             title=f"{study.name} {study.variant}, as a VAE",
         )
