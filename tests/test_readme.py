@@ -10,6 +10,7 @@ from brainvq.errors import UserError
 from brainvq.options import parse_fields, take_option
 from brainvq.options.verbs import NAMES, VERBS, Simulation
 from brainvq.studies import STUDIES, parse, variants_in_order
+from brainvq.training.tracking import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/usage.md", "docs/results.md")
@@ -36,6 +37,8 @@ def is_study(words):
         return
     words = ["best" if word == "VARIANT" else word for word in words]
     variants, words = take_option(words, "--variants")
+    track, words = take_option(words, "--track")
+    assert track in (None, *TRACKERS)
     if variants is not None:
         known = variants_in_order(words[0])
         assert variants == "all" or set(variants.split(",")) <= set(known)
