@@ -7,10 +7,11 @@ import numpy as np
 from keras import ops
 
 from brainvq.backend import mean_over_replicas, num_replicas, replica_number
+from brainvq.layers.shapes import TracedShapes, channels_spec
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class Bottleneck(keras.layers.Layer):
+class Bottleneck(TracedShapes, keras.layers.Layer):
     """Base class of the layer between an encoder and a decoder.
 
     `call(z, training=None, mask=None)` takes float `(batch, *grid, dim)` and returns a dict:
@@ -74,33 +75,27 @@ class Bottleneck(keras.layers.Layer):
     def _losses(self, losses):
         self.__dict__["_losses_of_replicas"] = collections.defaultdict(list, {0: losses})
 
+    # In no attribute that Keras follows: as a weight it would be in files of weights.
+    def live_numbers(self) -> dict:
+        """The Keras variables behind the `LiveNumber` attributes, by name."""
+        return self.__dict__.setdefault("_live_numbers", {})
+
+    def live(self, name: str):
+        """The Keras variable behind a `LiveNumber` attribute, such as `"beta"`."""
+        return self.live_numbers()[name]
+
+    @property
+    def variables(self):
+        """All state; live numbers are no weights, but compiled functions must read them anew."""
+        return [*super().variables, *self.live_numbers().values()]
+
     def build(self, input_shape):
         """Keeps the number of channels of `input_shape` `(batch, *grid, dim)`, and refuses others.
 
         Raises:
             ValueError: if it is not known.
         """
-        dim = input_shape[-1]
-        if dim is None:
-            raise ValueError(
-                f"The last axis of the input of {self.name} must be known. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: dim})
-
-    def compute_output_shape(self, input_shape):
-        """Returns the shapes of what `call` returns for `(batch, *grid, dim)`."""
-        layer = self
-        if not self.built:  # a copy, for this one may yet be built for another shape
-            layer = type(self).from_config(self.get_config())
-            layer.build(input_shape)
-        outputs = layer.compute_output_spec(keras.KerasTensor(input_shape, dtype="float32"))
-        return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs)
-
-    def compute_output_spec(self, *args, **kwargs):
-        """Returns shapes and dtypes of what `call` returns, as `KerasTensor`s."""
-        # By tracing `call`: a layer with `compute_output_shape` would get one dtype for all.
-        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+        self.input_spec = channels_spec(self, input_shape, min_ndim=2)
 
     def compute_mask(self, inputs, previous_mask):
         """Returns the mask of each output: that of the input for all but the losses."""
@@ -173,6 +168,22 @@ class Bottleneck(keras.layers.Layer):
             NotImplementedError: in a layer without codes.
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes")
+
+    def start_codebooks(self, vectors, fit):
+        """Starts every codebook of this layer from encoded data.
+
+        A layer around others gives each of them what it reads.
+
+        Args:
+            vectors: float32 NumPy array `(n, dim)`, a sample of what the layer reads.
+            fit: function of a quantiser, its vectors and `later`, whether it quantises what others
+                left, which sets the codebook and returns the vectors as the quantiser compares
+                them (`brainvq.training.codebook_init`).
+
+        Returns:
+            What `fit` returned, where there is one codebook.
+        """
+        return fit(self, vectors)
 
     def save_own_variables(self, store):
         """Saves the weights and, which Keras leaves out, the state of the random generator.
@@ -334,6 +345,10 @@ class BottleneckChain(Bottleneck):
     def codes_to_vectors(self, codes):
         """Looks int codes up in the codebook of the last member; see `Bottleneck` for shapes."""
         return self.bottlenecks[-1].codes_to_vectors(codes)
+
+    def start_codebooks(self, vectors, fit):
+        """Starts the codebooks of the last member, from what that one reads."""
+        return self.bottlenecks[-1].start_codebooks(vectors, fit)
 
     def set_codebook(self, vectors, counts=None):
         """Replaces the codebook of the last member; see there for shapes."""

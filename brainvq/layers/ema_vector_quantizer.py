@@ -4,27 +4,14 @@ import keras
 from keras import ops
 
 from brainvq.arguments import number
-from brainvq.backend import join_replicas, sum_over_replicas, take_from_first_replica
-from brainvq.layers.quantizer import (
-    Quantizer,
-    are_finite,
-    count_codes,
-    far_rows,
-    lloyd,
-    nearest_codes,
-    spread_rows,
-    sum_by_code,
-    unit_length,
-)
-
-INITIALIZATIONS = ("data", "kmeans", "random")
-LLOYD_ITERATIONS = 10
-# Random vectors of the first batch that a start from `"data"` draws from.
-ROWS_PER_CODE, LEAST_ROWS = 64, 4096
+from brainvq.backend import sum_over_replicas
+from brainvq.layers.code_starts import CodeStarts
+from brainvq.layers.live_number import LiveNumber
+from brainvq.layers.quantizer import Quantizer, are_finite, count_codes, sum_by_code, unit_length
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
-class EMAVectorQuantizer(Quantizer):
+class EMAVectorQuantizer(CodeStarts, Quantizer):
     """Replaces each vector by its nearest code; codes follow their vectors by moving averages.
 
     van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1. With n_i vectors of the batch at code i
@@ -66,7 +53,9 @@ class EMAVectorQuantizer(Quantizer):
             revival off.
         distance: `"euclidean"` or `"cosine"`; see `Quantizer`.
         gradient: `"straight_through"` or `"rotation"`; see `Quantizer`.
-        seed: int or None, for the start and for revival.
+        seed: int or None, for the start, for revival and for draws.
+        stochastic: bool, whether training draws codes; see `Quantizer`. Default False.
+        temperature: float > 0, τ of these draws; it can be set again at any time. Default 1.
         **kwargs: see `Bottleneck`.
 
     Raises:
@@ -74,6 +63,7 @@ class EMAVectorQuantizer(Quantizer):
     """
 
     loss_names = ("commitment_loss",)
+    temperature = LiveNumber(above=True)
 
     def __init__(
         self,
@@ -86,20 +76,17 @@ class EMAVectorQuantizer(Quantizer):
         distance: str = "euclidean",
         gradient: str = "straight_through",
         seed: int | None = None,
+        stochastic: bool = False,
+        temperature: float = 1.0,
         **kwargs,
     ):
         super().__init__(num_codes, beta, distance, gradient, **kwargs)
-        if initialization not in INITIALIZATIONS:
-            raise ValueError(
-                f"`initialization` must be one of {INITIALIZATIONS}. "
-                f"Received: initialization={initialization}"
-            )
+        self._set_starts(initialization, revival_threshold, seed)
         self.decay = number("decay", decay, most=1.0, below=True)
         self.epsilon = number("epsilon", epsilon, above=True)
-        self.initialization = initialization
-        self.revival_threshold = number("revival_threshold", revival_threshold, most=0.5)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.stochastic = bool(stochastic)
+        self.temperature = temperature
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape):
         """Creates codebook, counts and sums for `input_shape` `(batch, *grid, dim)`."""
@@ -110,9 +97,7 @@ class EMAVectorQuantizer(Quantizer):
         shape = (self.num_codes, input_shape[-1])
         self.embedding = self._add_state("embedding", shape, start)
         self.code_sums = self._add_state("code_sums", shape, start)
-        self.code_counts = self._add_state("code_counts", (self.num_codes,), "ones")
-        is_set = "ones" if self.initialization == "random" else "zeros"
-        self.initialized = self._add_state("initialized", (), is_set)
+        self._add_counts()
 
     def call(self, z, training: bool | None = None, mask=None):
         """Quantises `z` `(batch, *grid, dim)`; see the class for what is returned."""
@@ -124,7 +109,7 @@ class EMAVectorQuantizer(Quantizer):
             draw = self._draw(vectors, weights)
         if update and self.initialization != "random":
             codebook = self._start(codebook, draw)
-        flat_codes = nearest_codes(vectors, codebook)
+        flat_codes = self._choose(vectors, codebook, training)
         quantized, codes = self._look_up(z, flat_codes, codebook)
         if update:
             self._update(vectors, flat_codes, weights, codebook, draw)
@@ -150,78 +135,21 @@ class EMAVectorQuantizer(Quantizer):
         self.code_sums.assign(vectors * counts[:, None])
         self.initialized.assign(1.0)
 
-    def _add_state(self, name, shape, initializer):
-        # Each replica computes the same values, so there is nothing to aggregate.
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            name=name,
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
-
-    def _draw(self, vectors, weights):
-        """Draws all randomness of a step, outside of conditionals as JAX needs it.
-
-        Returns:
-            The vectors of all replicas; their weights, or None; a random permutation of their
-            indices; uniform numbers, one per code; and noise that tells repeated rows apart, a
-            hundredth of the batch's standard deviation.
-        """
-        vectors = join_replicas(vectors)
-        weights = None if weights is None else join_replicas(weights)
-        order = keras.random.shuffle(ops.arange(ops.shape(vectors)[0]), seed=self.seed_generator)
-        uniforms = keras.random.uniform((self.num_codes,), seed=self.seed_generator)
-        noise = keras.random.normal(self.embedding.shape, seed=self.seed_generator)
-        noise = 0.01 * (ops.std(vectors, axis=0) + 1e-3) * noise
-        return vectors, weights, order, uniforms, noise
-
-    def _start(self, codebook, draw):
-        """Returns the codebook: as it is, or at the first training step from the data."""
-        vectors, weights, order, uniforms, noise = draw
-
-        def start():
-            rows, counted, ranks = vectors, weights, order
-            if self.initialization == "data":
-                # Enough of them to draw from; k-means reads them all.
-                most = max(ROWS_PER_CODE * self.num_codes, LEAST_ROWS)
-                rows = ops.take(vectors, order[:most], axis=0)
-                counted = None if weights is None else ops.take(weights, order[:most], axis=0)
-                ranks = ops.arange(ops.shape(rows)[0])
-            centres, repeats = spread_rows(rows, ranks, uniforms, self.num_codes, counted)
-            if self.initialization == "kmeans":
-                centres = lloyd(rows, centres, LLOYD_ITERATIONS, counted)
-            return centres + ops.where(repeats[:, None], noise, 0.0)
-
-        started = ops.cond(self.initialized > 0.5, lambda: codebook, start)
-        started = take_from_first_replica(started)
-        return unit_length(started) if self.distance == "cosine" else started
-
     def _update(self, vectors, flat_codes, weights, codebook, draw):
         """Moves counts, sums and codebook by one step, and revives codes out of use."""
         batch_counts = count_codes(flat_codes, self.num_codes, weights)
         batch_sums = sum_by_code(vectors, flat_codes, self.num_codes, weights)
         batch_counts, batch_sums = sum_over_replicas([batch_counts, batch_sums])
-        old_counts = ops.convert_to_tensor(self.code_counts)
-        old_sums = ops.convert_to_tensor(self.code_sums)
+        old_counts, old_sums = self._old_counts(batch_counts), ops.convert_to_tensor(self.code_sums)
         if self.initialization != "random":
-            # At the first step every code counts as used by an equal share of the batch.
-            share = ops.sum(batch_counts) / self.num_codes
-            was_set = self.initialized > 0.5
-            old_counts = ops.where(was_set, old_counts, share)
-            old_sums = ops.where(was_set, old_sums, codebook * share)
+            old_sums = ops.where(self.initialized > 0.5, old_sums, codebook * old_counts[:, None])
         counts = self.decay * old_counts + (1.0 - self.decay) * batch_counts
         sums = self.decay * old_sums + (1.0 - self.decay) * batch_sums
         embedding = (sums + self.epsilon * codebook) / (counts + self.epsilon)[:, None]
         if self.distance == "cosine":
             embedding = unit_length(embedding)
         if self.revival_threshold > 0:
-            threshold = self.revival_threshold * ops.mean(counts)
-            dead = counts < threshold
-            own = ops.take(codebook, flat_codes, axis=0)
-            distances = join_replicas(ops.sum(ops.square(vectors - own), axis=-1))
-            samples = take_from_first_replica(self._far_vectors(codebook, distances, dead, draw))
+            dead, samples, threshold = self._dead(vectors, flat_codes, codebook, counts, draw)
             embedding = ops.where(dead[:, None], samples, embedding)
             sums = ops.where(dead[:, None], 2.0 * threshold * samples, sums)
             counts = ops.where(dead, 2.0 * threshold, counts)
@@ -236,20 +164,6 @@ class EMAVectorQuantizer(Quantizer):
         ):
             weight.assign(ops.where(counts_as_step, value, ops.convert_to_tensor(weight)))
 
-    def _far_vectors(self, codebook, distances, dead, draw):
-        """A vector of the batch for each code, far from the code that it has, where one is dead.
-
-        Dead codes would otherwise be drawn anew from what is frequent, such as black background,
-        which has its code already.
-        """
-        vectors, weights, _, uniforms, noise = draw
-        distances = distances if weights is None else distances * weights
-        samples = ops.take(vectors, far_rows(distances, dead, uniforms), axis=0)
-        # Where all vectors lie on codes, there is nothing to draw: a place beside a code in use.
-        used = ops.take(codebook, ops.argmax(ops.cast(~dead, "int32")), axis=0) + noise
-        samples = ops.where(ops.sum(distances) > 0, samples, used)
-        return unit_length(samples) if self.distance == "cosine" else samples
-
     def get_config(self):
         """Returns the constructor's arguments."""
         return {
@@ -259,4 +173,6 @@ class EMAVectorQuantizer(Quantizer):
             "initialization": self.initialization,
             "revival_threshold": self.revival_threshold,
             "seed": self.seed,
+            "stochastic": self.stochastic,
+            "temperature": self.temperature,
         }

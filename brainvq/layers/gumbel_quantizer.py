@@ -1,16 +1,14 @@
 """The quantiser of VQ-Diff: a weighted mean of all codes, differentiable throughout."""
 
 import keras
-import numpy as np
 from keras import ops
 
-from brainvq.arguments import number, whole
+from brainvq.arguments import number, seed_of, whole
 from brainvq.layers.bottleneck import Bottleneck
-from brainvq.layers.quantizer import keep_where_finite, nearest_codes
+from brainvq.layers.live_number import LiveNumber
+from brainvq.layers.quantizer import code_logits, gumbel_noise, keep_where_finite, nearest_codes
 
 SQRT_2 = 1.4142135623730951
-# The smallest positive float32 number of full precision: zero has no logarithm.
-TINY = 1.1754944e-38
 
 
 @keras.saving.register_keras_serializable(package="brainvq")
@@ -65,6 +63,8 @@ class GumbelQuantizer(Bottleneck):
         ValueError: if an argument is out of its range.
     """
 
+    temperature = LiveNumber(above=True)
+
     def __init__(
         self,
         codebook_size: int = 512,
@@ -76,26 +76,11 @@ class GumbelQuantizer(Bottleneck):
     ):
         super().__init__(**kwargs)
         self.codebook_size = whole("codebook_size", codebook_size, 2)
-        self._live = _Live(number("temperature", temperature, above=True))
+        self.temperature = temperature
         self.noise_at_inference = bool(noise_at_inference)
         self.codebook_scale = number("codebook_scale", codebook_scale, above=True)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-
-    @property
-    def temperature(self) -> float:
-        """The temperature τ, to the precision of float32."""
-        value = ops.convert_to_numpy(ops.convert_to_tensor(self._live.variable.value))
-        return float(str(np.float32(value)))  # 0.3, and not the float64 that is nearest to it
-
-    @temperature.setter
-    def temperature(self, value: float):
-        self._live.variable.assign(number("temperature", value, above=True))
-
-    @property
-    def variables(self):
-        """All state; the temperature is no weight, but compiled functions must read it anew."""
-        return [*super().variables, self._live.variable]
+        self.seed = seed_of(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape):
         """Creates the codebook for `input_shape` `(batch, *grid, dim)`."""
@@ -115,13 +100,11 @@ class GumbelQuantizer(Bottleneck):
         z, _ = self._masked(z, mask)
         # No gradient from vectors that are not finite: one of them would spoil the codebook.
         codebook = keep_where_finite(self.name, self.codebook, z)
-        logits = self._logits(z, codebook)  # (n, codebook_size)
+        vectors = ops.reshape(z, (-1, z.shape[-1]))
+        logits = code_logits(vectors, codebook)  # (n, codebook_size)
         if training or self.noise_at_inference:
-            uniform = keras.random.uniform(
-                ops.shape(logits), minval=TINY, dtype="float32", seed=self.seed_generator
-            )
-            logits = logits - ops.log(-ops.log(uniform))
-        mixed = ops.matmul(ops.softmax(logits / self._live.variable, axis=-1), codebook)
+            logits = logits + gumbel_noise(ops.shape(logits), self.seed_generator)
+        mixed = ops.matmul(ops.softmax(logits / self.live("temperature"), axis=-1), codebook)
         return self._outputs(ops.reshape(mixed, ops.shape(z)), {})
 
     def weights_of(self, z):
@@ -134,7 +117,8 @@ class GumbelQuantizer(Bottleneck):
             Float32 `(batch, *grid, codebook_size)`; the last axis sums to 1.
         """
         z = ops.convert_to_tensor(z, dtype="float32")
-        weights = ops.softmax(self._logits(z, self.codebook) / self._live.variable, axis=-1)
+        logits = code_logits(ops.reshape(z, (-1, z.shape[-1])), self.codebook)
+        weights = ops.softmax(logits / self.live("temperature"), axis=-1)
         return ops.reshape(weights, (*ops.shape(z)[:-1], self.codebook_size))
 
     def nearest(self, z):
@@ -150,14 +134,6 @@ class GumbelQuantizer(Bottleneck):
         vectors = ops.reshape(z, (-1, z.shape[-1]))
         return ops.reshape(nearest_codes(vectors, self.codebook), ops.shape(z)[:-1])
 
-    def _logits(self, z, codebook):
-        """−‖z − e_k‖², up to a number per vector that the softmax does not see: `(n, K)`."""
-        # Distances do not change when all is moved; around 0 their expansion cancels least.
-        centre = ops.stop_gradient(ops.mean(codebook, axis=0))
-        vectors, codes = ops.reshape(z, (-1, z.shape[-1])) - centre, codebook - centre
-        products = ops.matmul(vectors, ops.transpose(codes))
-        return 2.0 * products - ops.sum(ops.square(codes), axis=-1)
-
     def get_config(self):
         """Returns the constructor's arguments."""
         return {
@@ -168,17 +144,3 @@ class GumbelQuantizer(Bottleneck):
             "codebook_scale": self.codebook_scale,
             "seed": self.seed,
         }
-
-
-class _Live:
-    """A variable that Keras does not take for a weight: files of weights do not hold it."""
-
-    def __init__(self, value):
-        self.variable = keras.Variable(
-            value,
-            trainable=False,
-            dtype="float32",
-            autocast=False,
-            aggregation="only_first_replica",
-            name="temperature",
-        )

@@ -6,6 +6,7 @@ from keras import ops
 
 from brainvq.arguments import number
 from brainvq.backend import join_replicas
+from brainvq.layers.quantizer import first_largest
 from brainvq.layers.som_grid import GridQuantizer
 
 
@@ -96,7 +97,8 @@ class ProbabilisticSOM(GridQuantizer):
         z, mask = self._masked(z, mask)
         weights = None if mask is None else ops.reshape(mask, (-1,))
         vectors = ops.reshape(z, (-1, z.shape[-1]))  # (n, dim)
-        log_s = self.log_assignments(vectors)
+        squares = self._squared_distances(vectors)
+        log_s = self._log_assignments(squares)
         log_t = ops.stop_gradient(log_targets(log_s, weights))
         divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
         # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
@@ -104,9 +106,9 @@ class ProbabilisticSOM(GridQuantizer):
         nearness = ops.sum(shares * log_s, axis=-1)
         losses = {
             "clustering_loss": self.gamma * self._mean(divergence, weights),
-            "neighbourhood_loss": -self.beta * self._mean(nearness, weights),
+            "neighbourhood_loss": -self.live("beta") * self._mean(nearness, weights),
         }
-        most_probable = ops.cast(ops.argmax(log_s, axis=-1), "int32")
+        most_probable = first_largest(-squares)
         nodes, codes = self._look_up(z, most_probable, ops.stop_gradient(self.codebook))
         if not self.quantize:
             return self._outputs(z, losses, codes)
@@ -121,13 +123,19 @@ class ProbabilisticSOM(GridQuantizer):
         Returns:
             Float32 `(n, nodes)`, nats; the exponentials of a row sum to 1.
         """
+        return self._log_assignments(self._squared_distances(vectors))
+
+    def _squared_distances(self, vectors):
+        """‖z_i − μ_j‖², float32 `(n, nodes)`."""
         codebook = self._learning_codebook(vectors)
         # Distances do not change when all is moved; around 0 their expansion cancels least.
         centre = ops.stop_gradient(ops.mean(codebook, axis=0))
         vectors, nodes = vectors - centre, codebook - centre
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
         squares = squares + ops.sum(ops.square(nodes), axis=-1)
-        squares = ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(nodes)), 0.0)
+        return ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(nodes)), 0.0)
+
+    def _log_assignments(self, squares):
         return ops.log_softmax(-0.5 * (self.alpha + 1.0) * ops.log1p(squares / self.alpha), axis=-1)
 
     def get_config(self):

@@ -5,14 +5,19 @@ Vectors are float32 `(n, dim)` here, a codebook is `(num_codes, dim)`, codes are
 
 import logging
 
+import keras
+import numpy as np
 from keras import ops
 
-from brainvq.arguments import number, whole
+from brainvq.arguments import whole
 from brainvq.backend import is_symbolic
 from brainvq.layers.bottleneck import Bottleneck
+from brainvq.layers.live_number import LiveNumber
 
 logger = logging.getLogger("brainvq")
 
+# The smallest positive float32 number of full precision: zero has no logarithm.
+TINY = 1.1754944e-38
 DISTANCES = ("euclidean", "cosine")
 GRADIENTS = ("straight_through", "rotation")
 
@@ -20,6 +25,18 @@ GRADIENTS = ("straight_through", "rotation")
 def unit_length(x):
     """Scales float `x` `(..., dim)` to Euclidean length 1 along the last axis; zero stays zero."""
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def first_largest(scores):
+    """Returns the index of the largest number, the first among equals: `(n, k)` → int32 `(n,)`.
+
+    By an argmax of integers: that of Keras for floats tells −0 from 0 by their bits, which takes
+    longer, up to five times, and which ONNX has no operation for.
+    """
+    if 0 in scores.shape:  # Keras refuses the maximum of nothing
+        return ops.zeros(scores.shape[:-1], dtype="int32")
+    largest = scores >= ops.max(scores, axis=-1, keepdims=True)
+    return ops.cast(ops.argmax(ops.cast(largest, "int32"), axis=-1), "int32")
 
 
 def nearest_codes(vectors, codebook):
@@ -34,7 +51,28 @@ def nearest_codes(vectors, codebook):
     vectors, codebook = vectors - centre, codebook - centre
     scores = ops.matmul(vectors, ops.transpose(codebook))  # (n, num_codes)
     scores = scores - 0.5 * ops.sum(ops.square(codebook), axis=-1)
-    return ops.cast(ops.argmax(scores, axis=-1), "int32")
+    return first_largest(scores)
+
+
+def code_logits(vectors, codebook):
+    """−‖z − e_k‖², up to a number for each vector that a softmax does not see.
+
+    Of float32 vectors `(n, dim)` and a codebook `(num_codes, dim)` it gives `(n, num_codes)`.
+    """
+    # Distances do not change when all is moved; around 0 their expansion cancels least.
+    centre = ops.stop_gradient(ops.mean(codebook, axis=0))
+    vectors, codebook = vectors - centre, codebook - centre
+    products = ops.matmul(vectors, ops.transpose(codebook))
+    return 2.0 * products - ops.sum(ops.square(codebook), axis=-1)
+
+
+def gumbel_noise(shape, seed):
+    """Draws of the Gumbel distribution: the largest of logits with it is a draw of their softmax.
+
+    Returns:
+        Float32 of `shape`.
+    """
+    return -ops.log(-ops.log(keras.random.uniform(shape, minval=TINY, dtype="float32", seed=seed)))
 
 
 def straight_through(z, quantized):
@@ -198,9 +236,15 @@ def keep_where_finite(name, codebook, vectors):
 class Quantizer(Bottleneck):
     """Base class of bottlenecks with one codebook: `VectorQuantizer` and `EMAVectorQuantizer`.
 
+    Some can be `stochastic`: in training the code of a vector z is then drawn instead of the
+    nearest, with the probabilities of a softmax of −‖z − e_k‖² / τ over the codes (Lee et al. 2022,
+    "Autoregressive image generation using residual quantization", equation 10). Codes beside the
+    nearest get their share, the more so the higher the temperature τ; inference takes the nearest.
+
     Args:
         num_codes: int ≥ 2, the number of codes K.
-        beta: float ≥ 0, factor of the commitment loss.
+        beta: float ≥ 0, factor of the commitment loss. It can be set again at any time, as by a
+            callback (`LiveNumber`).
         distance: `"euclidean"`, or `"cosine"`: input and codes are scaled to unit length first
             (Yu et al. 2022, section 3.2), and so is the output.
         gradient: `"straight_through"` (van den Oord et al. 2017) or `"rotation"` (Fifty et al.
@@ -213,6 +257,8 @@ class Quantizer(Bottleneck):
 
     # An attribute of each instance instead of the base class's property.
     num_codes = None
+    beta = LiveNumber()
+    stochastic = False
 
     def __init__(
         self,
@@ -232,15 +278,14 @@ class Quantizer(Bottleneck):
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
             )
         self.num_codes = whole("num_codes", num_codes, 2)
-        self.beta = number("beta", beta)
+        self.beta = beta
         self.distance = distance
         self.gradient = gradient
 
     @property
     def codebook(self):
         """Float32 `(num_codes, dim)`, of unit length with the cosine distance."""
-        embedding = ops.convert_to_tensor(self.embedding)
-        return unit_length(embedding) if self.distance == "cosine" else embedding
+        return self._unit(ops.convert_to_tensor(self.embedding))
 
     def codes_to_vectors(self, codes):
         """Looks codes up: int `(batch, *grid)` in 0 … num_codes − 1 → `(batch, *grid, dim)`."""
@@ -269,6 +314,8 @@ class Quantizer(Bottleneck):
                 f"A codebook of {self.name} has the shape {tuple(self.embedding.shape)}. "
                 f"Received: vectors.shape={tuple(vectors.shape)}"
             )
+        if not np.isfinite(ops.convert_to_numpy(vectors)).all():
+            raise ValueError(f"A codebook of {self.name} must be finite. Received: other values")
         return vectors
 
     def _flatten(self, z, mask=None):
@@ -280,13 +327,24 @@ class Quantizer(Bottleneck):
             float32 `(n,)`, 1 for data and 0 for padding. The last two are None without a mask.
         """
         z, mask = self._masked(z, mask)
-        z = unit_length(z) if self.distance == "cosine" else z
+        z = self._unit(z)
         weights = None if mask is None else ops.reshape(ops.cast(mask, "float32"), (-1,))
         return z, ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1]))), mask, weights
 
     def _learning_codebook(self, vectors):
         """The codebook, with a gradient unless `vectors` hold numbers that are not finite."""
         return keep_where_finite(self.name, self.codebook, vectors)
+
+    def _unit(self, vectors):
+        """`vectors` `(..., dim)` as they are compared: of unit length with the cosine distance."""
+        return unit_length(vectors) if self.distance == "cosine" else vectors
+
+    def _choose(self, vectors, codebook, training):
+        """Codes int32 `(n,)`: the nearest, or drawn ones in training where `stochastic` is set."""
+        if not (training and self.stochastic):
+            return nearest_codes(vectors, codebook)
+        logits = code_logits(vectors, codebook) / self.live("temperature")
+        return first_largest(logits + gumbel_noise(ops.shape(logits), self.seed_generator))
 
     def _look_up(self, z, flat_codes, codebook):
         """Returns `quantized` without a gradient to `z`, and the codes in the grid's shape."""
@@ -297,7 +355,7 @@ class Quantizer(Bottleneck):
         return (rotate if self.gradient == "rotation" else straight_through)(z, quantized)
 
     def _commitment(self, z, quantized, mask):
-        return self.beta * self._mean(ops.square(z - ops.stop_gradient(quantized)), mask)
+        return self.live("beta") * self._mean(ops.square(z - ops.stop_gradient(quantized)), mask)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -1,12 +1,21 @@
 """Quantisers in stages: each quantises what those before it left over."""
 
+import functools
+
 import keras
+import numpy as np
 from keras import ops
 
-from brainvq.arguments import number, whole
+from brainvq.arguments import number, seed_of, whole
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain, given, refuse_tensors
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
-from brainvq.layers.quantizer import GRADIENTS, Quantizer, rotate, straight_through
+from brainvq.layers.quantizer import (
+    GRADIENTS,
+    Quantizer,
+    nearest_codes,
+    rotate,
+    straight_through,
+)
 from brainvq.layers.torus_quantizer import TorusQuantizer
 
 
@@ -58,6 +67,9 @@ class ResidualQuantizer(Bottleneck):
             that all quantise what they get as it is. It can be set again at any time; a model that
             is no `Autoencoder` must be compiled again then.
         seed: int or None, for the dropout.
+        repeats: int ≥ 1, stages that the last of `quantizers` serves: `ResidualQuantizer([one],
+            repeats=4)` shares one codebook among four stages. A quantiser that learns by moving
+            averages then takes one step for each stage. Default 1.
         **kwargs: see `Bottleneck`.
 
     Attributes:
@@ -76,6 +88,7 @@ class ResidualQuantizer(Bottleneck):
         gradient: str = "straight_through",
         beam: int = 1,
         seed: int | None = None,
+        repeats: int = 1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -83,7 +96,8 @@ class ResidualQuantizer(Bottleneck):
             keras.saving.deserialize_keras_object(q) if isinstance(q, dict) else q
             for q in quantizers
         ]
-        _check_stages(quantizers)
+        self.repeats = whole("repeats", repeats)
+        _check_stages(quantizers, self.repeats)
         if gradient not in GRADIENTS:
             raise ValueError(
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient}"
@@ -92,8 +106,8 @@ class ResidualQuantizer(Bottleneck):
         self.beam = beam
         self.dropout = number("dropout", dropout, most=1.0)
         self.gradient = gradient
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = seed_of(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     @property
     def beam(self) -> int:
@@ -111,13 +125,13 @@ class ResidualQuantizer(Bottleneck):
         self._beam = beam
 
     def stages(self) -> list:
-        """The quantisers, from coarse to fine."""
-        return self.quantizers
+        """The quantiser of each stage, from coarse to fine."""
+        return [*self.quantizers, *self.quantizers[-1:] * (self.repeats - 1)]
 
     @property
     def depth(self) -> int:
         """Number of stages, and of codes per cell, D."""
-        return len(self.quantizers)
+        return len(self.quantizers) + self.repeats - 1
 
     @property
     def num_codes(self) -> int:
@@ -128,7 +142,7 @@ class ResidualQuantizer(Bottleneck):
     def codebook(self):
         """Float32 `(depth, num_codes, dim)`."""
         # By an index: `ops.stack` on TensorFlow takes tensors, and Keras variables not.
-        return ops.concatenate([quantizer.codebook[None] for quantizer in self.quantizers])
+        return ops.concatenate([quantizer.codebook[None] for quantizer in self.stages()])
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -154,7 +168,7 @@ class ResidualQuantizer(Bottleneck):
         remainder = continuous = z
         total = ops.zeros_like(z)
         codes, losses = [], {}
-        for stage, quantizer in enumerate(self.quantizers):
+        for stage, quantizer in enumerate(self.stages()):
             outputs = quantizer(remainder, training=training, **given(mask))
             quantized = ops.stop_gradient(outputs["quantized"])
             read = outputs.get("continuous", remainder)
@@ -191,37 +205,51 @@ class ResidualQuantizer(Bottleneck):
                 f"The last axis holds the codes of 1 to {self.depth} stages. "
                 f"Received: codes.shape={tuple(codes.shape)}"
             )
-        vectors = [
-            q.codes_to_vectors(codes[..., i]) for i, q in enumerate(self.quantizers[:stages])
-        ]
+        vectors = [q.codes_to_vectors(codes[..., i]) for i, q in enumerate(self.stages()[:stages])]
         return sum(vectors[1:], vectors[0])
 
     def set_codebook(self, vectors, counts=None):
         """Replaces the codebooks of all stages, as by the centroids of remainders.
 
         Args:
-            vectors: float `(depth, num_codes, dim)`.
-            counts: float `(depth, num_codes)`, vectors per training batch, or None; see
+            vectors: float `(quantisers, num_codes, dim)`: of each stage, of shared ones once.
+            counts: float `(quantisers, num_codes)`, vectors per training batch, or None; see
                 `EMAVectorQuantizer.set_codebook`.
 
         Raises:
             ValueError: if the layer is not built yet, a shape is another, or a stage has no
                 codebook that can be set.
         """
-        if len(vectors) != self.depth:
-            raise ValueError(
-                f"{self.name} has {self.depth} stages. Received: {len(vectors)} codebooks"
-            )
-        counts = [None] * self.depth if counts is None else counts
+        stages = len(self.quantizers)
+        if len(vectors) != stages:
+            raise ValueError(f"{self.name} has {stages} stages. Received: {len(vectors)} codebooks")
+        counts = [None] * stages if counts is None else counts
         for quantizer, own, count in zip(self.quantizers, vectors, counts, strict=True):
             quantizer.set_codebook(own, count)
+
+    def start_codebooks(self, vectors, fit):
+        """Starts the codebooks in turn, each from what those before it left.
+
+        A shared one is fitted to what its first stage reads, and anew to that and what each next
+        stage reads then.
+        """
+        for place, quantizer in enumerate(self.quantizers):
+            fits = functools.partial(fit, later=True) if place else fit
+            read = quantizer.start_codebooks(vectors, fits)
+            if quantizer is self.quantizers[-1]:
+                parts = [read]
+                for _ in range(self.repeats - 1):
+                    parts.append(_left(quantizer, parts[-1]))
+                    quantizer.start_codebooks(np.concatenate(parts), fits)
+            vectors = _left(quantizer, read)
+        return vectors
 
     def _search(self, z):
         """Codes `(batch, *grid, depth)` of the nearest sum that a beam search finds."""
         vectors = ops.stop_gradient(ops.reshape(z, (-1, z.shape[-1])))
         remainders = vectors[:, None]  # (n, beam, dim), of the sums that are followed
         codes = None
-        for quantizer in self.quantizers:
+        for quantizer in self.stages():
             codebook = quantizer.codebook
             # ‖r − e‖² for every sum and code: (n, beam, num_codes).
             apart = ops.sum(ops.square(remainders), axis=-1, keepdims=True)
@@ -258,7 +286,15 @@ class ResidualQuantizer(Bottleneck):
             "gradient": self.gradient,
             "beam": self.beam,
             "seed": self.seed,
+            "repeats": self.repeats,
         }
+
+
+def _left(quantizer, vectors):
+    """What a quantiser leaves of NumPy `vectors` `(n, dim)`."""
+    tensor = ops.convert_to_tensor(vectors)
+    quantized = quantizer.codes_to_vectors(nearest_codes(tensor, quantizer.codebook))
+    return vectors - ops.convert_to_numpy(quantized)
 
 
 def _is_plain(quantizer):
@@ -270,7 +306,7 @@ def _is_plain(quantizer):
     )
 
 
-def _check_stages(quantizers):
+def _check_stages(quantizers, repeats):
     """Raises `ValueError` where a list of stages does not work."""
     single = [isinstance(q, Bottleneck) and q.has_codes and q.depth is None for q in quantizers]
     if not quantizers or not all(single) or any(isinstance(q, BottleneckChain) for q in quantizers):
@@ -281,7 +317,7 @@ def _check_stages(quantizers):
     refuse_tensors("quantizers", quantizers)
     if len({id(q) for q in quantizers}) < len(quantizers):
         raise ValueError(
-            "`quantizers` must be different layers; make each of its own. "
+            "`quantizers` must be different layers; `repeats` shares the last one. "
             f"Received: quantizers={quantizers}"
         )
     if len({q.num_codes for q in quantizers}) > 1:
@@ -295,7 +331,7 @@ def _check_stages(quantizers):
                 "A ProbabilisticSOM leaves nothing to later stages unless `quantize=True`. "
                 f"Received: quantizers={quantizers}"
             )
-    for quantizer in quantizers[1:]:
+    for quantizer in quantizers if repeats > 1 and len(quantizers) == 1 else quantizers[1:]:
         if not _is_plain(quantizer):
             raise ValueError(
                 "After the first, `quantizers` must quantise what they get as it is, by Euclidean "

@@ -70,7 +70,7 @@ class SOMQuantizer(GridQuantizer):
         spread = self._neighbourhood(vectors, flat_codes, codebook, weights)
         losses = {
             "commitment_loss": self.alpha * self._mean(ops.square(z - quantized), mask),
-            "neighbourhood_loss": self.beta * spread,
+            "neighbourhood_loss": self.live("beta") * spread,
         }
         passed = self._pass_gradient(z, ops.stop_gradient(quantized))
         return self._outputs(passed, losses, codes, continuous=z)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from brainvq.arguments import number
+from brainvq.arguments import number, whole
 from brainvq.backend import sum_over_replicas
 from brainvq.layers.quantizer import Quantizer, are_finite, count_codes, nearest_codes, sum_by_code
 from brainvq.layers.som_grid import GridQuantizer
@@ -87,12 +87,12 @@ class TorusQuantizer(GridQuantizer):
         self.radius = number("radius", radius, above=True)
         self.decay = number("decay", decay, most=1.0, below=True)
         self.gamma = number("gamma", gamma)
-        self.seed = seed
+        self.seed = whole("seed", seed, 0)
         angles = 2.0 * np.pi * self.som_grid.coordinates / np.array(self.som_shape)
         circles = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # (nodes, 2, 2)
         self._places = circles.reshape(-1, 4).astype("float32")
         apart = self.som_grid.distances("euclidean")
-        self._near = np.exp(-0.5 * np.square(apart / radius)).astype("float32")
+        self._near = np.exp(-0.5 * np.square(apart / self.radius)).astype("float32")
 
     def build(self, input_shape):
         """Creates the dense layer, codebook, counts and sums for `(batch, *grid, dim)`."""

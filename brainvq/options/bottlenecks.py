@@ -1,5 +1,6 @@
 """Options of what lies between encoder and decoder: a class for each bottleneck."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,8 +20,11 @@ class Bottleneck:
     is_discrete: ClassVar[bool] = False
     # Whether it is a variational autoencoder's, whose vectors are drawn already.
     is_sampled: ClassVar[bool] = False
-    # Codes of a cell.
+    # Codes of a cell, and the option that says how many.
     depth: ClassVar[int] = 1
+    depth_option: ClassVar[str] = "depth"
+    # Whether it has a codebook that can start at clusters of encodings.
+    is_placed: ClassVar[bool] = False
 
     def build(self):
         """The layer, as `brainvq.layers` has it."""
@@ -53,6 +57,7 @@ class Discrete(Bottleneck):
     """Codes that the decoder reads, one or several in each cell of the grid."""
 
     is_discrete: ClassVar[bool] = True
+    is_placed: ClassVar[bool] = True
     beta: float = option(0.25, minimum=0)
     """Weight of the commitment loss (van den Oord et al. 2017, eq. 3); of the neighbours' loss
     (`som`)."""
@@ -75,6 +80,8 @@ class Discrete(Bottleneck):
     revival_threshold: float = option(0.03, minimum=0, **_DEEP)
     """A code used less often than this share of the average code restarts at a random encoding; 0
     turns it off."""
+    shared: bool = option(False, **_DEEP)
+    """Whether the further codebooks are one, used again and again."""
 
     def first(self):
         """The layer of the first code of each cell."""
@@ -87,8 +94,9 @@ class Discrete(Bottleneck):
         from brainvq.layers import ResidualQuantizer
 
         # In this order: layers draw their seeds as they are made.
-        stages = [self.first(), *(self.averaged() for _ in range(self.depth - 1))]
-        return ResidualQuantizer(stages, beam=self.beam)
+        further = self.depth - 1
+        stages = [self.first(), *(self.averaged() for _ in range(1 if self.shared else further))]
+        return ResidualQuantizer(stages, beam=self.beam, repeats=further if self.shared else 1)
 
     def averaged(self):
         """A codebook by moving averages of as many codes."""
@@ -118,24 +126,86 @@ class Listed(Discrete):
         return self.num_codes
 
 
+_DRAWS = {
+    "used": lambda study: study.model.bottleneck.draws,
+    "only": "--model.stochastic or --model.entropy-weight",
+}
+
+
 @dataclass(frozen=True)
-class VQ(Listed):
+class Trained(Listed):
+    """A codebook that is trained by gradient."""
+
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+    entropy_weight: float = option(0.0, minimum=0)
+    """Weight of a loss that keeps all codes in use, and each vector sure of its code (Yu et al.
+    2023)."""
+    stochastic: bool = False
+    """Draw codes in training, near ones with more probability, instead of the nearest (Lee et al.
+    2022)."""
+    temperature: float = option(1.0, above=0, **_DRAWS)
+    """Divides the squared distances behind draws and entropy: higher spreads over more codes."""
+
+    @property
+    def draws(self):
+        """Whether the temperature has an effect."""
+        return self.stochastic or self.entropy_weight > 0
+
+    @property
+    def arguments(self):
+        """What the layers of these codebooks share."""
+        names = ("num_codes", "beta", "distance", "gradient")
+        names += ("entropy_weight", "stochastic", "temperature")
+        return {name: getattr(self, name) for name in names}
+
+
+_STARTS = {
+    "used": lambda study: study.model.bottleneck.restarts or study.model.bottleneck.depth > 1,
+    "only": "--model.restarts, or --model.depth above 1",
+}
+
+
+@dataclass(frozen=True)
+class VQ(Trained):
     """A straight-through codebook that is trained by gradient (van den Oord et al. 2017)."""
 
     tag: ClassVar[str] = "vq"
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """How the nearest code is found; `cosine` compares directions only (Yu et al. 2022)."""
+    orthogonality_weight: float = option(0.0, minimum=0)
+    """Weight of a loss that draws codes apart (Shin et al. 2021)."""
+    restarts: bool = False
+    """Start the codebook from encodings, and again those codes that are out of use."""
+    initialization: Literal["random", "data", "kmeans"] = option("data", **_STARTS)
+    """Where a codebook starts: random numbers, encodings of the first batch, or the centres of a
+    k-means on them."""
+    revival_threshold: float = option(0.03, minimum=0, **_STARTS)
+    """A code used less often than this share of the average code restarts at a random encoding; 0
+    turns it off."""
 
     def first(self):
         """The layer of the first code of each cell."""
         from brainvq.layers import VectorQuantizer
 
+        names = ("initialization", "revival_threshold") if self.restarts else ()
         return VectorQuantizer(
-            num_codes=self.num_codes,
-            beta=self.beta,
-            distance=self.distance,
-            gradient=self.gradient,
+            **self.arguments,
+            orthogonality_weight=self.orthogonality_weight,
+            **{name: getattr(self, name) for name in names},
         )
+
+
+@dataclass(frozen=True)
+class Sim(Trained):
+    """A fixed random codebook times a matrix that is trained: all codes move together (Zhu et al.
+    2024)."""
+
+    tag: ClassVar[str] = "simvq"
+
+    def first(self):
+        """The layer of the first code of each cell."""
+        from brainvq.layers import SimVQ
+
+        return SimVQ(**self.arguments)
 
 
 @dataclass(frozen=True)
@@ -158,6 +228,101 @@ class EMA(Listed):
     def first(self):
         """The layer of the first code of each cell."""
         return self.averaged()
+
+
+@dataclass(frozen=True)
+class LookupFree(Bottleneck):
+    """The signs of a few channels: codes without a codebook (Yu et al. 2023; Zhao et al. 2024)."""
+
+    tag: ClassVar[str] = "lfq"
+    is_discrete: ClassVar[bool] = True
+    bits: int = option(9, minimum=1, maximum=16)
+    """Channels that the encoder's vectors are projected to, and bits of each code."""
+    spherical: bool = False
+    """Scale the projected vectors to unit length first: binary spherical quantisation (`True`)."""
+    beta: float = option(0.25, minimum=0)
+    """Weight of the commitment loss."""
+    entropy_weight: float = option(0.1, minimum=0)
+    """Weight of a loss that keeps all codes in use, and each vector sure of its code."""
+    temperature: float = option(1.0, above=0)
+    """Divides the squared distances behind that loss: higher spreads over more codes."""
+
+    @property
+    def codes(self):
+        """Codes that the bits make."""
+        return 2**self.bits
+
+    def build(self):
+        """The layer, between two projections."""
+        from brainvq.layers import LookupFreeQuantizer, ProjectedQuantizer
+
+        return ProjectedQuantizer(LookupFreeQuantizer(**vars(self)), self.bits)
+
+
+@dataclass(frozen=True)
+class FiniteScalar(Bottleneck):
+    """A few channels, each rounded to a few levels: codes without a codebook (Mentzer et al.
+    2023)."""
+
+    tag: ClassVar[str] = "fsq"
+    is_discrete: ClassVar[bool] = True
+    levels: tuple[int, ...] = option((8, 8, 8), minimum=3)
+    """Levels of each channel that the encoder's vectors are projected to; all combinations are the
+    codes."""
+
+    @property
+    def codes(self):
+        """Combinations of levels."""
+        return math.prod(self.levels)
+
+    def build(self):
+        """The layer, between two projections."""
+        from brainvq.layers import FiniteScalarQuantizer, ProjectedQuantizer
+
+        return ProjectedQuantizer(FiniteScalarQuantizer(self.levels), len(self.levels))
+
+
+@dataclass(frozen=True)
+class Grouped(Bottleneck):
+    """Several codes for each cell, each of a part of the channels (Jégou et al. 2011)."""
+
+    tag: ClassVar[str] = "grouped"
+    is_discrete: ClassVar[bool] = True
+    is_placed: ClassVar[bool] = True
+    depth_option: ClassVar[str] = "groups"
+    num_codes: int = option(512, minimum=2)
+    """Codes in each codebook, K."""
+    groups: int = option(2, minimum=2)
+    """Parts of the channels, and codes for each cell."""
+    one_codebook: bool = False
+    """Whether the parts share one codebook, as heads, instead of each having its own."""
+    beta: float = option(0.25, minimum=0)
+    """Weight of the commitment loss (van den Oord et al. 2017, eq. 3)."""
+    decay: float = option(0.9, minimum=0, maximum=1)
+    """Decay of the moving averages, per step."""
+
+    @property
+    def codes(self):
+        """Codes in each codebook."""
+        return self.num_codes
+
+    @property
+    def depth(self):
+        """Codes of a cell."""
+        return self.groups
+
+    def build(self):
+        """The layer."""
+        from brainvq.layers import EMAVectorQuantizer, GroupedQuantizer, MultiHeadQuantizer
+
+        count = 1 if self.one_codebook else self.groups
+        parts = [
+            EMAVectorQuantizer(self.num_codes, beta=self.beta, decay=self.decay)
+            for _ in range(count)
+        ]
+        if self.one_codebook:
+            return MultiHeadQuantizer(parts[0], self.groups)
+        return GroupedQuantizer(parts)
 
 
 @dataclass(frozen=True)
@@ -232,6 +397,7 @@ class PSOM(Bottleneck):
     2021)."""
 
     tag: ClassVar[str] = "psom"
+    is_placed: ClassVar[bool] = True
     som_shape: tuple[int, int] = option((16, 16), minimum=1)
     """Rows and columns of the map: so many codes."""
     topology: Literal["rectangular", "toroid"] = "toroid"
@@ -289,5 +455,18 @@ class Gumbel(Bottleneck):
 
 BOTTLENECKS = {
     bottleneck.tag: bottleneck
-    for bottleneck in (Identity, Gaussian, VQ, EMA, SOM, PSOM, Torus, Gumbel)
+    for bottleneck in (
+        Identity,
+        Gaussian,
+        VQ,
+        EMA,
+        Sim,
+        LookupFree,
+        FiniteScalar,
+        Grouped,
+        SOM,
+        PSOM,
+        Torus,
+        Gumbel,
+    )
 }

@@ -131,6 +131,11 @@ class Model:
                 f"--model.codebook-start: found {chosen}; expected layer or kmeans, because "
                 f"{chosen} needs a variant to start from (--model.start)"
             )
+        if chosen != "layer" and _has_codebook(study) and not self.bottleneck.is_placed:
+            raise UserError(
+                f"--model.codebook-start: found {chosen}; expected layer, because the codes of "
+                f"--model.bottleneck {self.bottleneck.tag} are no places that can be set"
+            )
         if (chosen == "principal") != (self.bottleneck.tag == "torus" and chosen != "layer"):
             raise UserError(
                 f"--model.codebook-start: found {chosen}; expected principal or layer for "

@@ -124,7 +124,8 @@ class Study:
             )
         bottleneck = switched(self.model.bottleneck, BOTTLENECKS[tag])
         codebook = self.model.codebook
-        if (codebook.codebook_start == "principal") != (tag == "torus"):
+        starts_at_angles = codebook.codebook_start == "principal"
+        if not bottleneck.is_placed or starts_at_angles != (tag == "torus"):
             codebook = replace(codebook, codebook_start="layer")
         model = replace(self.model, bottleneck=bottleneck, codebook=codebook)
         return replace(self, model=model, prior=self.prior if model.decodes_codes else None)
@@ -204,6 +205,7 @@ class SliceStudy(AutoencoderStudy):
     """A study of slices."""
 
     kind: ClassVar[str] = "slices"
+    bottlenecks: ClassVar[tuple[str, ...]] = tuple(tag for tag in BOTTLENECKS if tag != "grouped")
 
     @property
     def window(self):
@@ -213,11 +215,11 @@ class SliceStudy(AutoencoderStudy):
     def check(self, study):
         """Refuses several codes in a cell."""
         super().check(study)
-        depth = self.model.bottleneck.depth
-        if depth > 1:
+        bottleneck = self.model.bottleneck
+        if bottleneck.depth > 1:
             raise UserError(
-                f"--model.depth: found {depth}; expected 1, because slices have one code for each "
-                "cell"
+                f"--model.{bottleneck.depth_option}: found {bottleneck.depth}; expected 1, because "
+                "slices have one code for each cell"
             )
 
     @property

@@ -5,16 +5,18 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from brainvq.backend import compile_function
-from brainvq.layers.quantizer import Quantizer, nearest_codes
+from brainvq.layers.bottleneck import Bottleneck
+from brainvq.layers.quantizer import Quantizer
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.layers.torus_quantizer import TorusQuantizer
+from brainvq.models import Autoencoder
 from brainvq.training.som_init import kohonen_map, order_on_grid
 
 # Least and greatest weight of a vector in the clustering of a stage.
 WEIGHTS = (0.1, 20.0)
 
 
-def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
+def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0, layer=None):
     """Sets a model's codebook to the k-means centroids of what its encoder makes of data.
 
     The data is read once, batch by batch; memory holds one batch and a uniform random sample of
@@ -28,41 +30,47 @@ def kmeans_initialize(model, batches, max_vectors=100_000, seed=0, tail=0.0):
     slightly larger mean error, and few are then quantised badly.
 
     Args:
-        model: built `brainvq.Autoencoder` whose bottleneck is a quantiser with a codebook, a
-            `ResidualQuantizer` of such, or a chain that ends in one. Of an encoder that returns a
-            list, the first is clustered.
+        model: built `keras.Model` with a quantiser that has a codebook, a layer around such
+            (`ResidualQuantizer`, `GroupedQuantizer`, `ProjectedQuantizer`, ...) or a chain that
+            ends in one. Of a `brainvq.Autoencoder` the encoder alone is run, and of an encoder that
+            returns a list the first is clustered; another model is called on the batches.
         batches: iterable of arrays `(batch, *spatial, channels)`, or of tuples that begin with one
             (a `tf.data.Dataset` or `keras.utils.PyDataset` too). It must end.
         max_vectors: int, the most vectors that are clustered.
         seed: int, for the sample, the clustering and the order.
         tail: float ≥ 0, for the stages after the first. Default 0: all vectors count alike.
+        layer: the quantiser, or its name, where a model has several. Default None: the only one.
 
     Returns:
         Float32 NumPy array `(num_codes, dim)`, or `(depth, num_codes, dim)`: the centroids.
 
     Raises:
-        ValueError: if the bottleneck has no codebook or there is no data.
+        ValueError: if the bottleneck has no codebook, it is not clear which one is meant, or there
+            is no data.
     """
-    members = _members(
-        model,
-        lambda stages: all(isinstance(stage, Quantizer) for stage in stages),
-        "a quantiser with a codebook, such as VectorQuantizer",
-    )
+    quantizer = _quantizer_of(model, layer)
+    if not all(isinstance(stage, Quantizer) for stage in quantizer.stages()):
+        raise ValueError(
+            "The bottleneck must be a quantiser with a codebook, such as VectorQuantizer, or end "
+            f"in one. Received: {quantizer}"
+        )
     rng = np.random.default_rng(seed)
-    sample, per_batch = _encoded_sample(model, members, batches, max_vectors, rng)
-    stages = model.bottleneck.stages()
-    for stage in stages:
-        weights = None
-        if tail and stage is not stages[0]:
-            left = np.sum(np.square(sample), axis=-1)
+    sample, per_batch = _encoded_sample(model, quantizer, batches, max_vectors, rng)
+
+    def fit(stage, vectors, later=False):
+        vectors, weights = _as_compared(stage, vectors), None
+        if tail and later:
+            left = np.sum(np.square(vectors), axis=-1)
             # Bounded, so that no single vector has a cluster to itself.
             weights = np.clip((left / left.mean()) ** (tail / 2), *WEIGHTS)
-        centroids, counts = _clusters(sample, stage, rng, seed, weights)
-        stage.set_codebook(centroids, counts * (per_batch / counts.sum()))
-        if stage is not stages[-1]:
-            codes = nearest_codes(keras.ops.convert_to_tensor(sample), stage.codebook)
-            sample = sample - keras.ops.convert_to_numpy(stage.codes_to_vectors(codes))
-    return keras.ops.convert_to_numpy(members[-1].codebook)
+        centroids, counts = _clusters(vectors, stage, rng, seed, weights)
+        # Of every vector that was encoded there may be several, as of heads.
+        each = per_batch * len(vectors) / len(sample)
+        stage.set_codebook(centroids, counts * (each / counts.sum()))
+        return vectors
+
+    quantizer.start_codebooks(sample, fit)
+    return keras.ops.convert_to_numpy(quantizer.codebook)
 
 
 def _clusters(sample, quantizer, rng, seed, weights=None):
@@ -122,14 +130,9 @@ def kohonen_initialize(
         ValueError: if the bottleneck has no grid, there is no data, or an argument is out of its
             range.
     """
-    members = _members(
-        model,
-        lambda stages: isinstance(stages[0], GridQuantizer),
-        "a quantiser with a grid, such as SOMQuantizer",
-    )
-    quantizer = model.bottleneck.stages()[0]
+    quantizer = _first_stage(model, GridQuantizer, "a quantiser with a grid, such as SOMQuantizer")
     rng = np.random.default_rng(seed)
-    sample, _ = _encoded_sample(model, members, batches, max_vectors, rng)
+    sample, _ = _encoded_sample(model, model.quantizer, batches, max_vectors, rng)
     codebook = kohonen_map(
         sample,
         quantizer.som_grid,
@@ -158,46 +161,68 @@ def principal_initialize(model, batches, max_vectors=100_000, seed=0):
     Raises:
         ValueError: if the bottleneck is another, or there is no data.
     """
-    members = _members(
-        model, lambda stages: isinstance(stages[0], TorusQuantizer), "a TorusQuantizer"
-    )
-    sample, _ = _encoded_sample(model, members, batches, max_vectors, np.random.default_rng(seed))
-    model.bottleneck.stages()[0].set_coordinates(sample)
+    quantizer = _first_stage(model, TorusQuantizer, "a TorusQuantizer")
+    rng = np.random.default_rng(seed)
+    sample, _ = _encoded_sample(model, model.quantizer, batches, max_vectors, rng)
+    quantizer.set_coordinates(sample)
 
 
-def _members(model, fits, expected):
-    """The parts of a model's bottleneck, in turn; the stages of the last must fit."""
-    if not fits(model.bottleneck.stages()):
+def _first_stage(model, kind, expected):
+    """The quantiser of the first code of each cell, which must be of a kind."""
+    stage = model.bottleneck.stages()[0]
+    if not isinstance(stage, kind):
         raise ValueError(
             f"The bottleneck must be {expected}, or end in one. "
             f"Received: model.bottleneck={model.bottleneck}"
         )
-    return model.bottleneck.members()
+    return stage
 
 
-def _encoded_sample(model, members, batches, max_vectors, rng):
+def _quantizer_of(model, layer):
+    """The layer of a model whose codebook is started: the named one, or the only one."""
+    if layer is None and isinstance(model, Autoencoder):
+        return model.quantizer
+    layers = [each for each in model._flatten_layers() if isinstance(each, Bottleneck)]
+    inner = {id(part) for each in layers for part in each._flatten_layers(include_self=False)}
+    outer = [each for each in layers if id(each) not in inner and each.has_codes]
+    chosen = [each for each in outer if layer is None or layer in (each, each.name)]
+    if len(chosen) != 1:
+        raise ValueError(
+            "`layer` must be a quantiser of the model, or its name, where there is not just one. "
+            f"Received: layer={layer}, and a model with {[each.name for each in outer]}"
+        )
+    return chosen[0].members()[-1]
+
+
+def _as_compared(quantizer, vectors):
+    """Vectors as a quantiser compares them: of unit length with the cosine distance."""
+    if quantizer.distance != "cosine":
+        return vectors
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+def _encoded_sample(model, quantizer, batches, max_vectors, rng):
     """Encodes batches to what the quantiser reads.
 
     Returns:
-        A uniform random sample, float32 `(at most max_vectors, dim)`, of unit length with the
-        cosine distance; and the most vectors in a batch.
+        A uniform random sample, float32 `(at most max_vectors, dim)`, and the most vectors in a
+        batch.
     """
 
     def encode(x):
+        if not isinstance(model, Autoencoder) or quantizer is not model.quantizer:
+            return _read_by(quantizer, model, x)
         z = model.encoder(x)
         z = z[0] if isinstance(z, list | tuple) else z  # the others go past the bottleneck
-        for member in members[:-1]:
+        for member in model.bottleneck.members()[:-1]:
             z = member(z, training=False)["quantized"]
-        return keras.ops.cast(z, "float32")  # (batch, *grid, dim)
+        return [keras.ops.cast(z, "float32")]  # (batch, *grid, dim)
 
     encode = compile_function(encode, owner=model)
-    cosine = model.bottleneck.stages()[0].distance == "cosine"
     sample, seen, per_batch = None, 0, 0
     for x in _images(batches):
-        vectors = keras.ops.convert_to_numpy(encode(x))
-        vectors = vectors.reshape(-1, vectors.shape[-1])
-        if cosine:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+        z, *mask = (keras.ops.convert_to_numpy(tensor) for tensor in encode(x))
+        vectors = z[mask[0]] if mask else z.reshape(-1, z.shape[-1])
         sample = vectors[:0] if sample is None else sample
         sample = _keep(sample, vectors, seen, max_vectors, rng)
         seen += len(vectors)
@@ -205,6 +230,27 @@ def _encoded_sample(model, members, batches, max_vectors, rng):
     if seen == 0:
         raise ValueError("There is nothing to cluster. Received: batches without data")
     return sample, per_batch
+
+
+def _read_by(layer, model, x):
+    """What a layer reads while its model is called: `[z]`, or `[z, mask]` where there is a mask."""
+    read, call = [], layer.call
+
+    def watched(z, *args, mask=None, **kwargs):
+        read.append([keras.ops.cast(z, "float32"), *([] if mask is None else [mask])])
+        return call(z, *args, mask=mask, **kwargs)
+
+    # In its own dict, which Keras does not follow, before the method of its class.
+    vars(layer)["call"] = watched
+    try:
+        model(x, training=False)
+    finally:
+        del vars(layer)["call"]
+    if len(read) != 1:
+        raise ValueError(
+            f"{layer.name} must be called once in the model. Received: {len(read)} calls"
+        )
+    return read[0]
 
 
 def _images(batches):

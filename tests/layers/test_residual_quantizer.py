@@ -346,3 +346,22 @@ def test_a_beam_that_is_set_later_counts_in_all_compiled_inference():
     np.testing.assert_array_equal(results()[1], nearest_codes[1])
     with pytest.raises(ValueError, match="Received: beam=0"):
         layer.beam = 0
+
+
+def test_a_shared_codebook_serves_every_stage():
+    layer = ResidualQuantizer([VectorQuantizer(6)], repeats=3, beam=1)
+    layer.build((None, 4))
+    places = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    layer.set_codebook(places[None])
+    assert (layer.depth, len(layer.weights), len(layer.stages())) == (3, 1, 3)
+    np.testing.assert_allclose(array(layer.codebook), np.stack([places] * 3))
+    left = z = np.random.default_rng(1).normal(size=(7, 4)).astype("float32")
+    outputs, codes = layer(z), []
+    for _ in range(3):
+        codes.append(nearest(left, places))
+        left = left - places[codes[-1]]
+    np.testing.assert_array_equal(array(outputs["codes"]), np.stack(codes, axis=-1))
+    np.testing.assert_allclose(array(outputs["quantized"]), z - left, atol=1e-5)
+    for quantizers in ([VectorQuantizer(6, distance="cosine")], [VectorQuantizer(4)] * 2):
+        with pytest.raises(ValueError, match="what they get as it is|`repeats` shares"):
+            ResidualQuantizer(quantizers, repeats=2)

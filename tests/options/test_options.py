@@ -12,6 +12,7 @@ import pytest
 import brainvq.options
 from brainvq.errors import UserError
 from brainvq.options import (
+    BOTTLENECKS,
     Codebook,
     Sampling,
     SlicePrior,
@@ -52,6 +53,43 @@ def changed(options, field, value):
         elif dataclasses.is_dataclass(inner):
             values[entry.name] = changed(inner, field, value)
     return dataclasses.replace(options, **values)
+
+
+@pytest.mark.parametrize("tag", BOTTLENECKS)
+def test_every_bottleneck_is_built_from_its_options(tag):
+    import numpy as np
+
+    options = BOTTLENECKS[tag]()
+    if tag == "gaussian":  # whose weight is an option beside it
+        return
+    layer = options.build()
+    outputs = layer(np.random.default_rng(0).normal(size=(2, 3, 4, 16)).astype("float32"))
+    assert tuple(outputs["quantized"].shape) == (2, 3, 4, 16)
+    assert ("codes" in outputs) == (layer.num_codes is not None)
+    if options.is_discrete:
+        assert (layer.num_codes, layer.depth or 1) == (options.codes, options.depth)
+        assert options.is_placed == (tag not in ("lfq", "fsq"))
+
+
+def test_new_bottlenecks_are_options_of_the_studies():
+    study = parsed("oasis2d", "--model.bottleneck", "lfq", "--model.bits", "4", "--model.spherical")
+    layer = study.model.build_bottleneck().quantizer
+    assert (layer.num_codes, layer.spherical, layer.beta) == (16, True, 0.25)
+    study = parsed("oasis2d", "--model.bottleneck", "fsq", "--model.levels", "3", "5")
+    assert study.model.bottleneck.codes == 15
+    study = parsed("oasis2d", "--model.bottleneck", "simvq", "--model.num-codes", "64")
+    assert study.model.build_bottleneck().num_codes == 64
+    words = ("oasis2d", "--model.bottleneck", "vq", "--model.restarts", "--model.stochastic")
+    layer = parsed(*words, "--model.temperature", "0.5").model.build_bottleneck()
+    assert (layer.initialization, layer.revival_threshold) == ("data", 0.03)
+    assert (layer.stochastic, layer.temperature) == (True, 0.5)
+    assert from_dict(to_dict(parsed(*words))).model.bottleneck.restarts
+    words = ("streamlines", "--model.bottleneck", "grouped", "--model.groups", "4")
+    layer = parsed(*words, "--prior.epochs", "0", "--model.one-codebook").model.build_bottleneck()
+    assert (layer.depth, len(layer.stages())) == (4, 1)
+    words = ("streamlines", "--model.bottleneck", "ema", "--model.depth", "4", "--model.shared")
+    (*_, layer) = parsed(*words, "--prior.epochs", "0").model.build_bottleneck().members()
+    assert (layer.depth, len(layer.quantizers), layer.repeats) == (4, 2, 3)
 
 
 @pytest.mark.parametrize(("study", "variant"), PRESETS)
@@ -163,6 +201,13 @@ def test_every_field_is_explained(path):
         (["--data.fractions", "0.5", "0.1", "0.1"], "--data.fractions: found"),
         (["--data.sourc", "bids"], "perhaps you meant --data.source"),
         (["--model.bottleneck", "magic"], "invalid choice 'magic'"),
+        (["--model.bottleneck", "grouped"], "invalid choice 'grouped'"),
+        (["--model.bottleneck", "vq", "--model.temperature", "2"], "--model.stochastic"),
+        (["--model.bottleneck", "vq", "--model.initialization", "kmeans"], "--model.restarts"),
+        (
+            ["--model.bottleneck", "lfq", "--model.codebook-start", "kmeans"],
+            "--model.codebook-start: found kmeans; expected layer",
+        ),
         (["--data.size", "130"], "--data.size: found 130"),
         (["--model.blocks", "1"], "--model.blocks: found 1 numbers"),
         (["--train.window", "12"], "--train.window: found 12"),

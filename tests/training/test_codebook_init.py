@@ -7,9 +7,13 @@ from brainvq import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
     GaussianSampling,
+    GroupedQuantizer,
     Identity,
+    MultiHeadQuantizer,
     ProbabilisticSOM,
+    ProjectedQuantizer,
     ResidualQuantizer,
+    SimVQ,
     SOMQuantizer,
     TorusQuantizer,
     VectorQuantizer,
@@ -240,3 +244,59 @@ def test_the_reservoir_keeps_each_vector_equally_often():
         counts[sample.astype(int).ravel()] += 1
     # A third each; 2000 draws have a standard error of 0.0105.
     np.testing.assert_allclose(counts / 2000, 1 / 3, atol=0.05)
+
+
+def functional(bottleneck, **options):
+    """A plain model with a quantiser in it, and one beside it."""
+    inputs = keras.Input((10, 2))
+    z = bottleneck(keras.layers.Dense(2, use_bias=False, kernel_initializer="identity")(inputs))
+    quantized = z["quantized"] if isinstance(z, dict) else z
+    outputs = [quantized, *(other(inputs)["quantized"] for other in options.values())]
+    return keras.Model(inputs, outputs)
+
+
+def test_a_quantiser_in_any_model_is_found_and_started():
+    plain = EMAVectorQuantizer(4)
+    centroids = kmeans_initialize(functional(plain), [X[:6], X[6:]])
+    np.testing.assert_allclose(centroids, PLACES[nearest_place(centroids)], atol=0.02)
+    assert sorted(nearest_place(value(plain.codebook))) == [0, 1, 2, 3]
+    assert float(value(plain.initialized)) == 1
+    np.testing.assert_allclose(value(plain.code_counts).sum(), 60, rtol=1e-4)
+    both = VectorQuantizer(4, name="one", tensor_only=True), SimVQ(4, name="other")
+    model = functional(both[0], other=both[1])
+    with pytest.raises(ValueError, match=r"not just one.*\['one', 'other'\]"):
+        kmeans_initialize(model, [X])
+    for layer in ("other", both[0]):
+        kmeans_initialize(model, [X], layer=layer)
+    for quantizer in both:
+        assert sorted(nearest_place(value(quantizer.codebook))) == [0, 1, 2, 3]
+
+
+def test_padding_is_not_clustered():
+    layer = VectorQuantizer(4, tensor_only=True)
+    model = keras.Sequential([keras.Input((20, 2)), keras.layers.Masking(99.0), layer])
+    kmeans_initialize(model, [np.concatenate([X, np.full_like(X, 99.0)], axis=1)])
+    assert sorted(nearest_place(value(layer.codebook))) == [0, 1, 2, 3]
+
+
+def test_layers_around_quantisers_give_each_what_it_reads():
+    groups = GroupedQuantizer([VectorQuantizer(3), VectorQuantizer(3)])
+    heads = MultiHeadQuantizer(EMAVectorQuantizer(3), 2)
+    projected = ProjectedQuantizer(VectorQuantizer(4), 2)
+    for layer in (groups, heads, projected):
+        kmeans_initialize(functional(layer), [X])
+        apart = value(layer(X)["quantized"]) - value(layer(X)["continuous"])
+        assert np.abs(apart).max() < 0.1, layer
+    # Of each channel, and of both together: −5, 0 and 5.
+    for quantizer in (*groups.quantizers, heads.quantizer):
+        places = np.sort(value(quantizer.codebook)[:, 0])
+        np.testing.assert_allclose(places, [-5, 0, 5], atol=0.05)
+    np.testing.assert_allclose(value(heads.quantizer.code_counts).sum(), 240, rtol=1e-4)
+
+
+def test_a_shared_codebook_is_fitted_to_what_every_stage_reads():
+    layer = ResidualQuantizer([VectorQuantizer(8)], repeats=2)
+    model = make(layer)
+    kmeans_initialize(model, [X])
+    z = value(layer(X)["quantized"]) - X
+    assert np.square(z).mean() < 0.01 * np.square(X).mean()
