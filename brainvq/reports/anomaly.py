@@ -1,5 +1,7 @@
 """The figures and the report of anomaly detection."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
@@ -17,6 +19,7 @@ from brainvq.reports.drawing import (
 from brainvq.reports.html import Report, Section
 from brainvq.reports.planes import three_planes
 
+WORST = 12  # scans whose pictures the report shows
 LESION = "#4fe3d2"  # outline of what an expert or the simulation marked
 NAMES = {
     "intensity": "percentile threshold (baseline)",
@@ -338,7 +341,9 @@ def anomaly_report(
         scores: `evaluation.anomaly.LesionScores` with every subject added, or None where no lesion
             mask is known: the page then shows pictures only.
         figures: dict with any of `curves` and `bars`, paths of the figures of
-            `roc_and_precision_recall` and `score_bars`, and `scans`, a list of `(path, caption)`.
+            `roc_and_precision_recall` and `score_bars`, and `scans`, a list of
+            `(scan, how high its score rises, [(path, caption), ...])`: those of the highest scores
+            are shown, the pictures of the others linked.
         about: one line: model and data.
         settings: dict of option to value, shown as a table.
         modality: "T1w", "FLAIR" or "".
@@ -452,7 +457,20 @@ def _scans(figures):
         "Each picture has one scale for each kind of map. Scores are high at borders of tissues in "
         "healthy brains too: the model's detail is finite."
     )
-    return Section("Scans", text, figures=list(figures["scans"]))
+    ranked = sorted(figures["scans"], key=lambda scan: -scan[1])
+    if len(ranked) > WORST:
+        text += (
+            f"\n\nHere are the {WORST} scans of {len(ranked)} whose highest scores (the 99th "
+            "percentile over the brain) are highest; links lead to the pictures of the others, in "
+            "the same order."
+        )
+    shown = [picture for _, _, pictures in ranked[:WORST] for picture in pictures]
+    others = [
+        (Path(path).name, caption.rstrip("."))
+        for _, _, pictures in ranked[WORST:]
+        for path, caption in pictures
+    ]
+    return Section("Scans", text, figures=shown, links=others)
 
 
 def _meaning(scores, direction):

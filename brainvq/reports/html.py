@@ -26,6 +26,7 @@ class Section:
         tables: `(caption, pandas.DataFrame)` pairs. Indexes are not shown.
         figures: `(path, caption)` pairs of PNG, JPEG, GIF or SVG files. Of `NAME.png` the viewer
             `NAME.html` is shown too, where there is one: see `brainvq.reports.viewer`.
+        links: `(path, text)` pairs of files that lie beside the report, relative to its folder.
         folded: `(summary, text)` pairs at the end, each text hidden until the summary is clicked.
     """
 
@@ -33,6 +34,7 @@ class Section:
     text: str = ""
     tables: list = dataclasses.field(default_factory=list)
     figures: list = dataclasses.field(default_factory=list)
+    links: list = dataclasses.field(default_factory=list)
     folded: list = dataclasses.field(default_factory=list)
 
 

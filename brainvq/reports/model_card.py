@@ -124,7 +124,7 @@ def _markdown(card):
         ("Licence", card.licence),
         ("Citation", card.citation),
     ]
-    lines = [f"# {card.name}"]
+    lines = [f"# {card.name}{' (simulated brains)' if card.simulated else ''}"]
     if card.simulated:
         lines.append("> Trained on simulated brains, not on scans of people.")
     lines += [f"## {title}\n\n{body}" for title, body in sections if body]

@@ -144,7 +144,7 @@ class TestReport:
         text = self.page(
             tmp_path,
             lesion_scores,
-            {"bars": path, "scans": [(path, "scan one")]},
+            {"bars": path, "scans": [("one", 0.4, [(path, "scan one")])]},
             about="a model",
             settings={"median": 5},
             modality="FLAIR",
@@ -166,6 +166,15 @@ class TestReport:
             assert words in text
         own = lesion_scores.summary().set_index("method").loc["combined", "average_precision"]
         assert f"{own:.3f}" in text
+
+    def test_the_highest_are_shown_and_the_others_linked(self, tmp_path, lesion_scores):
+        path = anomaly.score_bars(lesion_scores.table(), tmp_path / "a b.png")
+        scans = [(f"s{i}", i / 10, [(path, f"scan {i}.")]) for i in range(14)]
+        text = self.page(tmp_path, None, {"scans": scans})
+        shown = re.findall(r"<figcaption>(scan \d+)\.", text)
+        assert shown == [f"scan {i}" for i in range(13, 1, -1)]
+        assert re.findall(r'<a href="a%20b.png">(scan \d)</a>', text) == ["scan 1", "scan 0"]
+        assert "12 scans of 14" in text
 
     def test_t1_and_calibrated(self, tmp_path, lesion_scores):
         text = self.page(tmp_path, lesion_scores, {}, modality="T1w", calibrated=True)
