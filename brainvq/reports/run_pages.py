@@ -336,6 +336,7 @@ def settings_section(about):
     rows = [{"option": f"--{path}", "value": str(value)} for path, value in _flat(about["study"])]
     steps = pd.DataFrame({"step": [step_text(step) for step in about["steps"]]})
     tables = [("Preprocessing, in order", steps), ("All options", pd.DataFrame(rows))]
+    text = f"Command: {about['command']}"
     if about.get("preset"):
         usual = {f"--{path}": str(value) for path, value in _flat(about["preset"])}
         other = [
@@ -343,10 +344,11 @@ def settings_section(about):
             for row in rows
             if row["value"] != usual.get(row["option"])
         ]
-        caption = "Options that differ from the preset" if other else "All options are the preset's"
-        other = pd.DataFrame(other, columns=["option", "value", "preset"])
-        tables.insert(0, (caption, other))
-    return Section("Settings", f"Command: {about['command']}", tables=tables)
+        if other:
+            tables.insert(0, ("Options that differ from the preset", pd.DataFrame(other)))
+        else:
+            text += "\n\nAll options are the preset's."
+    return Section("Settings", text, tables=tables)
 
 
 def _flat(content, path=""):
