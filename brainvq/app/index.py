@@ -1,4 +1,4 @@
-"""The page `index.html` over a folder of runs: what each reached, side by side."""
+"""The page over a folder of runs, `runs.html` beside `runs`: what each reached, side by side."""
 
 import logging
 
@@ -12,7 +12,9 @@ PICTURES = ("reconstructions", "samples", "bundles", "losses")
 
 
 def index_runs(folder):
-    """Writes `index.html` into a folder of runs: a table per study, a row per run, newest first.
+    """Writes a page beside a folder of runs: a table per study, a row per run, newest first.
+
+    Beside it, as `runs.html`, and not in it: all that `runs/*` names in a shell are runs.
 
     Args:
         folder: `pathlib.Path` of the runs.
@@ -27,10 +29,12 @@ def index_runs(folder):
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a run of another version, or one that is being written
         studies.setdefault(row.pop("study"), []).append(row)
+    folder = folder.resolve()
+    page = folder.with_name(f"{folder.name}.html")
     try:
-        return write_index(folder / "index.html", f"Runs in {folder.name}", studies)
+        return write_index(page, f"Runs in {folder.name}", studies, folder.name)
     except OSError as error:
-        logger.warning("%s: %s", folder / "index.html", error.strerror)
+        logger.warning("%s: %s", page, error.strerror)
         return None
 
 

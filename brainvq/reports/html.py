@@ -82,22 +82,22 @@ def write_report(path, report):
     return Path(path)
 
 
-def write_index(path, title, studies):
+def write_index(path, title, studies, folder):
     """Writes a page over several runs, with links to their reports, atomically.
 
     Args:
-        path: the file to write, in the folder that holds those of the runs.
+        path: the file to write, beside the folder that holds those of the runs.
         title: heading of the page.
         studies: dict of study to a list of rows, each a dict of `run` (name of its folder),
             `report` and `picture` (files in it, or None), `variant`, `began`, `data`, `seed`,
             `state` (a note, or "") and `measures`, a dict of label to value.
+        folder: name of the folder of the runs.
 
     Returns:
         `pathlib.Path` of the file.
     """
-    write_text(
-        path, environment().get_template("index.html.j2").render(title=title, studies=studies)
-    )
+    template = environment().get_template("index.html.j2")
+    write_text(path, template.render(title=title, studies=studies, folder=folder))
     return Path(path)
 
 

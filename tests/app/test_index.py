@@ -34,16 +34,18 @@ def test_runs_stand_side_by_side_newest_first(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "study.json").write_text("{", encoding="utf-8")
 
-    text = index_runs(tmp_path).read_text("utf-8")
+    page = index_runs(tmp_path)
+    assert page == tmp_path.with_name(f"{tmp_path.name}.html")
+    text = page.read_text("utf-8")
     tables = re.findall(r"<h2>Study (\w+)</h2>(.*?)</section>", text, re.S)
     assert [name for name, _ in tables] == ["som3d", "oasis2d"]
     oasis = dict(tables)["oasis2d"]
     links = [unquote(link) for link in re.findall(r'href="([^"]+)"', oasis)]
     names = ("b & c-20261121-090000", "a-20261120-101500", "e-20261119-000000")
-    assert links == [f"{name}/report.html" for name in names]
-    assert all((tmp_path / link).exists() for link in links)
+    assert links == [f"{tmp_path.name}/{name}/report.html" for name in names]
+    assert all((page.parent / link).exists() for link in links)
     (picture,) = re.findall(r'src="([^"]+)"', oasis)
-    assert (tmp_path / unquote(picture)).exists()
+    assert (page.parent / unquote(picture)).exists()
     heads = re.findall(r'<th scope="col">([^<]*)</th>', oasis)
     assert heads[-2:] == ["SSIM", "bits"]
     assert "smoke run" in oasis
@@ -57,5 +59,6 @@ def test_a_folder_without_runs_has_a_page(tmp_path):
 
 
 def test_no_run_fails_for_the_page(tmp_path):
-    (tmp_path / "index.html").mkdir()
-    assert index_runs(tmp_path) is None
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs.html").mkdir()
+    assert index_runs(tmp_path / "runs") is None
