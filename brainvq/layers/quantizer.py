@@ -18,6 +18,10 @@ logger = logging.getLogger("brainvq")
 
 # The smallest positive float32 number of full precision: zero has no logarithm.
 TINY = 1.1754944e-38
+# The scores of all codes are in memory at once up to so many codes; of more, so many at a time.
+MOST_CODES, CHUNK = 1024, 256
+# Each of the draws of k-means++ takes as long as there are codes: millions would take years.
+MOST_DRAWN = 1 << 14
 DISTANCES = ("euclidean", "cosine")
 GRADIENTS = ("straight_through", "rotation")
 
@@ -47,11 +51,25 @@ def nearest_codes(vectors, codebook):
     of matrices, without the cancellation that ‖z‖² would bring. Both are moved by the codebook's
     mean first, which changes no distance: far from 0, rounding would choose among close codes.
     """
+    # No gradient passes an index, and nothing below need be kept for one.
+    vectors, codebook = ops.stop_gradient(vectors), ops.stop_gradient(codebook)
     centre = ops.mean(codebook, axis=0)
     vectors, codebook = vectors - centre, codebook - centre
-    scores = ops.matmul(vectors, ops.transpose(codebook))  # (n, num_codes)
-    scores = scores - 0.5 * ops.sum(ops.square(codebook), axis=-1)
-    return first_largest(scores)
+    offsets = 0.5 * ops.sum(ops.square(codebook), axis=-1)
+    codebook, num_codes = ops.transpose(codebook), codebook.shape[0]
+    if num_codes <= MOST_CODES:
+        return first_largest(ops.matmul(vectors, codebook) - offsets)  # of (n, num_codes)
+    nearest, best = None, None
+    for start in range(0, num_codes, CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = ops.matmul(vectors, codebook[:, part]) - offsets[part]
+        highest, found = ops.max(scores, axis=-1), start + first_largest(scores)
+        if nearest is None:
+            nearest, best = found, highest
+        else:
+            nearest = ops.where(highest > best, found, nearest)
+            best = ops.maximum(best, highest)
+    return nearest
 
 
 def code_logits(vectors, codebook):
@@ -132,8 +150,15 @@ def spread_rows(vectors, order, uniforms, num_rows: int, weights=None):
 
     Returns:
         Centres, float32 `(num_rows, dim)`, and which of them repeat earlier ones, since every
-        distinct vector is taken, bool `(num_rows,)`.
+        distinct vector is taken or there are `MOST_DRAWN`, bool `(num_rows,)`.
     """
+    if num_rows > MOST_DRAWN:
+        drawn, repeats = spread_rows(vectors, order, uniforms, MOST_DRAWN, weights)
+        places = np.arange(num_rows)
+        while (beyond := places >= MOST_DRAWN).any():
+            places[beyond] //= 2
+        repeats = ops.take(repeats, places, axis=0) | (np.arange(num_rows) >= MOST_DRAWN)
+        return ops.take(drawn, places, axis=0), repeats
     if weights is None:
         first = ops.take(vectors, order[0], axis=0)
         weights = 1.0

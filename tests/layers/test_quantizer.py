@@ -33,6 +33,20 @@ def test_nearest_codes_agree_with_explicit_distances(seed, sizes):
     assert codes.dtype == np.int32
 
 
+def test_nearest_of_many_codes_is_the_first_of_all(monkeypatch):
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(50, 4)).astype("float32")
+    codebook = rng.normal(size=(23, 4)).astype("float32")
+    codebook[19] = codebook[2]  # in another chunk, at the same distance
+    vectors[:5] = codebook[2]
+    whole = array(nearest_codes(*tensors(vectors, codebook)))
+    monkeypatch.setattr("brainvq.layers.quantizer.MOST_CODES", 8)
+    monkeypatch.setattr("brainvq.layers.quantizer.CHUNK", 6)
+    codes = array(nearest_codes(*tensors(vectors, codebook)))
+    np.testing.assert_array_equal(codebook[codes], codebook[whole])
+    assert (codes[:5] == 2).all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0, -3000.0])
 def test_nearest_codes_are_right_far_from_zero(offset):
     rng = np.random.default_rng(5)
