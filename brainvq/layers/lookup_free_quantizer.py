@@ -100,7 +100,8 @@ class LookupFreeQuantizer(Bottleneck):
         z = unit_length(z) if self.spherical else z
         is_set = ops.stop_gradient(z) > 0
         signs = ops.where(is_set, self._size, -self._size)
-        codes = ops.sum(ops.cast(is_set, "int32") * self._steps, axis=-1)
+        digits = ops.cast(is_set, "int32") * ops.convert_to_tensor(self._steps)
+        codes = ops.sum(digits, axis=-1)
         far = self._mean(ops.square(z - signs), mask)
         losses = {
             "commitment_loss": self.live("beta") * far,
