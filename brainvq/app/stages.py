@@ -1,9 +1,13 @@
 """The stages of a training: autoencoder, codes, prior; each done once, loaded after that."""
 
+import math
+
 import keras
 import numpy as np
 
+from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_text
+from brainvq.layers.quantizer import Quantizer
 from brainvq.tasks import of
 from brainvq.tasks.base import prior_codes, prior_grid
 from brainvq.tasks.run import LoadedRun
@@ -41,6 +45,7 @@ def train_autoencoder(run):
     keras.utils.set_random_seed(study.seed)
     stream, callbacks = _streams(run)
     model = build_autoencoder(study, _variance(run))
+    _refuse_idle_codes(run, model)
     if not run.has("checkpoints", "model.npz"):
         _start(run, model)
         task.start(run, model)
@@ -62,6 +67,24 @@ def train_autoencoder(run):
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model
+
+
+def _refuse_idle_codes(run, model):
+    """Refuses a codebook of more rows than the training samples have vectors.
+
+    Most of it would stand for nothing, and millions of rows take all memory, or days to start.
+    """
+    if model.bottleneck is None or not isinstance(model.first_quantizer, Quantizer):
+        return  # without a codebook that is learned
+    shape = model.code_shape(run.study.data.sample_shape)
+    samples = len(run.rows["train"])
+    vectors = samples * math.prod(shape if model.depth is None else shape[:-1])
+    if model.num_codes > vectors:
+        option = "som-shape" if hasattr(model.first_quantizer, "som_shape") else "num-codes"
+        raise UserError(
+            f"--model.{option}: found {model.num_codes} codes for the {vectors} vectors of "
+            f"{samples} training samples; expected fewer codes, or more samples"
+        )
 
 
 def _streams(run):

@@ -81,11 +81,13 @@ def _clusters(sample, quantizer, rng, seed, weights=None):
         repeats = sample[np.arange(num_codes) % len(sample)]
         noise = rng.normal(size=repeats.shape) * 0.01 * (sample.std(axis=0) + 1e-3)
         noise[: len(sample)] = 0
-        sample, weights = (repeats + noise).astype("float32"), None
-    clusters = MiniBatchKMeans(num_codes, batch_size=4096, n_init=3, random_state=seed)
-    clusters.fit(sample, sample_weight=weights)
-    centroids = clusters.cluster_centers_.astype("float32")
-    counts = np.bincount(clusters.labels_, minlength=num_codes).astype("float32")
+        # There is nothing to cluster, which would take days for millions of codes.
+        centroids, counts = (repeats + noise).astype("float32"), np.ones(num_codes, "float32")
+    else:
+        clusters = MiniBatchKMeans(num_codes, batch_size=4096, n_init=3, random_state=seed)
+        clusters.fit(sample, sample_weight=weights)
+        centroids = clusters.cluster_centers_.astype("float32")
+        counts = np.bincount(clusters.labels_, minlength=num_codes).astype("float32")
     # Counts in vectors per training batch. An empty cluster gets a hundredth of the mean: zero
     # would divide by zero, and one so small is soon revived.
     counts = np.maximum(counts, 0.01 * counts.mean())

@@ -123,6 +123,17 @@ def test_spread_rows_take_a_vector_from_every_far_cluster():
         assert sorted(nearest(rows, places)) == [0, 1, 2, 3, 4]
 
 
+def test_of_very_many_rows_the_last_repeat_the_first(monkeypatch):
+    vectors = np.arange(9, dtype="float32")[:, None]
+    given = tensors(vectors, np.arange(9, dtype="int32"), np.full(11, 0.5, "float32"))
+    monkeypatch.setattr("brainvq.layers.quantizer.MOST_DRAWN", 4)
+    first, repeat = map(array, spread_rows(*given, 4))
+    assert not repeat.any()
+    rows, repeat = map(array, spread_rows(*given, 11))
+    np.testing.assert_array_equal(rows, first[[0, 1, 2, 3, 2, 2, 3, 3, 2, 2, 2]])
+    np.testing.assert_array_equal(repeat, np.arange(11) >= 4)
+
+
 def test_lloyd_reaches_the_means_and_leaves_empty_centres_in_place():
     vectors = np.array([[0, 0], [0, 2], [10, 0], [10, 2]], "float32")
     start = np.array([[1, 1], [8, 1], [500, 500]], "float32")
