@@ -122,16 +122,34 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False))
 
 
-def read_csv(path, *texts):
-    """Reads a table that `write_csv` wrote: only empty cells are missing, so NA stays a name.
+def write_tsv(path, table):
+    """Writes a `pandas.DataFrame` as BIDS has tables, atomically: tabs, and n/a where none is.
+
+    A column `participant_id` comes first.
+    """
+    first = [name for name in ("participant_id", "session_id") if name in table]
+    table = table[[*first, *(name for name in table if name not in first)]]
+    write_text(path, table.to_csv(index=False, sep="\t", na_rep="n/a"))
+
+
+def read_csv(path, *texts, dtype=None):
+    """Reads a table that `write_csv` or `write_tsv` wrote.
+
+    Of the first only empty cells are missing, so that NA stays a name; of the second those of n/a.
 
     Args:
-        path: `.csv` file.
+        path: `.csv` or `.tsv` file.
         *texts: columns that are text, whatever they look like.
+        dtype: number type of all columns; by default each has its own.
     """
     import pandas as pd  # whoever has a table has loaded it
 
-    return pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+    tabs = Path(path).suffix == ".tsv"
+    types = dict.fromkeys(texts, str) if dtype is None else dtype
+    missing = ["n/a"] if tabs else [""]
+    return pd.read_csv(
+        path, sep="\t" if tabs else ",", dtype=types, keep_default_na=False, na_values=missing
+    )
 
 
 def write_array(path, array):

@@ -8,11 +8,12 @@ import pandas as pd
 
 from brainvq import data
 from brainvq.app.lesion_masks import mask_on, masks_by_scan
+from brainvq.data.derivatives import skull_stripped
 from brainvq.data.inputs import comes_from_simulation, scan_paths
 from brainvq.errors import UserError
 from brainvq.evaluation import anomaly as scoring
 from brainvq.evaluation.lesion_scores import MEASURES, LesionScores
-from brainvq.files import read_json, write_csv
+from brainvq.files import read_json, write_csv, write_tsv
 from brainvq.reports.anomaly import (
     anomaly_grid,
     anomaly_planes,
@@ -21,7 +22,7 @@ from brainvq.reports.anomaly import (
     score_bars,
 )
 from brainvq.reports.html import write_report
-from brainvq.tasks.names import readable_scans
+from brainvq.tasks.names import bids_name, participant_of, readable_scans
 from brainvq.tasks.slices.plans import conditions_of_scan
 from brainvq.training.anomaly import AnomalyDetector
 
@@ -65,7 +66,7 @@ def anomaly(trained, options, log):
                 if len(masks) == 1:
                     raise
                 log.warning("not measured: %s", error)
-        pictures += result.pictures()
+        pictures.append((result.name, result.height(), result.pictures()))
         log.info("%s: %d slices (%.0f s)", path, len(scan.slices), time.perf_counter() - started)
     report(search, lesions, pictures, thresholds, log)
 
@@ -84,7 +85,7 @@ class Search:
         self.direction = options.direction
         if self.direction == "auto":
             self.direction = {"FLAIR": "bright", "T1w": "dark"}.get(self.modality, "both")
-        self.detector = None
+        self.detector, self.participants = None, {}
         self.simulated = False
 
     def read(self, path):
@@ -185,13 +186,21 @@ class Result:
         """Writes reconstruction, restoration and scores on the scan's grid, as NIfTI."""
         scan = self.scan
         images = {
-            key: scan.to_intensities(scan.to_volume(self.evidence[key]))
-            for key in ("reconstruction", "restored")
+            (desc, f"{key} of the scan"): scan.to_intensities(scan.to_volume(self.evidence[key]))
+            for key, desc in (("reconstruction", "recon"), ("restored", "restored"))
             if key in self.evidence
-        } | {f"{key}_score": volume for key, volume in self.volumes.items()}
-        for key, image in images.items():
-            file = self.search.options.out / f"{self.name}_desc-{key}.nii.gz"
-            data.save_nifti(file, image, scan.original_affine, like=self.path)
+        } | {
+            (f"{key}score", f"score {key}: higher is less like a healthy brain"): volume
+            for key, volume in self.volumes.items()
+        }
+        results = self.search.trained.results(self.search.options.out)
+        start, contrast = bids_name(self.name, self.path)
+        place = scan.original_affine
+        brain = skull_stripped(scan.image, place, self.search.trained.of_brains)
+        for (desc, text), image in images.items():
+            file, note = results.file(start, desc, contrast), {"Description": text}
+            note |= {"SkullStripped": brain}
+            results.save(file, image, place, note, sources=[self.path], like=self.path)
 
     def measure(self, path, lesions):
         """Adds how well the scores find the lesions of a mask to a `LesionScores`."""
@@ -199,6 +208,12 @@ class Result:
         self.lesions = self.scan.from_volume(self.mask) > 0.5
         voxel_ml = abs(np.linalg.det(self.scan.affine[:3, :3])) / 1000
         lesions.add(self.name, self.scores, self.lesions, self.brain, voxel_ml)
+        self.search.participants[self.name] = participant_of(self.name, self.path)
+
+    def height(self):
+        """How high scores rise in the brain: the 99th percentile, in units that scans share."""
+        score = next(self.scores[name] for name in ("restoration", "pixel") if name in self.scores)
+        return float(np.percentile(score[self.brain], 99)) if self.brain.any() else 0.0
 
     def pictures(self):
         """Draws the scan slice by slice, and in three planes: list of (path, caption)."""
@@ -232,7 +247,7 @@ def report(search, lesions, pictures, thresholds, log):
     Args:
         search: `Search`.
         lesions: `brainvq.evaluation.LesionScores` of the scans with masks.
-        pictures: list of (path, caption).
+        pictures: list of (scan, how high its scores rise, list of (path, caption)).
         thresholds: what `Search.calibrate` returned.
         log: `logging.Logger`.
     """
@@ -240,7 +255,7 @@ def report(search, lesions, pictures, thresholds, log):
     measured = bool(lesions.methods) and lesions.table()["average_precision"].notna().any()
     drawn = {"scans": pictures}
     if measured:
-        drawn |= _measures(lesions, options.out, search.simulated, log)
+        drawn |= _measures(lesions, search, log)
     page = anomaly_report(
         lesions if measured else None,
         drawn,
@@ -258,10 +273,12 @@ def report(search, lesions, pictures, thresholds, log):
     log.info("maps, pictures, tables and report.html in %s", options.out)
 
 
-def _measures(lesions, out, simulated, log):
-    """Writes `subjects.csv`, `summary.csv` and two figures: dict of the figures."""
+def _measures(lesions, search, log):
+    """Writes `subjects.tsv`, `summary.csv` and two figures: dict of the figures."""
     table, summary = lesions.table(), lesions.summary()
-    write_csv(out / "subjects.csv", table)
+    out, simulated = search.options.out, search.simulated
+    whose = table["subject"].map(search.participants)
+    write_tsv(out / "subjects.tsv", table.assign(participant_id=whose))
     write_csv(out / "summary.csv", summary)
     curves = {name: lesions.curves(name) for name in lesions.methods}
     drawn = {

@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from brainvq import data, evaluation
+from brainvq.data.derivatives import label
 from brainvq.data.inputs import comes_from_simulation, scan_paths
 from brainvq.data.looks import RUN, contrast_words
 from brainvq.data.remarks import summary
 from brainvq.errors import UserError
-from brainvq.files import write_csv
+from brainvq.files import write_csv, write_tsv
 from brainvq.reports.classification import classification_report
 from brainvq.reports.html import write_report
 from brainvq.tasks.names import inputs, stem_of
@@ -80,7 +81,7 @@ def classify(trained, options, log):
 
 
 def report(trained, options, given, folds, result):
-    """Writes `subjects.csv`, `measures.csv`, figures and `report.html`; returns the measures.
+    """Writes `subjects.tsv`, `measures.csv`, figures and `report.html`; returns the measures.
 
     Args:
         trained: `brainvq.tasks.trained.Trained`.
@@ -89,7 +90,9 @@ def report(trained, options, given, folds, result):
         folds: folds of the first cross-validation, of `brainvq.evaluation.subject_folds`.
         result: what `brainvq.training.classify.cross_validate` returned.
     """
-    write_csv(options.out / "subjects.csv", result.table())
+    table = result.table()
+    whose = [f"sub-{label(str(name).removeprefix('sub-'))}" for name in table["subject"]]
+    write_tsv(options.out / "subjects.tsv", table.assign(participant_id=whose))
     measured = evaluation.compare_methods(
         result.labels, result.probabilities, level=options.confidence, seed=options.seed
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainvq.files import write_csv
-from brainvq.tasks.names import inputs, readable_inputs
+from brainvq.files import write_tsv
+from brainvq.tasks.names import inputs, participant_of, readable_inputs
 
 
 def reconstruct(trained, options, log):
@@ -23,13 +23,14 @@ def reconstruct(trained, options, log):
         restored = sample.reconstruct(options.batch_size)
         whole = sample.restore(restored)
         measured = sample.measures(restored, whole)
-        sample.save(whole, options.out / f"{sample.name}_desc-reconstruction")
+        sample.save(whole, options.out)
         picture = options.out / f"{sample.name}_reconstruction.png"
         sample.picture(restored, whole, measured, picture)
-        rows += measured
+        whose = {"participant_id": participant_of(sample.name, sample.path)}
+        rows += [whose | row for row in measured]
         seconds = time.perf_counter() - started
         log.info("%s: %s (%.1f s)", sample.path, sample.summary(measured[-1]), seconds)
-    write_csv(options.out / "similarity.csv", pd.DataFrame(rows))
+    write_tsv(options.out / "similarity.tsv", pd.DataFrame(rows))
     log.info("%d rows in %s (%s)", len(rows), options.out, samples.similarity(trained))
 
 

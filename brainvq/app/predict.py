@@ -3,9 +3,9 @@
     {prog} [RUN] [VERB] [options]
     {prog} [RUN] VERB --help                     all options of a verb
 
-RUN is the folder of a run; without it the newest finished run in runs/ that is no smoke run, or the
-weights that come with brainvq. VERB is sample where none is given. SCANS are NIfTI files or folders
-of them.
+RUN is the folder of a run, the name of a preset or hf://USER/NAME, a model on Hugging Face; without
+it the newest finished run in runs/ that is no smoke run, or the preset oasis2d. VERB is sample
+where none is given. SCANS are NIfTI files or folders of them. Results are BIDS derivatives.
 
 A run of slices (oasis2d, ixi2d) or of volumes (som3d; all but classify and anomaly):
 
@@ -32,6 +32,7 @@ A run of bundles (streamlines); TRACTS are .trk, .tck or .trx files or folders o
     decode CODES.npy            back to tractograms
     perturb TRACTS... [--epsilon 0.1 0.5 1.0]
                                 what noise on the latents does, BUAN
+    export                      a small folder of weights to hand on
 
 A run of vectors (introvae3d), which makes one vector of a volume, without codes; volumes that
 belong to no scan are written in the space of the template, MNI, as NIfTI:
@@ -44,7 +45,7 @@ belong to no scan are written in the space of the template, MNI, as NIfTI:
     interpolate SCAN SCAN [--steps 7] [--spherical]
                                 volumes on the way from one scan to another
     decode VECTORS.npy          vectors to volumes
-    encode SCANS...             NAME.npy: the vector; latents.csv
+    encode SCANS...             NAME.npy: the vector; latents.tsv
     reconstruct SCANS...        NIfTI on each scan's own grid, SSIM, picture
     export                      a small folder of weights to hand on
 """
@@ -54,6 +55,7 @@ import inspect
 from pathlib import Path
 
 from brainvq.app import settle_keras
+from brainvq.data.derivatives import check_folder
 from brainvq.errors import UserError
 from brainvq.options import check, from_dict, parse_fields
 from brainvq.options.verbs import NAMES, SUMMARIES, options_of_verb, refuse_others
@@ -89,6 +91,8 @@ def main(arguments, prog="brainvq predict"):
     if folder.smoke:
         log.warning("%s: %s", trained.path, SMOKE)
     action(trained, verb)(trained, options, log)
+    if verb != "export":
+        trained.results(options.out).describe(verb)
 
 
 def split(arguments):
@@ -146,6 +150,8 @@ def parse(folder, verb, words, prog):
     out = Path(options.out or Path("predictions") / verb)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: found {out}, which is a file; expected a folder")
+    if verb != "export":
+        check_folder(out)
     return dataclasses.replace(options, out=out)
 
 

@@ -1,11 +1,13 @@
 """Which files of a BIDS folder are taken: by the entities of their names, and none it ignores."""
 
 import collections
+import json
 import re
 from pathlib import Path
 
 from brainvq.errors import UserError
 
+DESCRIPTION = "dataset_description.json"
 # Entities that say on which grid an image lies; without them it is that of the scanner.
 PLACE = ("space", "cohort", "res", "den")
 # Long names of entities that people type.
@@ -103,8 +105,19 @@ def in_one_space(paths, differ=(*PLACE, "desc")):
     return [path for path in paths if path in kept]
 
 
+def is_ours(about):
+    """Whether the content of a `dataset_description.json` is that of results of brainvq."""
+    made = about.get("GeneratedBy") if isinstance(about, dict) else None
+    made = made if isinstance(made, list) else []
+    named = any(isinstance(one, dict) and one.get("Name") == "brainvq" for one in made)
+    return named and about.get("DatasetType") == "derivative"
+
+
 class Ignored:
     """The files that a data set asks to leave out, by its `.bidsignore` (patterns as of git).
+
+    That of results of brainvq names what is no part of BIDS, such as tractograms, and leaves out
+    nothing.
 
     Args:
         folder: `pathlib.Path` of the data set, or of a folder in it.
@@ -112,11 +125,13 @@ class Ignored:
 
     def __init__(self, folder):
         folder = Path(folder).absolute()
-        names = ("dataset_description.json", ".bidsignore")
+        names = (DESCRIPTION, ".bidsignore")
         around = [folder, *folder.parents[:3]]
         has_one = (place for place in around if any((place / name).exists() for name in names))
         self.root = next(has_one, folder)
         self.rules = []
+        if self._is_ours():
+            return
         try:
             content = (self.root / ".bidsignore").read_bytes()
         except OSError:  # there is none, or nobody may read it
@@ -126,6 +141,12 @@ class Ignored:
             if pattern and not pattern.startswith("#"):
                 negated = pattern.startswith("!")
                 self.rules.append((not negated, _regular(pattern[negated:])))
+
+    def _is_ours(self):
+        try:
+            return is_ours(json.loads((self.root / DESCRIPTION).read_bytes()))
+        except (OSError, ValueError, RecursionError):
+            return False
 
     def __call__(self, path):
         """Whether a file is left out; of several patterns that fit, the last one counts."""

@@ -40,7 +40,7 @@ def write_simulated_bids(cohort, folder, *, workers=None, progress=True):
     `sub-*/anat/sub-*_T1w.nii.gz` (or `_FLAIR`) with a sidecar JSON (RepetitionTime, EchoTime,
     PixelBandwidth, Manufacturer and the parameters of the simulation),
     `derivatives/lesions/sub-*/anat/sub-*_label-lesion_mask.nii.gz` (uint8, 0 or 1) and
-    `derivatives/tissues/sub-*/anat/sub-*_label-tissue_dseg.nii.gz` (uint8, 0 to 3). Subjects with
+    `derivatives/tissues/sub-*/anat/sub-*_desc-tissue_dseg.nii.gz` (uint8, 0 to 3). Subjects with
     sessions have `ses-*` folders between, and the ages of the visits in `sub-*_sessions.tsv`.
 
     Images are stored as float32, bit for bit what `load_scan` gives for the cohort itself. A
@@ -101,7 +101,9 @@ def tissue_labels(paths):
     name = image.name.rpartition("_")[0]  # without the modality
     root = image.parents[3 if "_ses-" in name else 2]
     folder = image.parent.relative_to(root)
-    file = root / "derivatives" / "tissues" / folder / f"{name}_label-tissue_dseg.nii.gz"
+    place = root / "derivatives" / "tissues" / folder
+    file, earlier = (place / f"{name}_{kind}-tissue_dseg.nii.gz" for kind in ("desc", "label"))
+    file = earlier if earlier.exists() and not file.exists() else file
     if not file.exists():
         raise UserError(f"{path}: is no simulated scan with labels; expected {file} for it")
     labels, affine = load_scan(file)
@@ -132,7 +134,7 @@ class _Scan:
         self.sidecar = self.image.with_name(self.image.name.replace(".nii.gz", ".json"))
         derivatives = folder / "derivatives"
         self.mask = derivatives / "lesions" / anat / f"{self.name}_label-lesion_mask.nii.gz"
-        self.labels = derivatives / "tissues" / anat / f"{self.name}_label-tissue_dseg.nii.gz"
+        self.labels = derivatives / "tissues" / anat / f"{self.name}_desc-tissue_dseg.nii.gz"
 
     def complete(self):
         """Whether all files are there; UserError if the subject is there with other parameters."""

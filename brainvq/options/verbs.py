@@ -414,6 +414,7 @@ VERBS = {
         "encode": BundleFiles,
         "decode": BundleCodes,
         "perturb": Perturb,
+        "export": Export,
     },
 }
 NAMES = tuple(dict.fromkeys(name for verbs in VERBS.values() for name in verbs))

@@ -128,6 +128,12 @@ class Task:
         """The store as a network reads it."""
         return store
 
+    def check_nifti(self):
+        """Refuses `--nifti` where samples are no images."""
+        raise UserError(
+            f"--nifti: found a study of {self.kind}; expected one of scans, as slices or volumes"
+        )
+
     def describe_preparation(self, study, scans, store):
         """Lines on how well the scans could be prepared; "" where there is nothing to say."""
         return ""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from brainvq.data.derivatives import contrast_of, name_parts
 from brainvq.data.inputs import readable, scan_paths
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_csv, write_json
+from brainvq.files import read_csv, read_json, write_json, write_tsv
 
 # Which file each name in a folder of results stands for, so that a later call takes another name
 # for another file.
@@ -69,18 +70,60 @@ def inputs(paths, *, people=True, out=None, run=None):
     apart = _folders_apart([*paths, *map(Path, known)])
     named = {path: _identity(path, apart[os.path.abspath(path)], people) for path in paths}
     counts = collections.Counter(form for path in new for form in {*map(_key, named[path][2])})
-    taken = set(map(_key, ledger))
+    taken = _Taken(known)
     for path in new:
         forms = named[path][2]
         numbered = (f"{forms[-1]}_{number}" for number in itertools.count(2))
         alone = (form for form in forms if counts[_key(form)] == 1)
-        name = next(form for form in itertools.chain(alone, numbered) if _key(form) not in taken)
-        taken.add(_key(name))
+        name = next(form for form in itertools.chain(alone, numbered) if taken.free(form, path))
+        taken.add(name, path)
         known[os.path.abspath(path)] = name
     return {
         path: Input(path, known[os.path.abspath(path)], subject, session)
         for path, (subject, session, _) in named.items()
     }
+
+
+class _Taken:
+    """Names that are given away: no other file gets one, nor one that is the same by BIDS."""
+
+    def __init__(self, files):
+        self.names, self.starts = set(), collections.defaultdict(set)
+        for path, name in files.items():
+            self.add(name, path)
+
+    def add(self, name, path):
+        """Gives a name to a file."""
+        self.names.add(_key(name))
+        start, contrast = bids_name(name, path)
+        self.starts[_key(start)].add(contrast)
+
+    def free(self, name, path):
+        """Whether a file can have a name; of one start, contrasts tell names apart."""
+        start, contrast = bids_name(name, path)
+        others = self.starts.get(_key(start), set())
+        return _key(name) not in self.names and (
+            not others or bool(contrast and "" not in others and contrast not in others)
+        )
+
+
+def bids_name(name, path):
+    """What the BIDS names of a file's images begin with, and their contrast.
+
+    Args:
+        name: str, what the names of its results begin with.
+        path: `pathlib.Path` of the file.
+
+    Returns:
+        (str such as "sub-01_ses-2", contrast or "" where neither `name` nor the file tells one).
+    """
+    start, contrast = name_parts(name, subject_of(path), session_of(path))
+    return start, contrast or contrast_of(stem_of(path))
+
+
+def participant_of(name, path):
+    """Whose a file is, as `participants.tsv` has it: the "sub-" of its `bids_name`."""
+    return bids_name(name, path)[0].partition("_")[0]
 
 
 def readable_scans(names, read, log, *, out=None, run=None, **wanted):
@@ -124,7 +167,7 @@ def write_rows(path, rows, column="name"):
     """Writes a table of inputs; rows that earlier calls wrote of other names stay.
 
     Args:
-        path: the `.csv` file, beside the ledger.
+        path: the `.tsv` file, beside the ledger.
         rows: list of dict.
         column: the column of the names.
     """
@@ -132,12 +175,12 @@ def write_rows(path, rows, column="name"):
     if path.exists():
         names = set(_ledger(path.parent, ...)) - set(table[column])
         try:
-            earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+            earlier = read_csv(path, dtype=str)
             earlier = earlier[earlier[column].isin(names)]
         except (KeyError, ValueError):  # no table of ours
             earlier = table[:0]
         table = pd.concat([earlier, table]) if len(earlier) else table
-    write_csv(path, table)
+    write_tsv(path, table)
 
 
 def stem_of(path):

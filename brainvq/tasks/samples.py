@@ -50,8 +50,8 @@ class Sample:
         """How alike the sample and what `reconstruct` gave are: list of dict, rows of a table."""
         raise NotImplementedError
 
-    def save(self, whole, stem):
-        """Writes what `restore` gave to `stem` and the ending of the file."""
+    def save(self, whole, folder):
+        """Writes what `restore` gave into `folder`."""
         raise NotImplementedError
 
     def picture(self, restored, whole, rows, path):
@@ -164,7 +164,7 @@ class Samples:
         raise NotImplementedError
 
     def similarity(self, trained):
-        """How the measures of `similarity.csv` are made, in words."""
+        """How the measures of `similarity.tsv` are made, in words."""
         raise NotImplementedError
 
     def require_codes(self, trained, verb):

@@ -1,5 +1,6 @@
 """Scans with codes, as slices or as volumes, and what is done with both in one way."""
 
+import functools
 import time
 
 import numpy as np
@@ -7,15 +8,16 @@ import pandas as pd
 
 from brainvq import data
 from brainvq.data.code_maps import label_maps, label_table
+from brainvq.data.derivatives import skull_stripped
 from brainvq.data.inputs import comes_from_simulation
 from brainvq.data.scans import PICTURES
 from brainvq.errors import UserError
-from brainvq.files import read_array, read_json, write_array, write_csv, write_json, write_text
+from brainvq.files import read_array, read_json, write_array, write_json, write_tsv
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.reports import figures
 from brainvq.reports.planes import reconstruction_planes
 from brainvq.reports.som import brain_on_grid, grid_colours
-from brainvq.tasks.names import readable_scans, write_rows
+from brainvq.tasks.names import bids_name, participant_of, readable_scans, write_rows
 from brainvq.tasks.samples import Sample, Samples, codebook_of, save_codebook, sizes
 
 
@@ -45,15 +47,37 @@ class ScanSample(Sample):
         """Whether the scan is simulated."""
         return comes_from_simulation(self.path)
 
+    @functools.cached_property
+    def of_brain(self):
+        """Whether the scan shows a brain alone."""
+        scan = self.scan
+        return skull_stripped(scan.image, scan.original_affine, self.trained.of_brains)
+
     @property
     def header(self):
-        """The file whose header results take over; None for pictures, which have none."""
-        return None if self.path.name.lower().endswith(PICTURES) else self.path
+        """The file whose header results take over; None for pictures and codes, without one."""
+        return None if self.path.name.lower().endswith((*PICTURES, ".npy")) else self.path
 
-    def save(self, whole, stem):
+    def save(self, whole, folder):
         """Writes a volume on the scan's grid in the intensities of the scan, as NIfTI."""
-        image = self.scan.to_intensities(whole)
-        data.save_nifti(f"{stem}.nii.gz", image, self.scan.original_affine, like=self.header)
+        note = {"Description": "the scan through the model and back"}
+        self.save_image(folder, "recon", self.scan.to_intensities(whole), note)
+
+    def save_image(self, folder, desc, image, note, suffix=""):
+        """Writes an image on the scan's grid, with its sidecar, where BIDS has it.
+
+        Args:
+            folder: `pathlib.Path` of the results.
+            desc: str, what it is, such as "recon".
+            image: array of the scan's shape.
+            note: dict with "Description", of the sidecar.
+            suffix: str such as "dseg"; "" for the scan's contrast.
+        """
+        results, place = self.trained.results(folder), self.scan.original_affine
+        note = {**note, "SkullStripped": self.of_brain}
+        start, contrast = bids_name(self.name, self.path)
+        file, like = results.file(start, desc, suffix or contrast), self.header
+        results.save(file, image, place, note, sources=[self.path], like=like)
 
     def picture(self, restored, whole, rows, path):
         """The scan, its reconstruction and the error, in three planes."""
@@ -80,10 +104,11 @@ class ScanSample(Sample):
         write_json(folder / f"{self.name}.json", {"scan": self.path.name, **self.scan.place()})
 
     def row(self, latents):
-        """Codes as a row of `scans.csv`."""
+        """Codes as a row of `scans.tsv`."""
         # Codes that the decoder does not read do not hold the image.
         whole = self.model.decodes_codes
         return {
+            "participant_id": participant_of(self.name, self.path),
             "name": self.name,
             "subject": self.subject,
             "file": str(self.path),
@@ -93,7 +118,7 @@ class ScanSample(Sample):
         }
 
     def grid(self, codes):
-        """How many codes there are along each axis: dict, columns of `scans.csv`."""
+        """How many codes there are along each axis: dict, columns of `scans.tsv`."""
         raise NotImplementedError
 
     def describe(self, latents):
@@ -116,7 +141,7 @@ class ScanSample(Sample):
         whole = None
         if self.scan:
             whole = self.scan.to_intensities(self.on_scan(decoded))
-            data.save_nifti(f"{stem}.nii.gz", whole, self.scan.original_affine)
+            self.save_image(folder, "decoded", whole, {"Description": "decoded from codes"})
         self.picture_decoded(decoded, whole, stem)
         plural = "s" if len(decoded) > 1 else ""
         return f"{len(decoded)} {self.unit}{plural} in {folder}"
@@ -206,10 +231,10 @@ class ScanSamples(Samples):
         """Refuses codes of another number than their `.json` is for."""
 
     def finish_encode(self, trained, rows, folder, log):
-        """Writes codebook and `scans.csv`."""
+        """Writes codebook and `scans.tsv`."""
         save_codebook(trained.model.bottleneck, folder)
-        write_rows(folder / "scans.csv", rows)
-        log.info("codes, vectors (float16), codebook and scans.csv in %s", folder)
+        write_rows(folder / "scans.tsv", rows)
+        log.info("codes, vectors (float16), codebook and scans.tsv in %s", folder)
 
 
 def read_codes(path, model, shape):
@@ -277,31 +302,27 @@ def map_codes(trained, options, log):
             *(sample.path, rows[-1]["codes_used"], model.num_codes),
             time.perf_counter() - started,
         )
-    write_csv(folder / "map.csv", pd.DataFrame(rows))
+    write_tsv(folder / "map.tsv", pd.DataFrame(rows))
     if grid is None:
         colours = figures.code_colours(model.num_codes, codebook_of(quantizer))
     else:
         colours = grid_colours(grid.height, grid.width, grid.topology)
-    table = label_table(colours, grid).to_csv(sep="\t", index=False)
-    write_text(folder / "desc-codes_dseg.tsv", table)
-    log.info("label maps, pictures, map.csv and desc-codes_dseg.tsv in %s", folder)
+    write_tsv(folder / "desc-codes_dseg.tsv", label_table(colours, grid))
+    log.info("label maps, pictures, map.tsv and desc-codes_dseg.tsv in %s", folder)
 
 
 def _save_maps(sample, maps, folder):
     """Writes label maps as NIfTI, each with a `.json` on what its numbers mean."""
     for key, (values, about) in maps.items():
-        stem = folder / f"{sample.name}_desc-{key}_dseg"
-        affine = sample.scan.original_affine
-        data.save_nifti(f"{stem}.nii.gz", values, affine, like=sample.header)
-        source = {"Sources": [sample.path.name], "Run": sample.trained.path.name}
-        stride = {"VoxelsPerCode": list(sample.model.stride)}
-        write_json(f"{stem}.json", about | source | stride)
+        note = about | {"Manual": False, "VoxelsPerCode": list(sample.model.stride)}
+        sample.save_image(folder, key, values, note, suffix="dseg")
 
 
 def _map_row(sample, labels):
-    """A row of `map.csv`."""
+    """A row of `map.tsv`."""
     used, counts = np.unique(labels[labels > 0] - 1, return_counts=True)
     return {
+        "participant_id": participant_of(sample.name, sample.path),
         "name": sample.name,
         "subject": sample.subject,
         "file": str(sample.path),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from brainvq import data, evaluation
+from brainvq.data.derivatives import TEMPLATE_SPACE, Derivatives, name_parts, write_people
 from brainvq.data.remarks import collected
 from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.files import write_csv
@@ -102,6 +103,53 @@ class ScanTask(Task):
             "data_licence": str(about.get("License") or ""),
             "data_attribution": ", ".join(map(str, authors)),
         }
+
+    def check_nifti(self):
+        """Samples are images."""
+
+    def save_nifti(self, study, scans, store, folder):
+        """Writes what a network reads of each scan as BIDS derivatives, with `participants.tsv`.
+
+        Args:
+            study: a `brainvq.options.Study`.
+            scans: its `brainvq.data.Cohort`.
+            store: `brainvq.data.ArrayStore` of them.
+            folder: `pathlib.Path`.
+
+        Returns:
+            Number of images.
+        """
+        title = f"scans as study {study.name}, variant {study.variant}, reads them"
+        results = Derivatives(folder, title, contrast=study.data.suffix)
+        mni = self.samples.in_template_space(study)
+        space = TEMPLATE_SPACE if mni else ""
+        paths = dict(zip(scans.table["scan_id"], scans.table["paths"], strict=True))
+        steps = [step["name"] for step in data.steps_to_config(store.steps)]
+        about = {"Description": title, "Steps": steps, "Simulated": store.simulated}
+        people = []
+        for scan in store.scans.to_dict("records"):
+            rows = np.flatnonzero(store.table["scan_id"] == scan["scan_id"])
+            image, affine = self.volume_of(store.read(rows)), self.place_of(study, scan)
+            start, contrast = name_parts(scan["scan_id"], scan["subject"], scan["session"])
+            people.append({"participant_id": start.partition("_")[0], **scan})
+            file = results.file(start, "prepared", contrast or scan["modality"], space)
+            look = store.looks.get(scan["scan_id"])  # registration takes the skull off
+            note = about | {"SkullStripped": mni or look is None or not look.head}
+            sources = data.scan_files(paths[scan["scan_id"]])
+            results.save(file, image, affine, note, sources=sources, grid="study", mni=mni)
+        write_people(folder, people)
+        results.describe("prepare")
+        return len(people)
+
+    def place_of(self, study, scan):
+        """Voxel index of a prepared scan, a row of `ArrayStore.scans`, to mm: `(4, 4)`."""
+        del study
+        return scan["affine"]
+
+    def volume_of(self, samples):
+        """The samples of a scan as an image `(x, y, z)`."""
+        (volume,) = samples[..., 0]
+        return volume
 
     def augmentation(self, study):
         """The random changes of training samples."""

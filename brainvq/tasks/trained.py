@@ -7,6 +7,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+import brainvq
+from brainvq.data.derivatives import Derivatives
 from brainvq.errors import UserError
 from brainvq.files import read_json, write_json, write_text
 from brainvq.options import from_dict
@@ -14,7 +16,7 @@ from brainvq.options.verbs import options_of_verb
 from brainvq.places import OPTIONS, without_places
 from brainvq.tasks import base
 from brainvq.training.pretrained import load_model, pack, unpack
-from brainvq.training.shipped import open_run, shipped
+from brainvq.training.shipped import name_of, open_run, shipped
 
 __all__ = ["Trained", "export", "load", "shipped"]
 
@@ -78,6 +80,24 @@ class Trained:
         """Whether samples lie in [0, 1]; z-scored images and bundles do not."""
         zscored = any(step["name"] == "ZScore" for step in self.steps)
         return self.task.samples.unit_range and not zscored
+
+    def results(self, folder):
+        """A folder of results, as `brainvq.data.derivatives.Derivatives`."""
+        study = self.study
+        about = {
+            "Model": name_of(self.path),
+            "Study": study.name,
+            "Variant": study.variant,
+            "BrainvqVersion": brainvq.__version__,
+            "SkullStripped": self.of_brains,
+        }
+        title = f"{name_of(self.path)} ({self.description})"
+        return Derivatives(folder, title, about, getattr(study.data, "suffix", "T1w"))
+
+    @property
+    def of_brains(self):
+        """Whether the scans that it was trained on show brains alone; where not known, they do."""
+        return self.usual.get("heads", 0) < 0.5
 
     @property
     def in_template_space(self):
@@ -146,8 +166,8 @@ def load(name):
     ```
 
     Args:
-        name: name of weights that come with brainvq (`shipped()` lists them), or the folder of a
-            run.
+        name: name of a preset that comes with brainvq (`list_presets()` lists them), the folder of
+            a run, or "hf://USER/NAME", a model on Hugging Face that `save_pretrained` wrote.
 
     Returns:
         A `Trained`.
@@ -181,8 +201,7 @@ def export(trained, folder):
         folder: the folder to write.
 
     Raises:
-        UserError: there is no prior where codes need one, the study is one of bundles, whose scale
-            this form does not hold, or `folder` holds something already.
+        UserError: there is no prior where codes need one, or `folder` holds something already.
     """
     folder = Path(folder)
     options_of_verb("export", trained.study, trained.path)
@@ -203,8 +222,9 @@ def export(trained, folder):
     metrics, card = (trained.path / name for name in ("metrics.json", "MODEL_CARD.md"))
     if metrics.exists():
         write_json(folder / metrics.name, without_places(read_json(metrics), known))
-    if trained.usual:
-        write_json(folder / "looks.json", trained.usual)
+    for name in ("looks.json", "scale.json"):
+        if (trained.path / name).exists():
+            write_json(folder / name, read_json(trained.path / name))
     if card.exists():
         text = without_places(card.read_text(encoding="utf-8"), known)
         write_text(folder / card.name, text)

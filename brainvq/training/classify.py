@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from brainvq.errors import UserError
-from brainvq.files import atomic_path
+from brainvq.files import atomic_path, read_csv
 from brainvq.models.classifier import CodeClassifier, FrozenEncoder, ImageClassifier, copy_layer
 from brainvq.progress import progress
 from brainvq.training.augment import Augment
@@ -184,8 +184,8 @@ def samples_from_files(folder, labels, codebook):
     """Reads the codes that `encode` wrote.
 
     Args:
-        folder: holds `scans.csv` with columns `name` and `subject`, and for each row
-            `<name>.npy`, int `(n, h, w)`.
+        folder: holds `scans.tsv` (earlier: `scans.csv`) with columns `name` and `subject`, and for
+            each row `<name>.npy`, int `(n, h, w)`.
         labels: mapping of subject to class name; or str as `read_labels` takes it.
         codebook: float `(num_codes, dim)`, that of the model that encoded.
 
@@ -196,17 +196,19 @@ def samples_from_files(folder, labels, codebook):
         UserError: a file is missing, damaged or of another grid than the others.
     """
     folder = Path(folder)
+    path = folder / "scans.tsv"
+    if not path.exists() and path.with_suffix(".csv").exists():
+        path = path.with_suffix(".csv")
     try:
-        table = pd.read_csv(folder / "scans.csv", dtype=str, keep_default_na=False)
+        table = read_csv(path, dtype=str).fillna("")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder / 'scans.csv'}: cannot be read ({one_line(error)}); expected the table that "
-            "encode writes"
+            f"{path}: cannot be read ({one_line(error)}); expected the table that encode writes"
         ) from None
     missing = {"name", "subject"} - set(table.columns)
     if missing:
         raise UserError(
-            f"{folder / 'scans.csv'}: has no column {min(missing)}, found "
+            f"{path}: has no column {min(missing)}, found "
             f"{', '.join(table.columns)}; expected the table that encode writes"
         )
     if isinstance(labels, str):
@@ -216,29 +218,34 @@ def samples_from_files(folder, labels, codebook):
     for name, subject in zip(table["name"], table["subject"], strict=True):
         if subject not in known:
             continue
-        path = folder / f"{name}.npy"
-        try:
-            codes = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({one_line(error)}); expected codes") from None
-        if codes.ndim != 3 or codes.dtype.kind not in "iu":
-            raise UserError(
-                f"{path}: found {codes.dtype} of shape {codes.shape}; expected whole numbers of "
-                "shape (n, rows, columns)"
-            )
-        if parts and codes.shape[1:] != parts[0].shape[1:]:
-            raise UserError(
-                f"{path}: found maps of {_times(codes.shape[1:])} codes; expected "
-                f"{_times(parts[0].shape[1:])} as in the files before it"
-            )
-        try:
-            parts.append(_compact(codes, len(codebook)))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        subjects += [subject] * len(codes)
+        grid = parts[0].shape[1:] if parts else None
+        parts.append(_codes_of(folder / f"{name}.npy", len(codebook), grid))
+        subjects += [subject] * len(parts[-1])
     if not parts:
         raise UserError(f"{folder}: no code file of a subject with a label; expected some")
     return labelled_samples(subjects, labels, codes=np.concatenate(parts), codebook=codebook)
+
+
+def _codes_of(path, num_codes, grid):
+    """The codes in a file, of the grid of the files before it (None where it is the first)."""
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); expected codes") from None
+    if codes.ndim != 3 or codes.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: found {codes.dtype} of shape {codes.shape}; expected whole numbers of "
+            "shape (n, rows, columns)"
+        )
+    if grid is not None and codes.shape[1:] != grid:
+        raise UserError(
+            f"{path}: found maps of {_times(codes.shape[1:])} codes; expected {_times(grid)} as in "
+            "the files before it"
+        )
+    try:
+        return _compact(codes, num_codes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def encode_samples(samples, model, *, batch_size=32):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import zipfile
 import zlib
 
@@ -25,7 +26,11 @@ _DAMAGED = (
     NotImplementedError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
 )
+# Packed by what knows numbers of two bytes, a tenth smaller than before; and as before.
+_WEIGHTS = ("weights.npz.xz", "weights.npz")
+_HALVES = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
 
 
 def load_model(path):
@@ -55,7 +60,8 @@ def pack(model, path):
         f"{number:04d}": _half(to_numpy(weight)) for number, weight in enumerate(model.weights)
     }
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, content in (("config.json", config.encode()), ("weights.npz", _npz(arrays))):
+        weights = lzma.compress(_npz(arrays), filters=_HALVES)
+        for name, content in (("config.json", config.encode()), (_WEIGHTS[0], weights)):
             # A fixed date, so that the same weights give the same file.
             archive.writestr(
                 zipfile.ZipInfo(name), content, compress_type=zipfile.ZIP_DEFLATED, compresslevel=9
@@ -71,7 +77,10 @@ def unpack(path):
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-            with np.load(io.BytesIO(archive.read("weights.npz")), allow_pickle=False) as stored:
+            name = next((name for name in _WEIGHTS if name in archive.namelist()), _WEIGHTS[0])
+            content = archive.read(name)
+            content = lzma.decompress(content) if name == _WEIGHTS[0] else content
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = [stored[name] for name in sorted(stored.files)]
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
         if not isinstance(model, keras.Model):

@@ -1,17 +1,19 @@
 """Names of results: no two alike in a call, nor in a folder that several calls write to."""
 
 import logging
+import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brainvq.app import predict
-from brainvq.tasks.names import inputs, readable_inputs, stem_of, write_rows
+from brainvq.data.derivatives import Derivatives, label
+from brainvq.files import read_csv
+from brainvq.tasks.names import bids_name, inputs, readable_inputs, stem_of, write_rows
 
 LOG = logging.getLogger("brainvq")
 
@@ -62,6 +64,57 @@ def test_no_two_names_are_the_same(parts, people):
     assert len({one.name.casefold() for one in given.values()}) == len(paths)
 
 
+@given(parts=st.lists(st.tuples(PARTS, PARTS, PARTS, ENDINGS)))
+def test_no_two_images_are_the_same(parts):
+    results = Derivatives("out", "a run")
+    paths = dict.fromkeys(Path(one, two, three + ending) for one, two, three, ending in parts)
+    files = []
+    for path, one in inputs(paths).items():
+        start, contrast = bids_name(one.name, path)
+        files.append(str(results.file(start, "recon", contrast)).casefold())
+        labels = r"sub-[a-z0-9]+(_(ses|acq|desc)-[a-z0-9]+)*_desc-[a-z0-9]+_t1w\.nii\.gz"
+        assert re.fullmatch(labels, Path(files[-1]).name)
+    assert len(set(files)) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("sub-01_T1w.nii.gz", "sub-01/anat/sub-01_desc-recon_T1w"),
+        ("sub-01_ses-2_FLAIR.nii", "sub-01/ses-2/anat/sub-01_ses-2_desc-recon_FLAIR"),
+        ("sub-01/anat/brain.nii", "sub-01/anat/sub-01_desc-recon_T2w"),
+        ("IXI012-HH-1211-T1.nii.gz", "sub-IXI012/anat/sub-IXI012_desc-recon_T2w"),
+        ("OAS2_0001_MR1.hdr", "sub-OAS20001/ses-MR1/anat/sub-OAS20001_ses-MR1_desc-recon_T2w"),
+        ("a b.é.nii", "sub-abe/anat/sub-abe_desc-recon_T2w"),
+        ("-.nii", "sub-x/anat/sub-x_desc-recon_T2w"),
+    ],
+)
+def test_where_images_of_a_scan_go(file, image):
+    (given,) = inputs([Path(file)]).values()
+    start, contrast = bids_name(given.name, given.path)
+    found = Derivatives("out", "a run", contrast="T2w").file(start, "recon", contrast)
+    assert found == Path("out", f"{image}.nii.gz")
+
+
+def test_what_tells_scans_of_a_person_apart_stays_in_the_names_of_images():
+    names = ["sub-1_run-1_T1w", "sub-1_run-2_T1w", "sub-1_run-2_FLAIR", "sub-1_desc-x_T1w"]
+    names += ["sub-1_T1w", "sub-1_task-y_T1w"]
+    results, found = Derivatives("out", "a run"), []
+    for path, one in inputs(Path(f"{name}.nii") for name in names).items():
+        start, contrast = bids_name(one.name, path)
+        found.append(results.file(start, "recon", contrast).name.removesuffix(".nii.gz"))
+    assert found == [
+        *("sub-1_run-1_desc-recon_T1w", "sub-1_run-2_desc-recon_T1w"),
+        *("sub-1_run-2_desc-recon_FLAIR", "sub-1_desc-xrecon_T1w"),
+        *("sub-1_desc-recon_T1w", "sub-1_acq-sub1tasky" + "T1w_desc-recon_T1w"),
+    ]
+
+
+@given(st.text())
+def test_a_label_is_letters_and_digits(text):
+    assert re.fullmatch(r"[A-Za-z0-9]{1,100}", label(text))
+
+
 def test_long_names_leave_room_for_endings():
     given = names([f"a/{'ä' * 120}{number}.nii" for number in range(3)])
     assert len(set(given)) == 3
@@ -86,13 +139,13 @@ def test_a_folder_remembers_which_file_a_name_stands_for(tmp_path):
 
 
 def test_a_table_keeps_the_rows_of_earlier_calls(tmp_path):
-    table = tmp_path / "scans.csv"
+    table = tmp_path / "scans.tsv"
     for session, bits in (("1", 10), ("2", 20), ("2", 30)):
         options = {"out": tmp_path, "run": "a"}
         (name,) = read([Path(f"sub-01_ses-{session}_T1w.nii")], **options)
         write_rows(table, [{"name": name, "subject": "sub-01", "bits": bits}])
     expected = "name,subject,bits\nsub-01_ses-1,sub-01,10\nsub-01_ses-2,sub-01,30\n"
-    assert table.read_text() == expected
+    assert table.read_text() == expected.replace(",", "\t")
 
 
 @pytest.fixture
@@ -113,7 +166,7 @@ def heads(tmp_path):
 def test_encode_of_two_people_one_after_the_other(heads, tmp_path):
     for path in heads:
         predict.main(["oasis2d", "encode", str(path), "--out", str(tmp_path / "out")])
-    table = pd.read_csv(tmp_path / "out" / "scans.csv")
+    table = read_csv(tmp_path / "out" / "scans.tsv")
     assert list(table["name"]) == ["brain", "p2_brain"]
     assert table["subject"].nunique() == 2
     assert list(table["file"]) == list(map(str, heads))

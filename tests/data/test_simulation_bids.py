@@ -17,6 +17,7 @@ from brainvq.data import (
 )
 from brainvq.data import simulation_bids as module
 from brainvq.errors import UserError
+from tests.scripts.conftest import bids_errors
 
 COLUMNS = ["age", "sex", "group", "site", "modality", "tr", "te", "pixel_bandwidth", "manufacturer"]
 QUICK = {"workers": 1, "progress": False}
@@ -45,6 +46,11 @@ def files(root):
     }
 
 
+def test_the_bids_validator_finds_no_error(root):
+    for folder in (root, *(root / "derivatives").iterdir()):
+        assert bids_errors(folder) == [], folder
+
+
 def test_round_trip(cohort, root):
     written = open_cohort("bids", root)
     assert written.simulated
@@ -65,7 +71,7 @@ def test_masks_and_labels(cohort, root):
         name = f"sub-{row.subject}"
         for kind, file, expected in (
             ("lesions", "label-lesion_mask", scan.lesion_mask),
-            ("tissues", "label-tissue_dseg", scan.labels),
+            ("tissues", "desc-tissue_dseg", scan.labels),
         ):
             stored = nib.load(root / "derivatives" / kind / name / "anat" / f"{name}_{file}.nii.gz")
             assert stored.get_data_dtype() == np.uint8

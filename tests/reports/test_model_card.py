@@ -64,6 +64,7 @@ def test_every_field_is_told(tmp_path):
 
 def test_simulated_is_said_first(tmp_path):
     text = write_model_card(tmp_path / "a.md", ModelCard("m", simulated=True)).read_text()
+    assert text.splitlines()[0] == "# m (simulated brains)"
     assert text.splitlines()[2].startswith("> Trained on simulated brains")
     assert "real scans" not in text
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,10 +53,25 @@ def use(folder, *words):
     call(folder, "predict", *words)
 
 
+# The one of PyPI, beside this Python or elsewhere, or the one of npm.
+PLACES = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+VALIDATOR = shutil.which("bids-validator-deno", path=PLACES) or shutil.which("bids-validator")
+
+
+def bids_errors(folder):
+    """What the BIDS validator finds wrong with a folder; skips the test where there is none."""
+    if VALIDATOR is None:
+        pytest.skip("no bids-validator-deno (pip) or bids-validator (npm) is installed")
+    words = [VALIDATOR, str(folder), "--ignoreWarnings", "--format", "json"]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    return [f"{one['code']} {one.get('location', '')}" for one in issues]
+
+
 def only_run(folder):
     """The one run in `folder`/runs."""
-    (path,) = (Path(folder) / "runs").iterdir()
-    return path
+    (study,) = (Path(folder) / "runs").glob("*/study.json")
+    return study.parent
 
 
 @pytest.fixture(scope="session")

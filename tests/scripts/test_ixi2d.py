@@ -12,6 +12,7 @@ from brainvq import data
 from brainvq.app import predict
 from brainvq.app.anomaly import mask_on
 from brainvq.errors import UserError
+from brainvq.files import read_csv
 from tests.scripts.conftest import call, only_run, run, use
 from tests.scripts.test_predict import brain
 
@@ -71,13 +72,13 @@ def test_reconstruct_keeps_grid_and_orientation(ixi, tmp_path, plane):
         *("--plane", plane, "--out", "out"),
     )
     for name, path in paths.items():
-        found = nib.load(tmp_path / "out" / f"{name}_desc-reconstruction.nii.gz")
+        found = nib.load(tmp_path / "out" / name / "anat" / f"{name}_desc-recon_T1w.nii.gz")
         original = nib.load(path)
         assert found.shape == original.shape
         np.testing.assert_array_equal(found.affine, original.affine)
         assert nib.aff2axcodes(found.affine) == nib.aff2axcodes(original.affine)
         assert (tmp_path / "out" / f"{name}_reconstruction.png").stat().st_size > 0
-    table = pd.read_csv(tmp_path / "out" / "similarity.csv")
+    table = read_csv(tmp_path / "out" / "similarity.tsv")
     expected = [plane] if plane != "all" else ["axial", "coronal", "sagittal", "mean of three"]
     assert list(table["plane"]) == expected * len(paths)
 
@@ -101,11 +102,11 @@ def test_encode_then_decode_equals_reconstruct_exactly(ixi, tmp_path, options):
     codes = [f"codes/{name}.npy" for name in paths]
     use(tmp_path, made, "decode", *codes, "--out", "decoded")
     for name in paths:
-        one = nib.load(tmp_path / "decoded" / f"{name}_decoded.nii.gz")
-        other = nib.load(tmp_path / "whole" / f"{name}_desc-reconstruction.nii.gz")
+        one = nib.load(tmp_path / "decoded" / name / "anat" / f"{name}_desc-decoded_T1w.nii.gz")
+        other = nib.load(tmp_path / "whole" / name / "anat" / f"{name}_desc-recon_T1w.nii.gz")
         np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
         np.testing.assert_allclose(one.affine, other.affine, atol=1e-5)
-    table = pd.read_csv(tmp_path / "codes" / "scans.csv")
+    table = read_csv(tmp_path / "codes" / "scans.tsv")
     assert list(table["subject"]) == list(paths)
 
 
@@ -159,7 +160,7 @@ def test_classify_scans_and_code_files(ixi, patients, tmp_path, capsys):
     methods = ["codes", "encoder", "pixels", "linear codes", "linear pixels"]
     assert list(dict.fromkeys(measures["method"])) == methods
     assert (measures["low"] <= measures["high"]).all()
-    subjects = pd.read_csv(tmp_path / "scans" / "subjects.csv")
+    subjects = read_csv(tmp_path / "scans" / "subjects.tsv")
     assert (subjects.groupby("subject")["method"].count() == len(methods)).all()
     assert "simulated" in (tmp_path / "scans" / "report.html").read_text()
     assert (tmp_path / "scans" / "classifier.keras").exists()
@@ -199,7 +200,7 @@ def test_pictures_train_and_are_classified(tmp_path):
     measures = pd.read_csv(tmp_path / "out" / "measures.csv")
     pixels = measures[(measures["method"] == "linear pixels") & (measures["measure"] == "auroc")]
     assert len(pixels) == 1
-    assert len(pd.read_csv(tmp_path / "out" / "subjects.csv")) == 24
+    assert len(read_csv(tmp_path / "out" / "subjects.tsv")) == 24
 
 
 def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
@@ -215,13 +216,14 @@ def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
     for path in used:
         scan = nib.load(next(path.glob("anat/*_T1w.nii.gz")))
         for score in ("intensity", "pixel", "ssim", "surprise", "restoration", "combined"):
-            found = nib.load(tmp_path / "out" / f"{path.name}_desc-{score}_score.nii.gz")
+            file = f"{path.name}_desc-{score}score_T1w.nii.gz"
+            found = nib.load(tmp_path / "out" / path.name / "anat" / file)
             assert found.shape == scan.shape
             np.testing.assert_array_equal(found.affine, scan.affine)
             assert np.isfinite(found.get_fdata()).all()
             # A network of two epochs may find nothing improbable, but it makes errors.
             assert found.get_fdata().max() > 0 or score in ("restoration", "combined")
-    table = pd.read_csv(tmp_path / "out" / "subjects.csv")
+    table = read_csv(tmp_path / "out" / "subjects.tsv")
     assert set(table["subject"]) == {path.name for path in used}
     assert (table["lesion_ml"] > 1).all()
     report = (tmp_path / "out" / "report.html").read_text()

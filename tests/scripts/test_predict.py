@@ -4,12 +4,13 @@ import json
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
+import brainvq
 from brainvq.app import predict
 from brainvq.errors import UserError
-from tests.scripts.conftest import only_run, run, use
+from brainvq.files import read_csv
+from tests.scripts.conftest import bids_errors, only_run, run, use
 
 
 def brain(seed=0, shape=(40, 48, 40)):
@@ -43,11 +44,11 @@ def test_sample_is_the_default_and_the_seed_decides(trained, tmp_path):
 
 def test_reconstruct_gives_the_grid_of_the_scan(trained, tmp_path, scan):
     use(tmp_path, only_run(trained), "reconstruct", scan, "--out", "out")
-    found = nib.load(tmp_path / "out" / "scan_desc-reconstruction.nii.gz")
+    found = nib.load(tmp_path / "out" / "sub-scan/anat/sub-scan_desc-recon_T1w.nii.gz")
     original = nib.load(scan)
     assert found.shape == original.shape
     np.testing.assert_allclose(found.affine, original.affine)
-    table = pd.read_csv(tmp_path / "out" / "similarity.csv")
+    table = read_csv(tmp_path / "out" / "similarity.tsv")
     assert list(table["file"]) == [str(scan)]
     assert (tmp_path / "out" / "scan_reconstruction.png").exists()
 
@@ -60,17 +61,62 @@ def test_encode_then_decode_equals_reconstruct(trained, tmp_path, scan):
     codes = np.load(tmp_path / "codes" / "scan.npy")
     assert codes.shape[1:] == (8, 8)
     assert json.loads((tmp_path / "codes" / "scan.json").read_text())["shape"] == [40, 48, 40]
-    one = nib.load(tmp_path / "decoded" / "scan_decoded.nii.gz")
-    other = nib.load(tmp_path / "whole" / "scan_desc-reconstruction.nii.gz")
+    one = nib.load(tmp_path / "decoded" / "sub-scan/anat/sub-scan_desc-decoded_T1w.nii.gz")
+    other = nib.load(tmp_path / "whole" / "sub-scan/anat/sub-scan_desc-recon_T1w.nii.gz")
     np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
     np.testing.assert_array_equal(one.affine, other.affine)
     # The vectors on file are those of the codes; the table names the scan.
     vectors = np.load(tmp_path / "codes" / "vectors" / "scan.npy")
     codebook = np.load(tmp_path / "codes" / "codebook" / "codebook.npy")
     np.testing.assert_array_equal(vectors, codebook.astype("float16")[codes])
-    table = pd.read_csv(tmp_path / "codes" / "scans.csv")
+    table = read_csv(tmp_path / "codes" / "scans.tsv")
     assert list(table["name"]) == ["scan"]
     assert table["bits"][0] == codes.size * 5
+
+
+def test_results_are_derivatives_of_bids(trained, tmp_path):
+    """All verbs into one folder; the scans are a data set, so that they are named as its files."""
+    made, raw = only_run(trained), tmp_path / "raw"
+    scans = [raw / f"sub-{n}/ses-1/anat/sub-{n}_ses-1_acq-x_T1w.nii.gz" for n in "ab"]
+    for number, path in enumerate(scans):
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(brain(number), np.diag([-4.0, 4.0, 4.0, 1.0])), path)
+    about = {"Name": "scans", "BIDSVersion": "1.10.0"}
+    (raw / "dataset_description.json").write_text(json.dumps(about))
+    for verb in ("reconstruct", "encode", "map"):
+        use(tmp_path, made, verb, raw, "--out", "out")
+    use(tmp_path, made, "decode", "out/sub-a_ses-1.npy", "--out", "out")
+    use(tmp_path, made, "sample", "-n", "4", "--out", "out")
+    quick = ("--step", "12", "--draws", "1", "--passes", "1")
+    use(tmp_path, made, "anomaly", scans[0], *quick, "--out", "out")
+    anat = tmp_path / "out" / "sub-a" / "ses-1" / "anat"
+    sidecar = json.loads((anat / "sub-a_ses-1_desc-recon_T1w.json").read_text())
+    assert sidecar["Sources"] == ["bids:raw:sub-a/ses-1/anat/sub-a_ses-1_acq-x_T1w.nii.gz"]
+    assert sidecar["Resolution"] == "4 x 4 x 4 mm, the grid of the scan"
+    assert (sidecar["Model"], sidecar["Study"], sidecar["Variant"]) == (
+        made.name,
+        "oasis2d",
+        "best",
+    )
+    assert sidecar["BrainvqVersion"] == brainvq.__version__
+    described = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+    assert described["DatasetLinks"] == {"raw": "../raw"}
+    assert [one["Description"].split(":")[0] for one in described["GeneratedBy"]] == [
+        *("reconstruct", "encode", "map", "decode", "sample", "anomaly")
+    ]
+    for table in ("similarity", "scans", "map"):
+        text = (tmp_path / "out" / f"{table}.tsv").read_text().splitlines()
+        assert [line.split("\t")[0] for line in text] == ["participant_id", "sub-a", "sub-b"], table
+    labels = read_csv(tmp_path / "out" / "desc-codes_dseg.tsv")
+    assert list(labels)[:2] == ["index", "name"]
+    used = np.unique(nib.load(anat / "sub-a_ses-1_desc-codes_dseg.nii.gz").dataobj)
+    assert set(used) <= {0, *labels["index"]}
+    for desc in ("decoded", "pixelscore", "restored"):
+        assert (anat / f"sub-a_ses-1_desc-{desc}_T1w.nii.gz").exists(), desc
+    with pytest.raises(UserError, match=r"--out: found raw, which holds the data set scans; exp"):
+        use(tmp_path, made, "reconstruct", scans[0], "--out", "raw")
+    assert bids_errors(tmp_path / "out") == []
 
 
 def test_a_bad_scan_among_good_ones_is_skipped_and_counted(trained, tmp_path, scan, capsys):

@@ -15,13 +15,12 @@ from brainvq.app import predict
 from brainvq.data import BundleScale, load_tractogram, save_tractogram, steps_to_config
 from brainvq.data.tractograms import FORMATS
 from brainvq.errors import UserError
-from brainvq.files import read_json, write_json
+from brainvq.files import read_csv, read_json, write_json
 from brainvq.options import to_dict
 from brainvq.tasks.base import prior_grid
 from brainvq.tasks.streamlines.groups import encodings
 from brainvq.tasks.streamlines.place import Place, with_points
 from brainvq.tasks.streamlines.samples import BundleSample
-from brainvq.tasks.trained import export
 from brainvq.training.codebook_init import kmeans_initialize
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
@@ -137,7 +136,7 @@ def assert_near(found, expected, **tolerance):
 
 def test_a_perfect_network_gives_the_file_back(runs, files, tmp_path, monkeypatch):
     use(tmp_path, monkeypatch, runs["lossless"], "reconstruct", tmp_path / "in", "--out", "out")
-    table = pd.read_csv(tmp_path / "out" / "similarity.csv").set_index("file")
+    table = read_csv(tmp_path / "out" / "similarity.tsv").set_index("file")
     for suffix, path in files.items():
         original = load_tractogram(path)
         found = load_tractogram(tmp_path / "out" / f"{path.stem}_desc-reconstruction{suffix}")
@@ -188,7 +187,7 @@ def test_points_can_be_chosen(runs, files, tmp_path, monkeypatch, points):
 def test_measures_of_a_reconstruction(runs, files, tmp_path, monkeypatch):
     path = files[".trx"]
     use(tmp_path, monkeypatch, runs["best"], "reconstruct", path, "--out", "out")
-    (row,) = pd.read_csv(tmp_path / "out" / "similarity.csv").to_dict("records")
+    (row,) = read_csv(tmp_path / "out" / "similarity.tsv").to_dict("records")
     # By hand, from the two files alone: directions and groups are the file's.
     original = data.resample(load_tractogram(path).streamlines, POINTS)
     found = np.array(load_tractogram(tmp_path / "out" / "s2_desc-reconstruction.trx").streamlines)
@@ -214,7 +213,7 @@ def test_encode_then_decode_equals_reconstruct(runs, files, tmp_path, monkeypatc
     codes = sorted((tmp_path / "codes").glob("*.npy"))
     use(tmp_path, monkeypatch, runs[kind], "decode", *codes, "--out", "decoded")
     trained = brainvq.load(runs[kind])
-    table = pd.read_csv(tmp_path / "codes" / "tractograms.csv").set_index("name")
+    table = read_csv(tmp_path / "codes" / "tractograms.tsv").set_index("name")
     for suffix, path in files.items():
         stem = path.stem if kind == "best" else f"{path.stem}_latents"
         found = np.load(tmp_path / "codes" / f"{stem}.npy")
@@ -253,7 +252,7 @@ def test_perturb_adds_noise_to_latents(runs, files, tmp_path, monkeypatch, capsy
     words = ("perturb", path, "--epsilon", "0.5", "2", "--seed", "1", "--out")
     use(tmp_path, monkeypatch, runs["lossless"], *words, "a")
     assert "of the file's latents" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "a" / "perturbation.csv")
+    table = read_csv(tmp_path / "a" / "perturbation.tsv")
     assert list(table["epsilon"]) == [0, 0.5, 2]
     assert list(table["buan"])[0] == 1
     assert table["distance_mm"].is_monotonic_increasing
@@ -265,8 +264,11 @@ def test_perturb_adds_noise_to_latents(runs, files, tmp_path, monkeypatch, capsy
     assert table["mse"][1] == pytest.approx(expected, rel=0.15)
     names = {file.name for file in (tmp_path / "a").iterdir()}
     assert names == {
+        ".bidsignore",
+        "README",
+        "dataset_description.json",
         "inputs.json",
-        "perturbation.csv",
+        "perturbation.tsv",
         "s1_perturbation.png",
         "s1_desc-noise0p5.tck",
         "s1_desc-noise2.tck",
@@ -281,7 +283,7 @@ def test_perturb_adds_noise_to_latents(runs, files, tmp_path, monkeypatch, capsy
     finally:
         metrics.unlink()
     assert "of the training latents" in capsys.readouterr().out
-    again = pd.read_csv(tmp_path / "b" / "perturbation.csv")
+    again = read_csv(tmp_path / "b" / "perturbation.tsv")
     np.testing.assert_allclose(again["mse"][1], 4 * table["mse"][1], rtol=1e-3)
 
 
@@ -377,10 +379,6 @@ def test_where_no_mm_are_known(runs, files, tmp_path, monkeypatch, capsys):
         (["map", "FILE"], "map: "),
         (["classify", "--labels", "participants.tsv:group"], "classify: "),
         (["anomaly", "FILE"], "anomaly: "),
-        (
-            ["export"],
-            "whose samples are streamlines; expected a run of a study of slices or vol",
-        ),
     ],
 )
 def test_a_mistake_is_named(runs, files, tmp_path, monkeypatch, words, told):
@@ -440,8 +438,6 @@ def test_latents_must_be_finite_and_a_run_whole(runs, tmp_path, monkeypatch):
         use(tmp_path, monkeypatch, runs["vq-diff"], "decode", "z.npy")
     with pytest.raises(UserError, match=r"has no prior\.keras"):
         use(tmp_path, monkeypatch, runs["vq-diff"], "sample")
-    with pytest.raises(UserError, match="export: .* whose samples are streamlines"):
-        export(trained, tmp_path / "small")
     about = {**trained.about, "study": {**trained.about["study"]}}
     bare = RunFolder.create(tmp_path / "bare", "streamlines", "bare", about)
     (bare.path / "model.keras").write_bytes((runs["vq-diff"] / "model.keras").read_bytes())
@@ -458,7 +454,7 @@ def test_a_bad_file_among_good_ones_is_skipped_and_counted(
     told = capsys.readouterr().out
     assert "skipped: " in told
     assert "1 of 4 files were skipped" in told
-    assert list(pd.read_csv(tmp_path / "out" / "tractograms.csv")["name"]) == ["s0", "s1", "s2"]
+    assert list(read_csv(tmp_path / "out" / "tractograms.tsv")["name"]) == ["s0", "s1", "s2"]
     only = [tmp_path / "in" / "a.trk"] * 2
     with pytest.raises(UserError, match=r"a\.trk: .* \(the file is truncated\)|a\.trk: cannot"):
         use(tmp_path, monkeypatch, runs["lossless"], "encode", *only)

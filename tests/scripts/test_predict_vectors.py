@@ -12,7 +12,9 @@ import brainvq
 from brainvq import data, evaluation, studies, tasks
 from brainvq.app import predict
 from brainvq.data import registration
+from brainvq.data.derivatives import sidecar_of
 from brainvq.errors import UserError
+from brainvq.files import read_csv
 from brainvq.models import set_mean
 from brainvq.options import from_dict, to_dict
 from brainvq.options.verbs import VERBS
@@ -88,6 +90,16 @@ def volume(path, trained):
     return np.asarray(found.dataobj)
 
 
+def in_template(start, desc, suffix="FLAIR"):
+    """Where a volume that belongs to no scan is written."""
+    return f"{start}/anat/{start}_space-MNI152NLin2009aSym_desc-{desc}_{suffix}.nii.gz"
+
+
+def around(start, number):
+    """Where `traverse` writes a dimension."""
+    return in_template(start, f"dimension{number:03d}", "series")
+
+
 def test_grid_is_that_of_the_template(study, trained):
     found = grid_affine(trained.study.data)
     np.testing.assert_array_equal(found, template(study).affine)
@@ -106,15 +118,17 @@ def test_sample(path, trained, tmp_path, monkeypatch):
     images, again = trained.sample(3, temperature=0.7, seed=4)
     np.testing.assert_array_equal(vectors, again)
     for number, image in enumerate(images, 1):
-        found = volume(folder / f"sample-{number:03d}.nii.gz", trained)
+        found = volume(folder / in_template(f"sub-sample{number:03d}", "drawn"), trained)
         np.testing.assert_allclose(found, image[..., 0], atol=1e-5)
-        about = json.loads((folder / f"sample-{number:03d}.json").read_text())
+        about = json.loads(
+            sidecar_of(folder / in_template(f"sub-sample{number:03d}", "drawn")).read_text()
+        )
         assert about["Simulated"] is True
-        assert about["Run"] == path.name
+        assert about["Model"] == path.name
     assert (folder / "samples.png").stat().st_size > 0
     use(tmp_path, monkeypatch, trained, "decode", folder / "latents.npy", "--out", "b")
     for number, image in enumerate(images, 1):
-        found = volume(tmp_path / "b" / f"latents_decoded-{number:03d}.nii.gz", trained)
+        found = volume(tmp_path / "b" / in_template("sub-latents", f"decoded{number:03d}"), trained)
         np.testing.assert_allclose(found, image[..., 0], atol=1e-5)
     assert (tmp_path / "b" / "latents_decoded.png").stat().st_size > 0
 
@@ -122,7 +136,7 @@ def test_sample(path, trained, tmp_path, monkeypatch):
 def test_drawn_volumes_lie_in_mni_space(trained, tmp_path, monkeypatch):
     # At temperature 0 the network gives its mean volume: the template with a mark.
     use(tmp_path, monkeypatch, trained, "sample", "-n", 1, "--temperature", 0, "--out", ".")
-    found = nib.load(tmp_path / "sample-001.nii.gz")
+    found = nib.load(tmp_path / in_template("sub-sample001", "drawn"))
     image = np.asarray(found.dataobj)
     brightest = np.unravel_index(image.argmax(), image.shape)
     np.testing.assert_allclose(apply_affine(found.affine, brightest), MARK, atol=1e-4)
@@ -153,8 +167,8 @@ def test_traverse(path, trained, files, tmp_path, monkeypatch):
     spread = np.array([0.1, 2, 0.2, 1, 3, 0.3])
     np.save(path / "latents" / "train.npy", np.outer([-1, 1], spread))
     use(tmp_path, monkeypatch, trained, "traverse", "--values", -1, 2.5, "--out", "a")
-    names = {file.name for file in (tmp_path / "a").glob("*.nii.gz")}
-    assert names == {f"dimension-{number:03d}.nii.gz" for number in (4, 1, 3)}
+    names = {str(file.relative_to(tmp_path / "a")) for file in (tmp_path / "a").rglob("*.nii.gz")}
+    assert names == {around("sub-zeros", number) for number in (4, 1, 3)}
     table = pd.DataFrame({"dimension": [5, 0, 2, 1], "f": [9.0, 8.0, 7.0, 6.0]})
     table.to_csv(path / "latents" / "dimensions.csv", index=False)
     use(tmp_path, monkeypatch, trained, "traverse", "--out", "b")
@@ -164,11 +178,11 @@ def test_traverse(path, trained, files, tmp_path, monkeypatch):
         expected[row, :, number] = range(-3, 4)
     np.testing.assert_array_equal(latents, expected)
     for row, number in enumerate((5, 0, 2)):
-        found = volume(tmp_path / "b" / f"dimension-{number:03d}.nii.gz", trained)
+        found = volume(tmp_path / "b" / around("sub-zeros", number), trained)
         assert found.shape == (*SHAPE, 7)
         decoded = trained.model.decode(latents[row])[..., 0]
         np.testing.assert_allclose(np.moveaxis(found, -1, 0), decoded, atol=1e-5)
-        about = json.loads((tmp_path / "b" / f"dimension-{number:03d}.json").read_text())
+        about = json.loads(sidecar_of(tmp_path / "b" / around("sub-zeros", number)).read_text())
         assert about["Dimension"] == number
         assert about["Values"] == list(range(-3, 4))
     assert (tmp_path / "b" / "traversal.png").stat().st_size > 0
@@ -179,7 +193,7 @@ def test_traverse(path, trained, files, tmp_path, monkeypatch):
     np.testing.assert_array_equal(latents[:, 3], [0, 1])
     kept = np.arange(SIZE) != 3
     np.testing.assert_allclose(latents[:, kept], [vector[kept]] * 2, rtol=1e-5)
-    assert (tmp_path / "c" / "sub-1_dimension-003.nii.gz").exists()
+    assert (tmp_path / "c" / around("sub-1", 3)).exists()
 
 
 def encoded(trained, path):
@@ -199,7 +213,7 @@ def test_interpolate(trained, files, tmp_path, monkeypatch):
         np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-6)
         decoded = trained.model.decode(latents)[..., 0]
         for number in range(steps):
-            found = volume(out / f"step-{number + 1:03d}.nii.gz", trained)
+            found = volume(out / in_template("sub-0to1", f"step{number + 1:03d}"), trained)
             np.testing.assert_allclose(found, decoded[number], atol=1e-5)
         assert (out / "interpolation.png").stat().st_size > 0
 
@@ -207,9 +221,10 @@ def test_interpolate(trained, files, tmp_path, monkeypatch):
 def test_reconstruct_and_encode(trained, files, tmp_path, monkeypatch):
     use(tmp_path, monkeypatch, trained, "reconstruct", *files.values(), "--out", "r")
     use(tmp_path, monkeypatch, trained, "encode", *files.values(), "--out", "e")
-    table = pd.read_csv(tmp_path / "r" / "similarity.csv")
+    table = read_csv(tmp_path / "r" / "similarity.tsv")
     assert list(table["voxels"]) == ["20x24x20"] * 2
-    latents = pd.read_csv(tmp_path / "e" / "latents.csv", index_col="scan")
+    latents = read_csv(tmp_path / "e" / "latents.tsv").set_index("scan")
+    assert list(latents.pop("participant_id")) == list(files)
     assert list(latents.columns) == [f"z{number:03d}" for number in range(SIZE)]
     for row, (name, file) in enumerate(files.items()):
         vector = np.load(tmp_path / "e" / f"{name}.npy")
@@ -223,7 +238,7 @@ def test_reconstruct_and_encode(trained, files, tmp_path, monkeypatch):
         error = np.mean((scan.volume - restored[0]) ** 2, dtype="float64")
         np.testing.assert_allclose(table["psnr"][row], -10 * np.log10(error), rtol=1e-4)
         found, original = (
-            nib.load(tmp_path / "r" / f"{name}_desc-reconstruction.nii.gz"),
+            nib.load(tmp_path / "r" / name / "anat" / f"{name}_desc-recon_FLAIR.nii.gz"),
             nib.load(file),
         )
         np.testing.assert_array_equal(found.affine, original.affine)
@@ -232,7 +247,7 @@ def test_reconstruct_and_encode(trained, files, tmp_path, monkeypatch):
         np.testing.assert_allclose(np.asarray(found.dataobj), image, rtol=1e-4, atol=1e-3)
         assert (tmp_path / "r" / f"{name}_reconstruction.png").stat().st_size > 0
     use(tmp_path, monkeypatch, trained, "decode", "e/sub-0.npy", "--out", "d")
-    found = volume(tmp_path / "d" / "sub-0_decoded.nii.gz", trained)
+    found = volume(tmp_path / "d" / in_template("sub-0", "decoded"), trained)
     np.testing.assert_allclose(found, trained.model.decode(np.load("e/sub-0.npy")[None])[0, ..., 0])
 
 
@@ -264,12 +279,12 @@ def test_a_scan_that_lies_elsewhere_is_registered_and_put_back(
     # On the grid it is the scan that was not moved, but for the interpolation.
     there = data.PreparedVolume.read(str(files["sub-0"]), trained.steps).volume
     assert np.corrcoef(kept[0].ravel(), there.ravel())[0, 1] > 0.97
-    found = nib.load(tmp_path / "out" / "sub-7_desc-reconstruction.nii.gz")
+    found = nib.load(tmp_path / "out" / "sub-7/anat/sub-7_desc-recon_FLAIR.nii.gz")
     np.testing.assert_array_equal(found.affine, nib.load(moved).affine)
     back = np.asarray(found.dataobj)
     assert back.shape == image.shape
     assert np.corrcoef(back.ravel(), image.ravel())[0, 1] > 0.95
-    assert pd.read_csv(tmp_path / "out" / "similarity.csv")["ssim"][0] == pytest.approx(1)
+    assert read_csv(tmp_path / "out" / "similarity.tsv")["ssim"][0] == pytest.approx(1)
 
 
 def test_export(trained, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """predict.py on runs of volumes: small untrained networks whose numbers can be worked out."""
 
 import json
+from pathlib import Path
 
 import keras
 import nibabel as nib
@@ -20,8 +21,9 @@ from brainvq.data import (
     foreground_mask,
     steps_to_config,
 )
+from brainvq.data.derivatives import sidecar_of
 from brainvq.errors import UserError
-from brainvq.files import write_json
+from brainvq.files import read_csv, write_json
 from brainvq.layers import Identity, ProbabilisticSOM, SOMQuantizer
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import run
@@ -134,13 +136,13 @@ def test_map_gives_every_voxel_the_place_of_its_code(runs, tmp_path, monkeypatch
     paths = scans(tmp_path)
     use(tmp_path, monkeypatch, runs[kind], "map", *paths.values(), "--out", "out")
     model = brainvq.load(runs[kind]).model
-    table = pd.read_csv(tmp_path / "out" / "map.csv").set_index("name")
+    table = read_csv(tmp_path / "out" / "map.tsv").set_index("name")
     labels_of = pd.read_csv(tmp_path / "out" / "desc-codes_dseg.tsv", sep="\t")
     assert list(labels_of["index"]) == list(range(1, 13))
     assert list(labels_of["row"]) == [0] * 4 + [1] * 4 + [2] * 4
     assert labels_of["color"].is_unique
     for name, path in paths.items():
-        stem = tmp_path / "out" / f"{name}_desc-"
+        stem = tmp_path / "out" / name / "anat" / f"{name}_desc-"
         labels = same_grid(f"{stem}codes_dseg.nii.gz", path)
         assert labels.dtype == np.int16
         # By hand: the cell of 4 x 4 x 4 voxels of 8 mm that the centre of each voxel lies in.
@@ -166,7 +168,7 @@ def test_map_gives_every_voxel_the_place_of_its_code(runs, tmp_path, monkeypatch
         np.testing.assert_array_equal(columns[inside] - 1, (labels[inside] - 1) % 4)
         assert not rows[~inside].any()
         assert not columns[~inside].any()
-        about = json.loads((tmp_path / "out" / f"{name}_desc-somrow_dseg.json").read_text())
+        about = json.loads(Path(f"{stem}somrow_dseg.json").read_text())
         assert about["MapShape"] == [3, 4]
         assert about["VoxelsPerCode"] == [4, 4, 4]
         assert about["Sources"] == [path.name]
@@ -182,15 +184,17 @@ def test_map_gives_every_voxel_the_place_of_its_code(runs, tmp_path, monkeypatch
 def test_map_of_a_codebook_without_a_map(runs, tmp_path, monkeypatch):
     path = scans(tmp_path)["sub-1"]
     use(tmp_path, monkeypatch, runs["vq"], "map", path, "--out", "out")
-    labels = same_grid(tmp_path / "out" / "sub-1_desc-codes_dseg.nii.gz", path)
+    labels = same_grid(tmp_path / "out" / "sub-1/anat/sub-1_desc-codes_dseg.nii.gz", path)
     assert set(np.unique(labels)) <= set(range(11))
-    names = {file.name for file in (tmp_path / "out").iterdir()}
+    names = {file.name for file in (tmp_path / "out").rglob("*.*")}
     assert names == {
         "sub-1_desc-codes_dseg.nii.gz",
         "sub-1_desc-codes_dseg.json",
         "sub-1_map.png",
         "inputs.json",
-        "map.csv",
+        "map.tsv",
+        "dataset_description.json",
+        ".bidsignore",
         "desc-codes_dseg.tsv",
     }
 
@@ -198,12 +202,22 @@ def test_map_of_a_codebook_without_a_map(runs, tmp_path, monkeypatch):
 def test_map_of_slices(tmp_path, monkeypatch):
     path = scans(tmp_path)["sub-2"]
     use(tmp_path, monkeypatch, "oasis2d", "map", path, "--out", "out")
-    labels = same_grid(tmp_path / "out" / "sub-2_desc-codes_dseg.nii.gz", path)
+    labels = same_grid(tmp_path / "out" / "sub-2/anat/sub-2_desc-codes_dseg.nii.gz", path)
     mask = foreground_mask(np.asarray(nib.load(path).dataobj))
     assert not labels[~mask].any()
     assert (labels[mask] > 0).mean() > 0.95
     assert len(np.unique(labels)) > 30
     assert (tmp_path / "out" / "sub-2_map.png").stat().st_size > 0
+
+
+def of_scan(start, desc):
+    """Where an image of a scan is written."""
+    return f"{start}/anat/{start}_desc-{desc}_T1w.nii.gz"
+
+
+def drawn(number):
+    """Where `sample` writes a volume."""
+    return of_scan(f"sub-sample{number:03d}", "drawn")
 
 
 def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
@@ -216,7 +230,7 @@ def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
     np.testing.assert_array_equal(volumes, brainvq.load(runs["som"]).model.decode(codes))
     assert volumes.min() < 0
     for number, volume in enumerate(volumes, 1):
-        found = nib.load(tmp_path / "a" / f"sample-{number:03d}.nii.gz")
+        found = nib.load(tmp_path / "a" / drawn(number))
         image = np.asarray(found.dataobj)
         assert image.min() == 0
         assert nib.aff2axcodes(found.affine) == ("L", "P", "S")
@@ -227,14 +241,14 @@ def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
         bright = image > 0
         shift = volume[..., 0][bright] - image[bright]
         np.testing.assert_allclose(shift, shift.mean(), atol=1e-4)
-        about = json.loads((tmp_path / "a" / f"sample-{number:03d}.json").read_text())
+        about = json.loads(sidecar_of(tmp_path / "a" / drawn(number)).read_text())
         assert "standard deviations" in about["Units"]
     assert (tmp_path / "a" / "samples.png").stat().st_size > 0
     # The codes on file decode to the same brains.
     use(tmp_path, monkeypatch, runs["som"], "decode", "a/codes.npy", "--out", "b")
     np.testing.assert_array_equal(np.load(tmp_path / "b" / "codes_decoded.npy"), volumes)
-    one = nib.load(tmp_path / "b" / "codes_decoded-002.nii.gz")
-    other = nib.load(tmp_path / "a" / "sample-002.nii.gz")
+    one = nib.load(tmp_path / "b" / "sub-codes/anat/sub-codes_desc-decoded002_T1w.nii.gz")
+    other = nib.load(tmp_path / "a" / drawn(2))
     np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
     np.testing.assert_array_equal(one.affine, other.affine)
 
@@ -249,8 +263,8 @@ def test_encode_then_decode_equals_reconstruct(runs, tmp_path, monkeypatch):
     use(tmp_path, monkeypatch, runs["som"], "decode", *codes, "--out", "decoded")
     model = brainvq.load(runs["som"]).model
     for name, path in paths.items():
-        one = same_grid(tmp_path / "decoded" / f"{name}_decoded.nii.gz", path)
-        other = same_grid(tmp_path / "whole" / f"{name}_desc-reconstruction.nii.gz", path)
+        one = same_grid(tmp_path / "decoded" / of_scan(name, "decoded"), path)
+        other = same_grid(tmp_path / "whole" / of_scan(name, "recon"), path)
         np.testing.assert_array_equal(one, other)
         scan = PreparedVolume.read(str(path), steps())
         found = np.load(tmp_path / "codes" / f"{name}.npy")
@@ -259,10 +273,10 @@ def test_encode_then_decode_equals_reconstruct(runs, tmp_path, monkeypatch):
         assert vectors.shape == (*GRID, 6)
         for file in (f"decoded/{name}_decoded.png", f"whole/{name}_reconstruction.png"):
             assert (tmp_path / file).stat().st_size > 0
-    table = pd.read_csv(tmp_path / "codes" / "scans.csv")
+    table = read_csv(tmp_path / "codes" / "scans.tsv")
     assert list(table["grid"]) == ["4x6x5"] * 3
     np.testing.assert_allclose(table["bits"], 120 * np.log2(12))
-    measured = pd.read_csv(tmp_path / "whole" / "similarity.csv")
+    measured = read_csv(tmp_path / "whole" / "similarity.tsv")
     assert list(measured["voxels"]) == ["16x24x20"] * 3
     assert measured[["ssim", "ssim_foreground", "psnr", "psnr_foreground"]].notna().all(axis=None)
 
@@ -277,9 +291,9 @@ def test_a_perfect_network_gives_the_scan_back(tmp_path, monkeypatch, scale):
     affine = np.diag([-4.0, 4.0, 4.0, 1.0])
     nib.save(nib.Nifti1Image(brain(), affine), tmp_path / "scan.nii.gz")
     use(tmp_path, monkeypatch, made, "reconstruct", "scan.nii.gz", "--out", "out")
-    found = same_grid(tmp_path / "out" / "scan_desc-reconstruction.nii.gz", "scan.nii.gz")
+    found = same_grid(tmp_path / "out" / of_scan("sub-scan", "recon"), "scan.nii.gz")
     np.testing.assert_allclose(found, brain(), atol=1e-3)
-    table = pd.read_csv(tmp_path / "out" / "similarity.csv")
+    table = read_csv(tmp_path / "out" / "similarity.tsv")
     np.testing.assert_allclose(table[["ssim", "ssim_foreground"]], 1)
 
 
@@ -287,7 +301,7 @@ def test_a_perfect_network_gives_the_scan_back(tmp_path, monkeypatch, scale):
 def test_models_that_do_not_decode_codes(runs, tmp_path, monkeypatch, kind):
     path = scans(tmp_path)["sub-2"]
     use(tmp_path, monkeypatch, runs[kind], "reconstruct", path, "--out", "whole")
-    same_grid(tmp_path / "whole" / "sub-2_desc-reconstruction.nii.gz", path)
+    same_grid(tmp_path / "whole" / of_scan("sub-2", "recon"), path)
     np.save(tmp_path / "codes.npy", np.zeros(GRID, int))
     reads = "the encoder's finer levels" if kind == "skips" else "vectors, not codes"
     with pytest.raises(UserError, match=f"its decoder reads {reads}"):
@@ -298,7 +312,7 @@ def test_models_that_do_not_decode_codes(runs, tmp_path, monkeypatch, kind):
                 use(tmp_path, monkeypatch, runs[kind], verb, path)
         return
     use(tmp_path, monkeypatch, runs[kind], "encode", path, "--out", "codes")
-    table = pd.read_csv(tmp_path / "codes" / "scans.csv")
+    table = read_csv(tmp_path / "codes" / "scans.tsv")
     assert table["bits"].isna().all()  # these codes do not hold the image
     assert table["codes_used"][0] == len(np.unique(np.load(tmp_path / "codes" / "sub-2.npy")))
     if kind == "psom":
@@ -354,7 +368,7 @@ def test_a_bad_scan_among_good_ones_is_skipped_and_counted(runs, tmp_path, monke
     (tmp_path / "bad.nii.gz").write_bytes(path.read_bytes()[:2000])
     use(tmp_path, monkeypatch, runs["vq"], "map", path, tmp_path / "bad.nii.gz")
     assert "1 of 2 scans were skipped" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "predictions" / "map" / "map.csv")
+    table = read_csv(tmp_path / "predictions" / "map" / "map.tsv")
     assert list(table["name"]) == ["sub-0"]
 
 

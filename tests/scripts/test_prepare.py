@@ -12,12 +12,15 @@ from brainvq import data, studies
 from brainvq.app import prepare
 from brainvq.data.scans import save_nifti
 from brainvq.errors import UserError
+from brainvq.files import read_csv, read_json
 from brainvq.tasks import of
 from brainvq.tasks.volumes.registration import (
     describe_registration,
+    grid_affine,
     registration_quality,
     template,
 )
+from tests.scripts.conftest import bids_errors
 
 WORDS = ("introvae3d", "--variant", "ivae-256", "--data.source", "bids")
 MNI = ("--data.registration", "mni")
@@ -65,13 +68,25 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
     put_a_skull(images[1])
     words = ("--data.root", root, "--data.workers", 1)
     monkeypatch.chdir(tmp_path)
-    prepare.main([*WORDS, *map(str, words)], "python dataset.py prepare")
+    prepare.main([*WORDS, *map(str, words), "--nifti", "nifti"], "python dataset.py prepare")
     output = capsys.readouterr().out
+    assert "3 images in nifti\n" in output
     (store,) = (data.ArrayStore.open(f.parent) for f in tmp_path.glob("cache/*/index.json"))
     volumes = store.read(slice(None))
     assert volumes.shape == (3, 40, 48, 40, 1)
     assert volumes.min() == 0
     assert volumes.max() == 1
+    for image, volume in zip(images, volumes, strict=True):
+        name = image.name.split("_")[0]
+        start = f"nifti/{name}/anat/{name}_space-MNI152NLin2009aSym_desc-prepared_FLAIR"
+        written, grid = data.load_scan(f"{start}.nii.gz")
+        np.testing.assert_array_equal(written, volume[..., 0])
+        np.testing.assert_allclose(grid, grid_affine(studies.STUDIES["introvae3d"]["best"].data))
+        sidecar = read_json(f"{start}.json")
+        assert sidecar["Sources"] == [f"bids:data:{name}/anat/{image.name}"]
+        assert sidecar["SkullStripped"] is True
+    people = read_csv(tmp_path / "nifti" / "participants.tsv")
+    assert list(people) == ["participant_id", "age", "sex", "group", "site"]
     # The skull is off, and what is left is the brain.
     place = store.scans["affine"][1]
     kept = data.to_original_grid(volumes[1, ..., 0], place, brain.shape, affine) > 0.1
@@ -90,7 +105,7 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
     assert sorted(file.suffix for file in files) == [".csv", ".json", ".png"]
     monkeypatch.setattr(data.ArrayStore, "read", None)  # nothing is read, or made, again
     prepare.main([*WORDS, *map(str, words)], "python dataset.py prepare")
-    assert capsys.readouterr().out == output
+    assert capsys.readouterr().out == output.replace("3 images in nifti\n", "")
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
 
 
@@ -137,6 +152,29 @@ class Store:
     def read(self, rows):
         self.reads += 1
         return self.volumes[rows]
+
+
+def test_slices_are_written_as_a_volume_where_they_were(tmp_path, monkeypatch):
+    root, images = bids(tmp_path / "data", "scanner")
+    monkeypatch.chdir(tmp_path)
+    words = ["oasis2d", "--data.source", "bids", "--data.suffix", "FLAIR", "--data.root", "data"]
+    words += ["--data.workers", "1", "--data.size", "64", "--data.spacing", "4"]
+    words += ["--data.slice-spacing", "4"]
+    prepare.main([*words, "--nifti", "out"], "dataset.py prepare")
+    for path in images:
+        image, affine = data.load_scan(path)
+        name = path.name.split("_")[0]
+        file = tmp_path / "out" / name / "anat" / f"{name}_desc-prepared_FLAIR.nii.gz"
+        found, place = data.load_scan(file)
+        back = data.to_original_grid(found, place, image.shape, affine)
+        inside = back > 0
+        assert inside.sum() > 0.8 * (image > 0).sum()
+        assert np.corrcoef(back[inside], image[inside])[0, 1] > 0.97
+    with pytest.raises(UserError, match="--nifti: found data, which holds the data set"):
+        prepare.main([*words, "--nifti", "data"], "dataset.py prepare")
+    with pytest.raises(UserError, match="--nifti: found a study of streamlines; expected one of"):
+        prepare.main(["streamlines", "--nifti", "lines"], "dataset.py prepare")
+    assert bids_errors(tmp_path / "out") == []
 
 
 def test_outliers_are_found_and_added_scans_are_scored(tmp_path):

@@ -146,7 +146,7 @@ def test_files_give_what_one_run_gives(encoded, tmp_path):
         np.save(tmp_path / f"{subject}_T1w.npy", encoded.codes[subject == SUBJECTS].astype("int32"))
         rows.append({"name": f"{subject}_T1w", "subject": subject, "file": "scan.nii.gz"})
     pd.DataFrame([*rows, {**rows[0], "subject": "nobody"}]).to_csv(
-        tmp_path / "scans.csv", index=False
+        tmp_path / "scans.tsv", sep="\t", index=False
     )
     people = pd.DataFrame({"participant_id": [f"sub-{s}" for s in LABELS], "g": LABELS.values()})
     people.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
@@ -162,20 +162,20 @@ def test_files_give_what_one_run_gives(encoded, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "scans.csv").unlink(), r"scans\.csv: cannot be read"),
-        (lambda f: (f / "scans.csv").write_text("file\nx\n"), "no column name, found file"),
+        (lambda f: (f / "scans.tsv").unlink(), r"scans\.tsv: cannot be read"),
+        (lambda f: (f / "scans.tsv").write_text("file\nx\n"), "no column name, found file"),
         (lambda f: (f / "a.npy").unlink(), r"a\.npy: cannot be read"),
         (lambda f: (f / "a.npy").write_bytes(b"no"), r"a\.npy: cannot be read"),
         (lambda f: np.save(f / "a.npy", np.zeros((2, 3, 3))), "found float64 of shape"),
         (lambda f: np.save(f / "b.npy", np.zeros((2, 4, 3), int)), "4 x 3 codes; expected 3 x 3"),
         (lambda f: np.save(f / "a.npy", np.full((2, 3, 3), 9)), r"a\.npy: codes: found 9 to 9"),
-        (lambda f: (f / "scans.csv").write_text("name,subject\nq,q\n"), "no code file"),
+        (lambda f: (f / "scans.tsv").write_text("name\tsubject\nq\tq\n"), "no code file"),
     ],
 )
 def test_bad_code_files(spoil, message, tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.zeros((2, 3, 3), int))
-    (tmp_path / "scans.csv").write_text("name,subject\na,a\nb,b\n")
+    (tmp_path / "scans.tsv").write_text("name\tsubject\na\ta\nb\tb\n")
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
         samples_from_files(tmp_path, {"a": "x", "b": "y"}, np.zeros((8, 2)))

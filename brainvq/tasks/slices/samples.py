@@ -146,7 +146,7 @@ class SliceSamples(ScanSamples):
         return drawn_conditions(trained.prior, n, level, seed, brains=1 if stack else n)
 
     def similarity(self, trained):
-        """How the measures of `similarity.csv` are made, in words."""
+        """How the measures of `similarity.tsv` are made, in words."""
         return "SSIM: 2D, 7x7 window, data range 1"
 
     def read_scan(self, trained, path, options):
@@ -176,7 +176,12 @@ class SliceSamples(ScanSamples):
         if not stack:
             return "samples.png"
         volume, affine = drawn_volume(images, trained.prior.plan)
-        data.save_nifti(folder / "brain.nii.gz", volume, affine)
+        results = trained.results(folder)
+        note = {"Description": "decoded from drawn codes, slice by slice"}
+        note |= {"Units": "shares of a scan's range, from 0 to 1", "Simulated": trained.simulated}
+        file = results.save(
+            results.file("sub-sample001", "drawn"), volume, affine, note, grid="study"
+        )
         three_planes(
             {"drawn": volume},
             affine,
@@ -184,7 +189,7 @@ class SliceSamples(ScanSamples):
             title=f"A brain drawn from the prior, {len(images)} axial slices",
             simulated=trained.simulated,
         )
-        return "samples.png, brain.nii.gz, brain.png"
+        return f"samples.png, {file.relative_to(folder)}, brain.png"
 
     def measure_drawn(self, trained, images, options, log):
         """Writes `anatomy.csv` where slices spread over the brain and unseen people are at hand."""

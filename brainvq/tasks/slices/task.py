@@ -35,6 +35,10 @@ class Slices(ScanTask):
         """The preprocessing: a list of `brainvq.data` steps."""
         return slice_steps(study.data)
 
+    def volume_of(self, samples):
+        """The slices of a scan as an image `(x, y, z)`."""
+        return samples[..., 0].T.copy()
+
     def comparable(self, images, restored):
         """Slices as they are, which is from 0 to 1, and their reconstructions clipped to that."""
         return images, np.clip(restored, 0, 1)

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from brainvq import evaluation
-from brainvq.files import write_array, write_csv
+from brainvq.files import write_array, write_csv, write_tsv
 from brainvq.reports import bundles as pictures
+from brainvq.tasks.names import participant_of
 from brainvq.tasks.streamlines.groups import encodings, through_bottleneck
 from brainvq.tasks.streamlines.place import save_new
 from brainvq.tasks.streamlines.units import run_scale, why_units
@@ -81,9 +82,9 @@ def perturb(trained, options, log):
         )
         words = ", ".join(f"{score:.3f} at {epsilon:g}" for epsilon, score in scores.items())
         log.info("%s: BUAN %s", bundle.path, words)
-    write_csv(options.out / "perturbation.csv", pd.DataFrame(rows))
+    write_tsv(options.out / "perturbation.tsv", pd.DataFrame(rows))
     log.info(
-        "tractograms, pictures and perturbation.csv in %s (noise: Gaussian, epsilon times the "
+        "tractograms, pictures and perturbation.tsv in %s (noise: Gaussian, epsilon times the "
         "standard deviation of each channel of the %s latents, before the bottleneck)",
         *(options.out, "file's" if deviations is None else "training"),
     )
@@ -99,18 +100,19 @@ def disturbed(bundle, epsilons, deviations, options):
         options: `brainvq.options.verbs.Perturb`.
 
     Returns:
-        (dict of size to streamlines in mm, list of rows of `perturbation.csv`).
+        (dict of size to streamlines in mm, list of rows of `perturbation.tsv`).
     """
     z = encodings(bundle.model, bundle.groups)
     deviations = evaluation.channel_spread(z) if deviations is None else np.asarray(deviations)
     # The same draws for every size.
     noise = np.random.default_rng(options.seed).standard_normal(z.shape) * deviations
-    lines, rows = {}, []
+    lines, rows, whose = {}, [], participant_of(bundle.name, bundle.path)
     for epsilon in epsilons:
         groups = through_bottleneck(bundle.model, z + epsilon * noise)
         lines[epsilon] = bundle.in_mm(groups)
-        rows.append({"file": str(bundle.path), "epsilon": epsilon, **bundle.likeness(groups)})
+        about = {"participant_id": whose, "file": str(bundle.path), "epsilon": epsilon}
+        rows.append(about | bundle.likeness(groups))
         if epsilon:  # without noise it is the reconstruction
             label = f"{epsilon:g}".replace(".", "p")
-            bundle.save(bundle.restore(groups), options.out / f"{bundle.name}_desc-noise{label}")
+            bundle.save(bundle.restore(groups), options.out, f"noise{label}")
     return lines, rows

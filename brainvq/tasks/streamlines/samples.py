@@ -9,7 +9,7 @@ from brainvq.data.inputs import comes_from_simulation, tractogram_paths
 from brainvq.errors import UserError
 from brainvq.files import read_array, write_array, write_json
 from brainvq.reports import bundles as pictures
-from brainvq.tasks.names import inputs, readable_inputs, write_rows
+from brainvq.tasks.names import inputs, participant_of, readable_inputs, write_rows
 from brainvq.tasks.samples import Sample, Samples, require_finite, save_codebook, sizes
 from brainvq.tasks.streamlines import draws
 from brainvq.tasks.streamlines.figures import title_of
@@ -125,9 +125,10 @@ class BundleSample(Sample):
         bits = bits_per_streamline(self.trained) or math.nan
         return [{"file": str(self.path), **self.likeness(restored), "bits_per_streamline": bits}]
 
-    def save(self, whole, stem):
+    def save(self, whole, folder, desc="reconstruction"):
         """Writes streamlines beside the header and the data of the file."""
-        data.save_tractogram(self.tractogram, whole, stem.with_name(stem.name + self.place.format))
+        file = folder / f"{self.name}_desc-{desc}{self.place.format}"
+        data.save_tractogram(self.tractogram, whole, file)
 
     def picture(self, restored, whole, rows, path):
         """The bundle above its reconstruction."""
@@ -171,9 +172,10 @@ class BundleSample(Sample):
         write_json(folder / f"{stem}.json", about | self.place.to_config())
 
     def row(self, latents):
-        """Codes or latents as a row of `tractograms.csv`."""
+        """Codes or latents as a row of `tractograms.tsv`."""
         codes = self.model.decodes_codes
         return {
+            "participant_id": participant_of(self.name, self.path),
             "name": self.name,
             "file": str(self.path),
             "streamlines": len(self.tractogram),
@@ -230,7 +232,7 @@ class BundleSamples(Samples):
         return aligned, lambda restored: data.restore_directions(restored, flipped)
 
     def similarity(self, trained):
-        """How the measures of `similarity.csv` are made, in words."""
+        """How the measures of `similarity.tsv` are made, in words."""
         return (
             f"BUAN: mean over groups of {trained.study.data.streamlines} streamlines, threshold "
             "0.05 units; mse: squared units; distance_mm: between points of equal number"
@@ -306,18 +308,18 @@ class BundleSamples(Samples):
         return latents, BundleSample(trained, path, name, place, scale)
 
     def finish_encode(self, trained, rows, folder, log):
-        """Writes `tractograms.csv`, and the codebook where there is one."""
-        write_rows(folder / "tractograms.csv", rows)
+        """Writes `tractograms.tsv`, and the codebook where there is one."""
+        write_rows(folder / "tractograms.tsv", rows)
         if not trained.model.decodes_codes:
             log.info(
                 "the decoder of %s reads vectors, not codes: NAME_latents.npy (float32) holds what "
-                "it reads; latents and tractograms.csv in %s",
+                "it reads; latents and tractograms.tsv in %s",
                 *(trained.path, folder),
             )
             return
         if trained.model.bottleneck.codebook is not None:
             save_codebook(trained.model.bottleneck, folder)
-        log.info("codes, codebook and tractograms.csv in %s", folder)
+        log.info("codes, codebook and tractograms.tsv in %s", folder)
 
 
 def read_codes(path, trained):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from brainvq import data
-from brainvq.files import write_json
+from brainvq.data.derivatives import TEMPLATE_SPACE
 from brainvq.reports.generation import generated_planes
 from brainvq.tasks.names import readable_scans
 from brainvq.tasks.volumes.registration import grid_affine, registered_steps
@@ -75,17 +75,27 @@ def decoded(trained, vectors, batch_size):
     return np.clip(volumes, 0, 1).reshape(*vectors.shape[:-1], *volumes.shape[1:])
 
 
-def save_volumes(trained, folder, names, volumes):
-    """Writes volumes that belong to no scan as NIfTI, each with a note on what they are."""
+def save_volumes(trained, folder, names, volumes, sources=()):
+    """Writes volumes that belong to no scan as NIfTI, each with a note on what they are.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained`.
+        folder: `pathlib.Path` of the results.
+        names: list of (start of the name, description), as `Derivatives.file` takes them.
+        volumes: arrays `(x, y, z, 1)`.
+        sources: paths of the scans that they lie between.
+    """
     for name, volume in zip(names, volumes, strict=True):
-        save_nifti(trained, folder / f"{name}.nii.gz", volume[..., 0])
-        about = about_volumes(trained) | {"Description": "decoded from a vector"}
-        write_json(folder / f"{name}.json", about)
+        note = {"Description": "decoded from a vector"}
+        save_nifti(trained, folder, name, volume[..., 0], note, sources)
 
 
-def save_nifti(trained, path, volume):
-    """Writes `(x, y, z[, n])` on the grid of the study."""
-    data.save_nifti(path, volume, grid_of(trained), mni=trained.in_template_space)
+def save_nifti(trained, folder, name, volume, note, sources=(), suffix=""):
+    """Writes `(x, y, z[, n])` on the grid of the study; see `save_volumes`."""
+    results, mni = trained.results(folder), trained.in_template_space
+    file = results.file(*name, suffix, space=TEMPLATE_SPACE if mni else "")
+    note = {**note, **about_volumes(trained)}
+    results.save(file, volume, grid_of(trained), note, sources=sources, grid="study", mni=mni)
 
 
 def grid_of(trained):
@@ -95,9 +105,8 @@ def grid_of(trained):
 
 def about_volumes(trained):
     """What all volumes of a run that belong to no scan have in common, for their `.json`."""
-    space = {"Space": "MNI152NLin2009aSym"} if trained.in_template_space else {}
     units = "shares of the scan's range, from 0 to 1"
-    return {"Units": units, "Run": trained.path.name, "Simulated": trained.simulated, **space}
+    return {"Units": units, "Simulated": trained.simulated}
 
 
 def picture_volumes(trained, volumes, path, title):

@@ -3,7 +3,7 @@
 from brainvq.errors import UserError
 from brainvq.files import read_array, write_array
 from brainvq.reports.planes import reconstruction_planes
-from brainvq.tasks.names import write_rows
+from brainvq.tasks.names import bids_name, participant_of, write_rows
 from brainvq.tasks.samples import Samples, require_finite
 from brainvq.tasks.scan_samples import ScanSample
 from brainvq.tasks.vectors import walks
@@ -61,9 +61,10 @@ class VectorSample(ScanSample):
         write_array(folder / f"{self.name}.npy", latents)
 
     def row(self, latents):
-        """The vector as a row of `latents.csv`."""
+        """The vector as a row of `latents.tsv`."""
         columns = [f"z{number:03d}" for number in range(len(latents))]
-        return {"scan": self.name, **dict(zip(columns, latents, strict=True))}
+        whose = {"participant_id": participant_of(self.name, self.path), "scan": self.name}
+        return {**whose, **dict(zip(columns, latents, strict=True))}
 
     def describe(self, latents):
         """The vector in words."""
@@ -76,8 +77,10 @@ class VectorSample(ScanSample):
     def save_decoded(self, decoded, folder):
         """Writes volumes as NIfTI, and a picture of them."""
         count, stem = len(decoded), f"{self.name}_decoded"
-        names = [f"{self.name}_decoded-{number:03d}" for number in range(1, count + 1)]
-        save_volumes(self.trained, folder, names if count > 1 else [stem], decoded)
+        start = bids_name(self.name, self.path)[0]
+        numbers = [f"{number:03d}" for number in range(1, count + 1)] if count > 1 else [""]
+        names = [(start, f"decoded{number}") for number in numbers]
+        save_volumes(self.trained, folder, names, decoded)
         few = f", {SHOWN} of {count}" if count > SHOWN else ""
         title = f"decoded from {self.path.name}{few}"
         picture_volumes(self.trained, decoded, folder / f"{stem}.png", title)
@@ -99,7 +102,7 @@ class VectorSamples(Samples):
         return study.data.registration != "no"
 
     def similarity(self, trained):
-        """How the measures of `similarity.csv` are made, in words."""
+        """How the measures of `similarity.tsv` are made, in words."""
         return "SSIM: 3D, 7x7x7 window, data range 1; on the study's grid"
 
     def draw(self, trained, n, level=None, bundle=None, temperature=1.0, seed=None, **options):
@@ -133,6 +136,6 @@ class VectorSamples(Samples):
         return vectors, VectorSample(trained, path, name, None)
 
     def finish_encode(self, trained, rows, folder, log):
-        """Writes `latents.csv`."""
-        write_rows(folder / "latents.csv", rows, column="scan")
-        log.info("%d vectors (float32) and latents.csv in %s", len(rows), folder)
+        """Writes `latents.tsv`."""
+        write_rows(folder / "latents.tsv", rows, column="scan")
+        log.info("%d vectors (float32) and latents.tsv in %s", len(rows), folder)

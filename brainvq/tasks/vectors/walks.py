@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 
 from brainvq import evaluation
+from brainvq.data.derivatives import label
 from brainvq.data.inputs import scan_paths
 from brainvq.errors import UserError
-from brainvq.files import write_array, write_json
+from brainvq.files import write_array
 from brainvq.reports.generation import traversal_grid
-from brainvq.tasks.names import inputs
+from brainvq.tasks.names import bids_name, inputs
 from brainvq.tasks.vectors.decoded import (
     SHOWN,
-    about_volumes,
     decoded,
     grid_of,
     picture_volumes,
@@ -37,9 +37,8 @@ def sample(trained, options, log):
     count, folder = options.samples, options.out
     volumes, vectors = trained.sample(count, batch_size=options.batch_size, **options.drawing)
     write_array(folder / "latents.npy", vectors)
-    save_volumes(
-        trained, folder, [f"sample-{number:03d}" for number in range(1, count + 1)], volumes
-    )
+    names = [(f"sub-sample{number:03d}", "drawn") for number in range(1, count + 1)]
+    save_volumes(trained, folder, names, volumes)
     more = f"{SHOWN} of {count}" if count > SHOWN else f"{count}"
     picture_volumes(
         trained,
@@ -61,20 +60,21 @@ def traverse(trained, options, log):
     """
     dimensions, why = chosen_dimensions(trained, options)
     base, whose, stem = np.zeros(trained.model.latent_size), "zeros", ""
+    start, sources = "sub-zeros", []
     if options.scan is not None:
         name, scan = single(trained, options.scan, log, options.out)
         base, whose, stem = vectors_of(trained, [scan])[0], name, f"{name}_"
+        start, sources = bids_name(name, options.scan)[0], [options.scan]
     log.info("dimensions %s: %s", ", ".join(map(str, dimensions)), why)
     folder, values = options.out, list(options.values)
     vectors = evaluation.traverse(base, dimensions, values).astype("float32")
     volumes = decoded(trained, vectors, options.batch_size)
     write_array(folder / f"{stem}latents.npy", vectors)
     for number, series in zip(dimensions, volumes, strict=True):
-        file = folder / f"{stem}dimension-{number:03d}"
-        save_nifti(trained, f"{file}.nii.gz", np.moveaxis(series[..., 0], 0, -1))
         note = {"Description": f"decoded from {whose}, with other values of one dimension"}
-        about = about_volumes(trained) | note | {"Dimension": number, "Values": values}
-        write_json(f"{file}.json", about)
+        note |= {"Dimension": number, "Values": values}
+        name, series = (start, f"dimension{number:03d}"), np.moveaxis(series[..., 0], 0, -1)
+        save_nifti(trained, folder, name, series, note, sources, suffix="series")
     shown, steps = slice(0, SHOWN_DIMENSIONS), shown_steps(len(values))
     few = f", {SHOWN_DIMENSIONS} of {len(dimensions)}" if len(dimensions) > SHOWN_DIMENSIONS else ""
     traversal_grid(
@@ -115,8 +115,9 @@ def interpolate(trained, options, log):
     volumes = decoded(trained, vectors, options.batch_size)
     folder, count = options.out, options.steps
     write_array(folder / "latents.npy", vectors)
-    files = [f"step-{number:03d}" for number in range(1, count + 1)]
-    save_volumes(trained, folder, files, volumes)
+    ends = "to".join(label(name.removeprefix("sub-")) for name in names)
+    files = [(f"sub-{ends}", f"step{number:03d}") for number in range(1, count + 1)]
+    save_volumes(trained, folder, files, volumes, options.files)
     steps = shown_steps(count)
     kind = "along a great circle" if options.spherical else "along a straight line"
     shares = [f"{100 * step / (count - 1):.0f} %" for step in steps]

@@ -3,9 +3,10 @@
 import numpy as np
 
 from brainvq import data, evaluation
+from brainvq.data.derivatives import TEMPLATE_SPACE
 from brainvq.errors import UserError
-from brainvq.files import write_json
 from brainvq.reports.planes import three_planes
+from brainvq.tasks.names import bids_name
 from brainvq.tasks.samples import sizes
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.volumes.registration import grid_affine
@@ -55,9 +56,10 @@ class VolumeSample(ScanSample):
             simulated = self.trained.simulated
             three_planes(whole, affine, path=path, title=title, simulated=simulated)
             return
-        names = [f"{self.name}_decoded-{number:03d}" for number in range(1, len(decoded) + 1)]
+        start = bids_name(self.name, self.path)[0]
+        names = [(start, f"decoded{number:03d}") for number in range(1, len(decoded) + 1)]
         save_volumes(self.trained, stem.parent, names, decoded)
-        picture_volumes(self.trained, names, decoded, path, title)
+        picture_volumes(self.trained, decoded, path, title)
 
     def middles(self, codes):
         """The slice in the middle of each layer of codes, with the codes, as axial pictures."""
@@ -75,7 +77,7 @@ class VolumeSamples(ScanSamples):
     code_shape = "(x, y, z) or (n, x, y, z)"
 
     def similarity(self, trained):
-        """How the measures of `similarity.csv` are made, in words."""
+        """How the measures of `similarity.tsv` are made, in words."""
         return "SSIM: 3D, 7x7x7 window, data range 1"
 
     def in_template_space(self, study):
@@ -95,15 +97,15 @@ class VolumeSamples(ScanSamples):
     def show_drawn(self, trained, images, options):
         """New volumes as NIfTI, and in three planes."""
         folder = options.out
-        names = [f"sample-{number:03d}" for number in range(1, len(images) + 1)]
+        names = [(f"sub-sample{number:03d}", "drawn") for number in range(1, len(images) + 1)]
         save_volumes(trained, folder, names, images)
         title = f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior"
-        picture_volumes(trained, names, images, folder / "samples.png", title)
-        return "sample-*.nii.gz, samples.png"
+        picture_volumes(trained, images, folder / "samples.png", title)
+        return "sub-sample*/anat/*.nii.gz, samples.png"
 
 
 def measures_row(path, scan, images, restored):
-    """How alike a volume and its reconstruction are, a row of `similarity.csv`.
+    """How alike a volume and its reconstruction are, a row of `similarity.tsv`.
 
     Args:
         path: `pathlib.Path` of the scan.
@@ -117,24 +119,31 @@ def measures_row(path, scan, images, restored):
 
 
 def save_volumes(trained, folder, names, images):
-    """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities."""
+    """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities.
+
+    Args:
+        trained: `brainvq.tasks.trained.Trained`.
+        folder: `pathlib.Path` of the results.
+        names: list of (start of the name, description), as `Derivatives.file` takes them.
+        images: arrays `(x, y, z, 1)`.
+    """
     units = (
         "shares of the scan's range, from 0 to 1"
         if trained.unit_range
         else "standard deviations of the scan above its background; what is darker is 0"
     )
-    about = {"Description": "decoded from codes", "Units": units, "Run": trained.path.name}
-    affine = grid_affine(trained.study.data)
-    for name, image in zip(names, images, strict=True):
+    about = {"Description": "decoded from codes", "Units": units, "Simulated": trained.simulated}
+    affine, results = grid_affine(trained.study.data), trained.results(folder)
+    where = {"grid": "study", "mni": trained.in_template_space}
+    for (start, desc), image in zip(names, images, strict=True):
         image = image[..., 0] if trained.unit_range else data.above_background(image[..., 0])
-        file = folder / f"{name}.nii.gz"
-        data.save_nifti(file, image, affine, mni=trained.in_template_space)
-        write_json(folder / f"{name}.json", about)
+        file = results.file(start, desc, space=TEMPLATE_SPACE if where["mni"] else "")
+        results.save(file, image, affine, about, **where)
 
 
-def picture_volumes(trained, names, images, path, title):
+def picture_volumes(trained, images, path, title):
     """A picture of volumes that belong to no scan, in three planes through the middle."""
-    volumes = dict(zip(names[:SHOWN], images, strict=False))
+    volumes = {f"{number:03d}": image for number, image in enumerate(images[:SHOWN], 1)}
     three_planes(
         {name: data.above_background(image[..., 0]) for name, image in volumes.items()},
         grid_affine(trained.study.data),

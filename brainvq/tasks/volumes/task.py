@@ -10,6 +10,7 @@ from brainvq.tasks.volumes.figures import volume_figures
 from brainvq.tasks.volumes.measures import measure_volumes
 from brainvq.tasks.volumes.registration import (
     describe_registration,
+    grid_affine,
     registered_steps,
     registration_quality,
 )
@@ -39,6 +40,11 @@ class Volumes(ScanTask):
         if study.data.registration == "no":
             return ""
         return describe_registration(registration_quality(study, scans, store))
+
+    def place_of(self, study, scan):
+        """In the space of the template where scans are registered, else in the scan's own."""
+        own = study.data.registration == "no"
+        return super().place_of(study, scan) if own else grid_affine(study.data)
 
     def comparable(self, images, restored):
         """Volumes in [0, 1]: they have a scale of their own, such as that of z-scores."""
