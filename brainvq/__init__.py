@@ -24,7 +24,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # Public names and the modules that have them: what is here is imported when it is asked for.
 _PUBLIC = {
     "brainvq.tasks.trained": ("load",),
-    "brainvq.training.shipped": ("shipped",),
+    "brainvq.tasks.hub": ("save_pretrained",),
+    "brainvq.training.shipped": ("list_presets", "shipped"),
     "brainvq.layers": (
         "AddVolume",
         "Bottleneck",

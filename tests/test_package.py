@@ -27,6 +27,7 @@ def python(code, backend="jax"):
 
 def test_names():
     own = {"__version__", "layers", "models", "load", "shipped"}
+    own |= {"list_presets", "save_pretrained"}
     assert len(brainvq.__all__) == len(set(brainvq.__all__))
     assert set(brainvq.__all__) == own | set(layers.__all__) | set(models.__all__)
     assert set(brainvq.__all__) <= set(dir(brainvq))
