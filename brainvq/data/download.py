@@ -275,15 +275,7 @@ def fetch(dataset, root, *, accept_terms=False, parts=None, keep_archives=True, 
 
 
 def download_file(
-    url,
-    path,
-    *,
-    md5=None,
-    progress=True,
-    retries=5,
-    backoff=1.0,
-    timeout=60.0,
-    session=None,
+    url, path, *, md5=None, progress=True, retries=5, backoff=1.0, timeout=60.0, session=None
 ):
     """Downloads one file, going on where an earlier attempt stopped.
 

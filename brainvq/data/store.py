@@ -241,16 +241,7 @@ class ArrayStore:
             ) from None
 
 
-def prepare(
-    cohort,
-    steps,
-    cache,
-    *,
-    layout="slices",
-    dtype="float16",
-    workers=None,
-    progress=True,
-):
+def prepare(cohort, steps, cache, *, layout="slices", dtype="float16", workers=None, progress=True):
     """Runs the steps over every scan of a cohort and keeps the result as an array store.
 
     What is finished is never made again: a second call with the same scans, steps and settings

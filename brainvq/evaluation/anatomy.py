@@ -128,8 +128,7 @@ def compare_anatomy(draws, real, *, heights, people, draw_heights=None, train=No
     real = _slices(real, heights, people, "real")
     if train is not None:
         train = _on_grid(as_images(train, 2, "train"))
-    names = np.unique(real.people)
-    left_out = {}
+    names, left_out = np.unique(real.people), {}
     first = np.isin(real.people, names[::2])
     half, other = real.at(first), real.at(~first)
     # Draws are held to the variety of as many people as the controls are: to each half in turn.

@@ -50,26 +50,24 @@ def intro_encoder(
 ) -> keras.Model:
     """Convolutions and pooling, then dense layers, to the mean and log-variance of a Gaussian.
 
-    The mean volume (`set_mean`; at first zeros) is taken off the input. For each entry of `filters`
-    a stage follows: a 3×3×3 convolution, normalisation, activation, the mean over 2×2×2 cells, as
-    in Huang et al. (2018). For each entry of `dense_units`: a dense layer, normalisation,
-    activation, dropout. Two linear dense layers end it, in float32 whatever the dtype policy.
+    The mean volume (`set_mean`; at first zeros) is taken off. For each entry of `filters` a stage
+    follows: 3×3×3 convolution, normalisation, activation, mean of 2×2×2 cells (Huang et al. 2018);
+    for each of `dense_units` dense layer, normalisation, activation, dropout. Two linear layers end
+    it, in float32.
 
     Args:
-        input_shape: tuple `(*spatial, channels)` with one to three spatial sizes, each a multiple
-            of 2**len(filters).
+        input_shape: tuple `(*spatial, channels)`, one to three sizes, multiples of 2**len(filters).
         latent_size: int ≥ 1, numbers in the latent vector.
         filters: channels of the stages, from fine to coarse.
-        dense_units: widths of the dense layers, from the grid to the latent vector; may be empty.
+        dense_units: widths of the dense layers, from grid to vector; may be empty.
         dropout: float in [0, 1), share of the numbers after each dense layer that training drops.
-        norm: "group" (default; Wu & He 2018; layer normalisation between dense layers), "batch"
-            (Ioffe & Szegedy 2015, the paper's) or "none", with which convolutions have a bias.
-        groups: groups of norm "group", a divisor of each entry of `filters`.
+        norm: "group" (Wu & He 2018; layer normalisation between dense layers), "batch" (Ioffe &
+            Szegedy 2015, the paper's) or "none", with which convolutions have a bias.
+        groups: groups of norm "group", a divisor of all `filters`.
         activation: name of a Keras activation.
-        patch: 1 (default, the paper's) or 2: blocks of 2×2×2 voxels become the channels of one,
-            and the last stage has no pooling. The coarsest grid is the same.
-        linear: True adds a linear path to the mean: scores on fixed components (`set_components`),
-            turned by a matrix that is trained. Default False, as in the paper.
+        patch: 1 (the paper's) or 2: 2×2×2 voxels become channels, the last stage pools nothing.
+        linear: whether scores on fixed components (`set_components`), turned by a matrix that is
+            trained, are added to the mean. Default False, as in the paper.
         name: name of the model.
 
     Returns:
@@ -80,14 +78,13 @@ def intro_encoder(
         ValueError: if an argument is out of its range, or a spatial size is unknown.
     """
     rank = _rank(input_shape)
-    filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
-    latent_size = whole("latent_size", latent_size)
+    filters, dense_units, latent_size = _sizes(filters, dense_units, latent_size)
     dropout = number("dropout", dropout, most=1.0, below=True)
-    _grid(input_shape, filters, patch)
+    _grid(input_shape, filters, patch)  # refuses what does not divide
     normalise = _grid_normaliser(norm, groups, filters)
     inputs = keras.Input(input_shape)
-    differences = RemoveVolume(name="remove_mean")(inputs)
-    x = SpaceToDepth(patch)(differences) if patch > 1 else differences
+    x = differences = RemoveVolume(name="remove_mean")(inputs)
+    x = SpaceToDepth(patch)(x) if patch > 1 else x
     for stage, channels in enumerate(filters, 1):
         x = CONVOLUTIONS[rank](channels, 3, padding="same", use_bias=norm == "none")(x)
         x = layers.Activation(activation)(normalise(x))
@@ -98,6 +95,12 @@ def intro_encoder(
         x = _dense(x, units, norm, activation, dropout)
     outputs = _gaussian(x, differences if linear else None, latent_size)
     return keras.Model(inputs, outputs, name=name)
+
+
+def _sizes(filters, dense_units, latent_size):
+    """The three as whole numbers, or a ValueError."""
+    filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
+    return filters, dense_units, whole("latent_size", latent_size)
 
 
 def _gaussian(x, differences, latent_size):
@@ -170,8 +173,7 @@ def intro_decoder(
         ValueError: see `intro_encoder`.
     """
     rank = _rank(output_shape, "output_shape")
-    filters, dense_units = wholes("filters", filters), wholes("dense_units", dense_units)
-    latent_size = whole("latent_size", latent_size)
+    filters, dense_units, latent_size = _sizes(filters, dense_units, latent_size)
     grid = _grid(output_shape, filters, patch)
     normalise = _grid_normaliser(norm, groups, filters)
     z = keras.Input((latent_size,))

@@ -171,19 +171,7 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
             )
             for index in range(self.num_blocks)
         ]
-        # One before a block, or none.
-        self.attentions = [
-            CausalAttention(
-                self.filters,
-                **context,
-                dropout=self.dropout,
-                dtype=policy,
-                name=f"attention_{index}",
-            )
-            if self.attention_every and index and index % self.attention_every == 0
-            else None
-            for index in range(self.num_blocks)
-        ]
+        self.attentions = self._make_attentions(context)
         # A masked B convolution of size 1×1 is a dense layer over the channels.
         self.betweens = [
             keras.layers.Dense(
@@ -197,6 +185,22 @@ class PixelCNN(OwnTarget, DrawsCodes, Exports, keras.Model):
                 self.filters, activation="relu", dtype=policy, name="head"
             )
         self.logits_dense = keras.layers.Dense(self.num_codes, dtype="float32", name="logits")
+
+    def _make_attentions(self, context):
+        """For each block the attention before it, or None."""
+        every = self.attention_every
+        return [
+            CausalAttention(
+                self.filters,
+                **context,
+                dropout=self.dropout,
+                dtype=self.dtype_policy,
+                name=f"attention_{index}",
+            )
+            if every and index and index % every == 0
+            else None
+            for index in range(self.num_blocks)
+        ]
 
     def _make_first_convolutions(self):
         """The convolutions that hide the code at their centre: one for each stack."""

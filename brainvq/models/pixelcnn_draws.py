@@ -30,28 +30,25 @@ class DrawsCodes:
     ) -> np.ndarray:
         """Draw code grids.
 
-        Each code is the argmax of (filtered logits / temperature + Gumbel noise), and the noise of
-        all codes is drawn beforehand from `seed`. So the same seed gives the same codes with either
-        method, any batch size and, up to rounding, either backend.
+        Each code is the argmax of (filtered logits / temperature + Gumbel noise of `seed`), the
+        same with either method, any batch size and, up to rounding, any backend.
 
         Args:
             n: number of grids.
             temperature: divides the logits; 0 always takes the most probable code.
             top_k: keep only this many of the most probable codes, or None.
-            top_p: keep only the smallest set of most probable codes whose probability (after
-                temperature and `top_k`) reaches this share, in (0, 1], or None.
+            top_p: keep only the fewest most probable codes that together (after temperature and
+                `top_k`) reach this share, in (0, 1], or None.
             seed: integer, or None for fresh noise.
             labels: one class, or `n` of them, where the prior is conditional.
-            method: "cached", or "naive": a call of the network for each code, the slow reference.
+            method: "cached", or "naive", the slow reference: a call of the network for each code.
             batch_size: grids drawn at once.
-            known_codes: int `(n, *grid)`, codes taken as they are where `known_mask` is True: the
-                rest is drawn given the known codes that come earlier in raster order.
+            known_codes: int `(n, *grid)`, kept where `known_mask` is True: the rest is drawn given
+                those that come earlier in raster order.
             known_mask: bool `(n, *grid)`.
             plan: float `(n, *plan_shape)`, where the prior draws by a plan.
-            coherence: in [0, 1], how much of its noise a grid takes over from the one before it:
-                the correlation of the normal deviates behind the Gumbel noise. Each grid is a draw
-                from the prior whatever the coherence; with it the grids in a row, such as slices
-                of one brain, resemble each other in detail too.
+            coherence: in [0, 1], the correlation of a grid's noise with that of the grid before it.
+                Each is a draw from the prior all the same, and resembles the last in detail.
 
         Returns:
             int32 NumPy array `(n, *grid)`.
@@ -59,24 +56,13 @@ class DrawsCodes:
         Raises:
             UserError: if an argument is out of its range.
         """
-        _check_sampling(n, temperature, top_k, top_p, method)
-        if not 0 <= coherence <= 1:
-            raise UserError(f"coherence: found {coherence}, want a number in [0, 1]")
-        n = int(n)
-        labels = self._check_labels(labels, n)
-        plan = self._check_plan(plan, n)
+        n = _checked_count(n, temperature, top_k, top_p, method, coherence)
+        labels, plan = self._check_labels(labels, n), self._check_plan(plan, n)
         known = self._known(n, known_codes, known_mask)
         generator = np.random.default_rng(seed)
-        options = {
-            "top_k": None if top_k is None or top_k >= self.num_codes else int(top_k),
-            "nucleus": top_p is not None and top_p < 1,
-            "greedy": temperature == 0,
-        }
-        # Tensors rather than constants of the program, so that another value compiles nothing.
-        scalars = [np.float32(temperature or 1.0), np.float32(1.0 if top_p is None else top_p)]
+        scalars, options = self._filters(temperature, top_k, top_p)
+        codes, deviates = np.empty((n, *self.grid_shape), "int32"), None
         draw = self._draw_cached if method == "cached" else self._draw_naive
-        codes = np.empty((n, *self.grid_shape), "int32")
-        deviates = None
         for start, stop, padded in batches_of(n, batch_size):
             if coherence and temperature:
                 noise, deviates = self._coherent(generator, stop - start, coherence, deviates)
@@ -87,6 +73,16 @@ class DrawsCodes:
             batch = [None if part is None else padded_to(part, padded) for part in (noise, *given)]
             codes[start:stop] = draw(batch, scalars, options)[: stop - start]
         return codes
+
+    def _filters(self, temperature, top_k, top_p):
+        """What a `Chooser` takes: numbers that may change, and options that a program is for."""
+        options = {
+            "top_k": None if top_k is None or top_k >= self.num_codes else int(top_k),
+            "nucleus": top_p is not None and top_p < 1,
+            "greedy": temperature == 0,
+        }
+        # Tensors rather than constants of the program, so that another value compiles nothing.
+        return [np.float32(temperature or 1.0), np.float32(top_p or 1.0)], options
 
     def _known(self, n, codes, mask):
         """Codes that are known beforehand, int32 `(n, positions)`, -1 for those to be drawn."""
@@ -209,7 +205,8 @@ def padded_to(array, size):
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
-def _check_sampling(n, temperature, top_k, top_p, method):
+def _checked_count(n, temperature, top_k, top_p, method, coherence):
+    """`n` as an int, or a UserError for it or another argument of `sample`."""
     if int(n) != n or n < 0:
         raise UserError(f"n: found {n}, want an integer, 0 or more")
     if not 0 <= temperature < math.inf:
@@ -220,3 +217,6 @@ def _check_sampling(n, temperature, top_k, top_p, method):
         raise UserError(f"top_p: found {top_p}, want a number in (0, 1]")
     if method not in ("cached", "naive"):
         raise UserError(f'method: found {method!r}, want "cached" or "naive"')
+    if not 0 <= coherence <= 1:
+        raise UserError(f"coherence: found {coherence}, want a number in [0, 1]")
+    return int(n)

@@ -341,9 +341,8 @@ def anomaly_report(
         scores: `evaluation.anomaly.LesionScores` with every subject added, or None where no lesion
             mask is known: the page then shows pictures only.
         figures: dict with any of `curves` and `bars`, paths of the figures of
-            `roc_and_precision_recall` and `score_bars`, and `scans`, a list of
-            `(scan, how high its score rises, [(path, caption), ...])`: those of the highest scores
-            are shown, the pictures of the others linked.
+            `roc_and_precision_recall` and `score_bars`, and `scans`, a list of `(scan, how high
+            its score rises, [(path, caption), ...])`: the `WORST` are shown, the others linked.
         about: one line: model and data.
         settings: dict of option to value, shown as a table.
         modality: "T1w", "FLAIR" or "".
@@ -364,8 +363,7 @@ def anomaly_report(
         )
     if simulated_training and not simulated:
         warnings.append("The model learned from simulated brains.")
-    sections = []
-    cards = []
+    sections, cards = [], []
     if scores is not None:
         pooled, summary = scores.pooled(), scores.summary()
         cards = _cards(summary, pooled)
