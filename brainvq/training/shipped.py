@@ -40,7 +40,7 @@ def _line(folder):
     data = facts.get("Name", "unknown data")
     terms = f" ({facts['Licence']})" if "Licence" in facts else ""
     made = f"study {about['name']}, variant {about['variant']}"
-    codes = f": {facts['Codes']}" if "Codes" in facts else ""
+    codes = f": {facts['Codes'].removeprefix('none: ')}" if "Codes" in facts else ""
     return f"{made}{codes}; trained on {data}{terms}"
 
 
