@@ -20,6 +20,7 @@ logger = logging.getLogger("brainvq")
 TINY = 1.1754944e-38
 # The scores of all codes are in memory at once up to so many codes; of more, so many at a time.
 MOST_CODES, CHUNK = 1024, 256
+MOST_CHUNKS = 64  # each is operations of its own in a compiled program
 # Each of the draws of k-means++ takes as long as there are codes: millions would take years.
 MOST_DRAWN = 1 << 14
 DISTANCES = ("euclidean", "cosine")
@@ -60,8 +61,9 @@ def nearest_codes(vectors, codebook):
     if num_codes <= MOST_CODES:
         return first_largest(ops.matmul(vectors, codebook) - offsets)  # of (n, num_codes)
     nearest, best = None, None
-    for start in range(0, num_codes, CHUNK):
-        part = slice(start, start + CHUNK)
+    size = max(CHUNK, -(-num_codes // MOST_CHUNKS))
+    for start in range(0, num_codes, size):
+        part = slice(start, start + size)
         scores = ops.matmul(vectors, codebook[:, part]) - offsets[part]
         highest, found = ops.max(scores, axis=-1), start + first_largest(scores)
         if nearest is None:
