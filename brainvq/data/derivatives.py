@@ -10,6 +10,7 @@ import pandas as pd
 
 import brainvq
 from brainvq.data.looks import look_of
+from brainvq.data.readers.bids import SIMULATED_KEY
 from brainvq.data.scans import save_nifti
 from brainvq.data.selection import DESCRIPTION, is_ours
 from brainvq.errors import UserError
@@ -127,10 +128,12 @@ class Derivatives:
         title: str, what the results are, for `dataset_description.json`.
         about: dict of what the sidecars of all images say, such as the model's name.
         contrast: contrast of images whose names tell none.
+        simulated: whether all of them show simulated brains; who reads the folder is then told.
     """
 
-    def __init__(self, folder, title, about=None, contrast="T1w"):
+    def __init__(self, folder, title, about=None, contrast="T1w", simulated=False):
         self.folder, self.title, self.about = Path(folder), title, about or {}
+        self.simulated = simulated
         self.contrast = contrast if contrast in _CONTRASTS else "T1w"
 
     def file(self, start, desc, suffix="", space=""):
@@ -197,6 +200,7 @@ class Derivatives:
         }
         links = {**before.get("DatasetLinks", {}), **(links or {})}
         content |= {"DatasetLinks": links} if links else {}
+        content |= {SIMULATED_KEY: True} if self.simulated else {}
         if content != before:
             write_json(path, content)
         for name, text in ((".bidsignore", _IGNORED), ("README", _README)):

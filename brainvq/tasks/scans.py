@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from brainvq import data, evaluation
-from brainvq.data.derivatives import TEMPLATE_SPACE, Derivatives, name_parts, write_people
+from brainvq.data.derivatives import (
+    TEMPLATE_SPACE,
+    Derivatives,
+    contrast_of,
+    name_parts,
+    write_people,
+)
 from brainvq.data.remarks import collected
 from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.files import write_csv
@@ -120,7 +126,7 @@ class ScanTask(Task):
             Number of images.
         """
         title = f"scans as study {study.name}, variant {study.variant}, reads them"
-        results = Derivatives(folder, title, contrast=study.data.suffix)
+        results = Derivatives(folder, title, contrast=study.data.suffix, simulated=store.simulated)
         mni = self.samples.in_template_space(study)
         space = TEMPLATE_SPACE if mni else ""
         paths = dict(zip(scans.table["scan_id"], scans.table["paths"], strict=True))
@@ -132,7 +138,8 @@ class ScanTask(Task):
             image, affine = self.volume_of(store.read(rows)), self.place_of(study, scan)
             start, contrast = name_parts(scan["scan_id"], scan["subject"], scan["session"])
             people.append({"participant_id": start.partition("_")[0], **scan})
-            file = results.file(start, "prepared", contrast or scan["modality"], space)
+            contrast = contrast or contrast_of(scan["modality"])
+            file = results.file(start, "prepared", contrast, space)
             look = store.looks.get(scan["scan_id"])  # registration takes the skull off
             note = about | {"SkullStripped": mni or look is None or not look.head}
             sources = data.scan_files(paths[scan["scan_id"]])

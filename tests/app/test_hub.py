@@ -99,7 +99,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/ann/brains/tree/"):
             rows = [{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in files.items()]
             return self.answer(json.dumps(rows).encode(), body)
-        if self.path.startswith("/api/models/ann/brains"):
+        if self.path.startswith("/api/models/ann/brains") and "gone" not in self.path:
             rows = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
             about = {"id": "ann/brains", "sha": COMMIT, "siblings": rows, "private": False}
             about |= {"gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
@@ -153,6 +153,7 @@ def test_a_model_of_a_hub_loads(hub, folder, monkeypatch, tmp_path):
         ("hf://ann", "hf://ann: found no name of a hub; expected hf://USER/NAME"),
         ("hf://ann/b/c", "found no name of a hub"),
         ("hf://../b", "hf://../b: "),
+        ("hf://ann/brains@gone", "hf://ann/brains@gone: cannot be downloaded"),
     ],
 )
 def test_what_a_hub_has_not_is_said_in_a_line(hub, name, told):
@@ -161,11 +162,13 @@ def test_what_a_hub_has_not_is_said_in_a_line(hub, name, told):
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "nonsense", "http://[", "ftp://x"])
+def test_a_server_that_is_not_there(monkeypatch, tmp_path, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="hf://ann/brains: cannot be downloaded"):
+    with pytest.raises(UserError, match="hf://ann/brains: cannot be downloaded") as caught:
         brainvq.load("hf://ann/brains")
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_package_one_line_says_what_to_install(run, tmp_path, monkeypatch):

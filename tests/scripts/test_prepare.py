@@ -174,6 +174,7 @@ def test_slices_are_written_as_a_volume_where_they_were(tmp_path, monkeypatch):
         prepare.main([*words, "--nifti", "data"], "dataset.py prepare")
     with pytest.raises(UserError, match="--nifti: found a study of streamlines; expected one of"):
         prepare.main(["streamlines", "--nifti", "lines"], "dataset.py prepare")
+    assert data.read_bids(tmp_path / "out", "FLAIR").simulated
     assert bids_errors(tmp_path / "out") == []
 
 
