@@ -1,5 +1,6 @@
 """Loading and saving scans: everything that can be wrong with a file is found here."""
 
+import contextlib
 import logging
 import math
 import re
@@ -278,7 +279,7 @@ def _load_volume(path, axcodes):
             raise ScanError(f"{part}: is an empty file (0 bytes); an image is expected")
     try:
         with quiet():
-            loaded = nib.load(file)
+            loaded = _opened(file)
     except Exception as error:  # the parsers of a dozen formats, given any bytes
         raise ScanError(f"{file}: cannot be read as an image: {_line(error)}") from error
     if not isinstance(loaded, nib.spatialimages.SpatialImage):
@@ -310,6 +311,18 @@ def _load_volume(path, axcodes):
     image = _without_nan(file, image)
     _check_values(file, image)
     return image, affine
+
+
+def _opened(file):
+    """The image of a file, by nibabel, which knows endings in small letters or capitals alone."""
+    try:
+        return nib.load(file)
+    except FileNotFoundError:
+        holder = nib.FileHolder(str(file))
+        for kind in (nib.Nifti1Image, nib.Nifti2Image, nib.MGHImage):
+            with contextlib.suppress(nib.spatialimages.HeaderDataError, ValueError):
+                return kind.from_file_map({"image": holder})
+        raise
 
 
 def _check_size(file, loaded, shape):

@@ -226,7 +226,7 @@ def test_bids_people_and_scans_that_do_not_match(make, tmp_path):
     ("file", "content", "message"),
     [
         ("participants.tsv", "name,age\nsub-01,3\n", "no column 'participant_id', found name,age"),
-        ("participants.tsv", "", "participants.tsv: cannot be read as a table"),
+        ("participants.tsv", "x\n", "no column 'participant_id', found x"),
     ],
 )
 def test_bids_tables_with_mistakes(make, tmp_path, file, content, message):
@@ -234,6 +234,16 @@ def test_bids_tables_with_mistakes(make, tmp_path, file, content, message):
     (root / file).write_text(content)
     with pytest.raises(UserError, match=message):
         open_cohort("bids", root)
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff", " \r\n\r\n"])
+def test_bids_an_empty_table_stops_nothing(make, tmp_path, caplog, content):
+    root = make.bids(tmp_path, subjects=3)
+    (root / "participants.tsv").write_text(content, encoding="utf-8")
+    table = open_cohort("bids", root).table
+    assert len(table) == 3
+    assert table["age"].isna().all()
+    assert "participants.tsv: is empty; taken as a table without rows" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", "9" * 5000, None])

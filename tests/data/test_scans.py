@@ -61,6 +61,17 @@ def test_every_real_dtype_and_the_scaling_of_the_header(make, tmp_path, dtype):
     np.testing.assert_allclose(load_scan(tmp_path / "a.nii")[0], 2.0 * image - 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("ending", ["Nii", "nii.Gz", "Nii.gz", "Mgz", "NII.GZ"])
+def test_endings_in_any_case(tmp_path, ending):
+    image, small = np.arange(24, dtype="float32").reshape(2, 3, 4), f"a.{ending.lower()}"
+    kind = nib.MGHImage if "mgz" in small else nib.Nifti1Image
+    nib.save(kind(image, np.eye(4)), tmp_path / small)
+    (tmp_path / small).rename(tmp_path / f"a.{ending}")
+    loaded, affine = load_scan((str(tmp_path / f"a.{ending}"),))
+    np.testing.assert_array_equal(loaded, image)
+    np.testing.assert_array_equal(affine, np.eye(4))
+
+
 def test_trailing_axes_of_one_are_squeezed(make, tmp_path):
     path = make.write_nifti(tmp_path / "a.nii", make.blob()[..., None, None])
     assert load_scan(path)[0].shape == make.blob().shape

@@ -193,6 +193,8 @@ def _participants(root):
     if not path.exists():
         return {}, []
     table = read_people(path)
+    if table.columns.empty:  # an empty file
+        return {}, []
     key = column(table, "participant_id")
     if key is None:
         raise UserError(

@@ -119,10 +119,14 @@ def read_people(path, sheet=None):
         else:
             # The format .tsv knows no quoting: a mark that nobody closes would swallow lines.
             tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
+            text = read_text(path)
+            if not text.strip():
+                logger.warning("%s: is empty; taken as a table without rows", path)
+                return pd.DataFrame(dtype=str)
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always", pd.errors.ParserWarning)
                 table = pd.read_csv(
-                    io.StringIO(read_text(path)),
+                    io.StringIO(text),
                     dtype=str,
                     keep_default_na=False,
                     index_col=False,
