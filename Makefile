@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit thorough jax jax-all torch fuzz faults audit clean
+.PHONY: demo test lint unit thorough jax jax-all torch docs fuzz faults audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -57,6 +57,17 @@ $(TORCH)/.installed: requirements.txt
 	touch $@
 
 CPU_TORCH := torch==2.13.0+cpu
+
+# The documentation as a site, .make/site/index.html. Its tools have an environment of their own.
+DOCS := .make/docs
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
+$(DOCS)/.installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement requirements-docs.txt
+	touch $@
 
 # Spoilt files of every format through the program's readers; `make test` tries a small share.
 fuzz: $(VENV)/.installed

@@ -13,7 +13,7 @@ from brainvq.studies import STUDIES, parse, variants_in_order
 from brainvq.training.tracking import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/usage.md", "docs/results.md")
+PAGES = ("README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))))
 
 
 def blocks(page, language):
