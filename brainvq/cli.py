@@ -10,6 +10,7 @@
 `brainvq COMMAND --help` says more. Options are read before Keras is imported, which takes seconds.
 """
 
+import atexit
 import contextlib
 import errno
 import importlib
@@ -19,8 +20,10 @@ import logging
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 
 from brainvq import BACKENDS, __version__
@@ -44,6 +47,12 @@ KEPT = {
     "prepare": "Finished scans are kept; the same command goes on with the others",
     "simulate": "Finished scans are kept; the same command goes on with the others",
     "compare": "Measures that are taken are kept; the same command goes on with the others",
+}
+# What Keras, as it is imported, takes of the user's `keras.json`.
+KERAS_ACCEPTS = {
+    "floatx": ("float16", "float32", "float64").__contains__,
+    "image_data_format": ("channels_last", "channels_first").__contains__,
+    "epsilon": lambda value: isinstance(value, float),
 }
 _NO_MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|OOM when allocating|bad_alloc"
@@ -126,18 +135,30 @@ def choose_backend():
     if chosen and chosen not in BACKENDS:
         raise UserError(f"KERAS_BACKEND: found {chosen!r}; expected one of {', '.join(BACKENDS)}")
     serving = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
-    if not chosen and serving and _configured_backend() not in serving:
-        os.environ["KERAS_BACKEND"] = serving[0]
-
-
-def _configured_backend():
-    """The backend in the user's `keras.json`; None where there is none."""
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    file = os.path.join(home, "keras.json")
+    config = _keras_config(file)
+    if not chosen and serving and config.get("backend") not in serving:
+        os.environ["KERAS_BACKEND"] = serving[0]
+    if any(not accepts(config[name]) for name, accepts in KERAS_ACCEPTS.items() if name in config):
+        # Keras would end with a traceback, for numbers that count for nothing here.
+        logger.warning("%s: is passed over; expected settings that Keras takes", file)
+        os.environ["KERAS_HOME"] = folder = tempfile.mkdtemp(prefix="brainvq-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _keras_config(file):
+    """What the user's `keras.json` holds: dict, empty where there is none."""
+    if not os.path.exists(file):
+        return {}
     try:
-        with open(os.path.join(home, "keras.json"), encoding="utf-8-sig") as file:
-            return json.load(file).get("backend")
-    except (OSError, ValueError, AttributeError):
-        return None
+        with open(file, encoding="utf-8") as content:
+            config = json.load(content)
+    except ValueError:  # which Keras passes over too
+        return {}
+    except OSError:
+        config = None
+    return config if isinstance(config, dict) else {"floatx": None}
 
 
 def guarded(call, less_memory="more memory", kept=""):

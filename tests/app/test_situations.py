@@ -114,6 +114,29 @@ def test_the_backend_of_another_project_does_not_count(tmp_path, monkeypatch, te
         cli.choose_backend()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"floatx": "bfloat16"}', True),
+        ('{"floatx": ["float32"]}', True),
+        ('{"epsilon": 1}', True),
+        ('{"image_data_format": null}', True),
+        ("[1]", True),
+        ('{"floatx": "float16", "epsilon": 1e-7, "image_data_format": "channels_first"}', False),
+        ("no JSON", False),
+    ],
+)
+def test_settings_that_keras_itself_refuses_are_passed_over(
+    tmp_path, monkeypatch, caplog, text, told
+):
+    (tmp_path / "keras.json").write_text(text)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    cli.choose_backend()
+    assert (os.environ["KERAS_HOME"] != str(tmp_path)) == told
+    assert ("keras.json: is passed over" in caplog.text) == told
+
+
 def test_a_run_is_of_one_process_at_a_time(tmp_path):
     run, other = RunFolder(tmp_path), RunFolder(tmp_path)
     refused = pytest.raises(UserError, match=f"process {os.getpid()} is training it")
