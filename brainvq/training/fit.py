@@ -12,6 +12,7 @@ import pandas as pd
 
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_csv
+from brainvq.layers.bottleneck import Bottleneck
 from brainvq.progress import progress
 
 logger = logging.getLogger("brainvq")
@@ -81,11 +82,18 @@ def to_numpy(variable):
 
 
 def _variables(model):
-    """Weights and seeds of the model, then the optimiser's variables; metrics are left out."""
-    metrics = {id(variable) for variable in model.metrics_variables}
+    """Weights and seeds of the model, then the optimiser's variables.
+
+    Metrics are left out, and settings of layers that may change (`LiveNumber`): the study says
+    them, or the callback that changes them.
+    """
+    left_out = {id(variable) for variable in model.metrics_variables}
+    for layer in model._flatten_layers():
+        if isinstance(layer, Bottleneck):
+            left_out |= {id(variable) for variable in layer.live_numbers().values()}
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    state = [variable for variable in model.variables if id(variable) not in metrics]
+    state = [variable for variable in model.variables if id(variable) not in left_out]
     return state + list(model.optimizer.variables)
 
 
