@@ -21,7 +21,7 @@ TEMPLATE_SPACE = "MNI152NLin2009aSym"
 # Contrasts, the last words of names, that stay in names of results; entities likewise, in the order
 # of BIDS.
 _CONTRASTS = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2")
-_ENTITIES = ("sub", "ses", "acq", "ce", "rec", "run", "echo", "part", "space", "res", "den", "desc")
+_ENTITIES = ("sub", "ses", "acq", "ce", "rec", "run", "echo", "part", "space", "res", "desc")
 _NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)(?:_([A-Za-z0-9]+))?")
 # Letters of a label, from its start and its end: disks take 255 bytes.
 _START, _END = 60, 40
@@ -70,6 +70,21 @@ def contrast_of(name):
     return last if last in _CONTRASTS else ""
 
 
+def known_parts(name):
+    """A name by BIDS as its entities and its contrast, ("sub-01_run-1", "T1w"); None for others.
+
+    Args:
+        name: str, without the ending. Other entities than results keep are none, and a last word
+            is a contrast.
+    """
+    known = _NAME.fullmatch(name)
+    if not known or known[2] not in (None, *_CONTRASTS):
+        return None
+    keys = [pair.partition("-")[0] for pair in known[1].split("_")]
+    # Each once, and in the order of BIDS.
+    return (known[1], known[2] or "") if keys == [key for key in _ENTITIES if key in keys] else None
+
+
 def name_parts(name, subject=None, session=""):
     """What the names of a file's results begin with in BIDS, and the contrast that they end with.
 
@@ -82,22 +97,15 @@ def name_parts(name, subject=None, session=""):
         (str such as "sub-01_ses-2_run-1", contrast or ""). A name by BIDS stays as it is; another
         is made a label: of the subject where it is not known, else behind it as "acq".
     """
-    known = _NAME.fullmatch(name)
-    if known and (known[2] is None or known[2] in _CONTRASTS):
-        keys = [_place(pair.partition("-")[0]) for pair in known[1].split("_")]
-        if keys == sorted(set(keys)) and keys[-1] < len(_ENTITIES):
-            return known[1], known[2] or ""
+    known = known_parts(name)
+    if known:
+        return known
     if subject is None:
         return f"sub-{label(name)}", contrast_of(name)
     whose = f"sub-{label(subject.removeprefix('sub-'))}"
     visit = f"_ses-{label(session.removeprefix('ses-'))}" if session else ""
     alone = name == "_".join(filter(None, (subject, session)))
     return whose + visit + ("" if alone else f"_acq-{label(name)}"), contrast_of(name)
-
-
-def _place(entity):
-    """The place of an entity in names; beyond the last for one that results do not keep."""
-    return _ENTITIES.index(entity) if entity in _ENTITIES else len(_ENTITIES)
 
 
 def check_folder(folder, option="--out"):
@@ -174,6 +182,8 @@ class Derivatives:
         sizes = " x ".join(f"{size:.4g}" for size in np.linalg.norm(affine[:3, :3], axis=0))
         content = {**note, "Resolution": f"{sizes} mm, the grid of the {grid}"}
         content |= {"Sources": [uri for uri, _, _ in found]} if found else {}
+        if found and grid == "scan" and "_space-" in file.name:
+            content["SpatialReference"] = found[0][0]
         write_json(sidecar_of(file), {**content, **{**self.about, **content}})
         return file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainvq.data.derivatives import contrast_of, name_parts
+from brainvq.data.derivatives import contrast_of, known_parts, name_parts
 from brainvq.data.inputs import readable, scan_paths
 from brainvq.errors import UserError
 from brainvq.files import read_csv, read_json, write_json, write_tsv
@@ -117,8 +117,12 @@ def bids_name(name, path):
     Returns:
         (str such as "sub-01_ses-2", contrast or "" where neither `name` nor the file tells one).
     """
-    start, contrast = name_parts(name, subject_of(path), session_of(path))
-    return start, contrast or contrast_of(stem_of(path))
+    subject, session, stem = subject_of(path), session_of(path), stem_of(path)
+    if name == "_".join(filter(None, (subject, session))) and stem.startswith(name):
+        # Run, space and the like are no part of the name where a person has one file alone.
+        name = stem if known_parts(stem) else name
+    start, contrast = name_parts(name, subject, session)
+    return start, contrast or contrast_of(stem)
 
 
 def participant_of(name, path):

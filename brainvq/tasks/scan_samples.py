@@ -8,7 +8,7 @@ import pandas as pd
 
 from brainvq import data
 from brainvq.data.code_maps import label_maps, label_table
-from brainvq.data.derivatives import skull_stripped
+from brainvq.data.derivatives import known_parts, skull_stripped
 from brainvq.data.inputs import comes_from_simulation
 from brainvq.data.scans import PICTURES
 from brainvq.errors import UserError
@@ -53,6 +53,11 @@ class ScanSample(Sample):
         scan = self.scan
         return skull_stripped(scan.image, scan.original_affine, self.trained.of_brains)
 
+    @functools.cached_property
+    def bids(self):
+        """What the names of its images begin with, and their contrast; see `bids_name`."""
+        return bids_name(self.name, self.path)
+
     @property
     def header(self):
         """The file whose header results take over; None for pictures and codes, without one."""
@@ -75,7 +80,7 @@ class ScanSample(Sample):
         """
         results, place = self.trained.results(folder), self.scan.original_affine
         note = {**note, "SkullStripped": self.of_brain}
-        start, contrast = bids_name(self.name, self.path)
+        start, contrast = self.bids
         file, like = results.file(start, desc, suffix or contrast), self.header
         results.save(file, image, place, note, sources=[self.path], like=like)
 
@@ -101,7 +106,8 @@ class ScanSample(Sample):
         """Writes codes, their vectors, and the way back as `.json`."""
         write_array(folder / f"{self.name}.npy", latents)
         write_array(folder / "vectors" / f"{self.name}.npy", vectors_of(self.model, latents))
-        write_json(folder / f"{self.name}.json", {"scan": self.path.name, **self.scan.place()})
+        about = {"scan": self.path.name, "bids_name": "_".join(filter(None, self.bids))}
+        write_json(folder / f"{self.name}.json", {**about, **self.scan.place()})
 
     def row(self, latents):
         """Codes as a row of `scans.tsv`."""
@@ -221,11 +227,15 @@ class ScanSamples(Samples):
     def read_latents(self, path, name, trained):
         """Codes of a file, and the way back where a `.json` beside it tells it."""
         codes = read_codes(path, trained.model, self.code_shape)
-        place, scan = path.with_suffix(".json"), None
+        place, scan, about = path.with_suffix(".json"), None, {}
         if place.exists():
-            scan = self.prepared.from_place(read_json(place))
+            about = read_json(place)
+            scan = self.prepared.from_place(about)
             self.check_place(codes, path, place)
-        return codes, self.sample(trained, path, name, scan)
+        sample = self.sample(trained, path, name, scan)
+        # As the scan's; codes of earlier versions do not tell it.
+        sample.bids = known_parts(str(about.get("bids_name"))) or sample.bids
+        return codes, sample
 
     def check_place(self, codes, path, place):
         """Refuses codes of another number than their `.json` is for."""

@@ -82,6 +82,12 @@ def test_no_two_images_are_the_same(parts):
     [
         ("sub-01_T1w.nii.gz", "sub-01/anat/sub-01_desc-recon_T1w"),
         ("sub-01_ses-2_FLAIR.nii", "sub-01/ses-2/anat/sub-01_ses-2_desc-recon_FLAIR"),
+        ("sub-01_acq-x_run-1_T1w.nii", "sub-01/anat/sub-01_acq-x_run-1_desc-recon_T1w"),
+        (
+            "sub-01_space-MNI152NLin6Asym_res-2_desc-preproc_T1w.nii",
+            "sub-01/anat/sub-01_space-MNI152NLin6Asym_res-2_desc-preprocrecon_T1w",
+        ),
+        ("sub-01_inv-1_MP2RAGE.nii", "sub-01/anat/sub-01_desc-recon_T2w"),
         ("sub-01/anat/brain.nii", "sub-01/anat/sub-01_desc-recon_T2w"),
         ("IXI012-HH-1211-T1.nii.gz", "sub-IXI012/anat/sub-IXI012_desc-recon_T2w"),
         ("OAS2_0001_MR1.hdr", "sub-OAS20001/ses-MR1/anat/sub-OAS20001_ses-MR1_desc-recon_T2w"),

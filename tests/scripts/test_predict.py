@@ -90,7 +90,7 @@ def test_results_are_derivatives_of_bids(trained, tmp_path):
     quick = ("--step", "12", "--draws", "1", "--passes", "1")
     use(tmp_path, made, "anomaly", scans[0], *quick, "--out", "out")
     anat = tmp_path / "out" / "sub-a" / "ses-1" / "anat"
-    sidecar = json.loads((anat / "sub-a_ses-1_desc-recon_T1w.json").read_text())
+    sidecar = json.loads((anat / "sub-a_ses-1_acq-x_desc-recon_T1w.json").read_text())
     assert sidecar["Sources"] == ["bids:raw:sub-a/ses-1/anat/sub-a_ses-1_acq-x_T1w.nii.gz"]
     assert sidecar["Resolution"] == "4 x 4 x 4 mm, the grid of the scan"
     assert (sidecar["Model"], sidecar["Study"], sidecar["Variant"]) == (
@@ -110,10 +110,10 @@ def test_results_are_derivatives_of_bids(trained, tmp_path):
         assert [line.split("\t")[0] for line in text] == ["participant_id", "sub-a", "sub-b"], table
     labels = read_csv(tmp_path / "out" / "desc-codes_dseg.tsv")
     assert list(labels)[:2] == ["index", "name"]
-    used = np.unique(nib.load(anat / "sub-a_ses-1_desc-codes_dseg.nii.gz").dataobj)
+    used = np.unique(nib.load(anat / "sub-a_ses-1_acq-x_desc-codes_dseg.nii.gz").dataobj)
     assert set(used) <= {0, *labels["index"]}
     for desc in ("decoded", "pixelscore", "restored"):
-        assert (anat / f"sub-a_ses-1_desc-{desc}_T1w.nii.gz").exists(), desc
+        assert (anat / f"sub-a_ses-1_acq-x_desc-{desc}_T1w.nii.gz").exists(), desc
     with pytest.raises(UserError, match=r"--out: found raw, which holds the data set scans; exp"):
         use(tmp_path, made, "reconstruct", scans[0], "--out", "raw")
     assert bids_errors(tmp_path / "out") == []

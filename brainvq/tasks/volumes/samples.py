@@ -6,7 +6,6 @@ from brainvq import data, evaluation
 from brainvq.data.derivatives import TEMPLATE_SPACE
 from brainvq.errors import UserError
 from brainvq.reports.planes import three_planes
-from brainvq.tasks.names import bids_name
 from brainvq.tasks.samples import sizes
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.volumes.registration import grid_affine
@@ -56,7 +55,7 @@ class VolumeSample(ScanSample):
             simulated = self.trained.simulated
             three_planes(whole, affine, path=path, title=title, simulated=simulated)
             return
-        start = bids_name(self.name, self.path)[0]
+        start = self.bids[0]
         names = [(start, f"decoded{number:03d}") for number in range(1, len(decoded) + 1)]
         save_volumes(self.trained, stem.parent, names, decoded)
         picture_volumes(self.trained, decoded, path, title)
