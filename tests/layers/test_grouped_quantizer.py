@@ -29,12 +29,13 @@ def test_groups_keep_the_shared_contract(tmp_path):
     run_layer_test(GroupedQuantizer, {"quantizers": parts}, X, tmp_path=tmp_path, **OPTIONS)
 
 
-def test_heads_keep_the_shared_contract(tmp_path):
+@pytest.mark.thorough
+def test_heads_do_what_the_shared_test_asks(tmp_path):
     config = {"quantizer": vq(), "heads": 3}
     run_layer_test(MultiHeadQuantizer, config, X, tmp_path=tmp_path, **OPTIONS)
 
 
-def test_a_projection_keeps_the_shared_contract(tmp_path):
+def test_a_projection_does_what_the_shared_test_asks(tmp_path):
     config = {"quantizer": FiniteScalarQuantizer((5, 4, 3)), "inner_dim": 3}
     run_layer_test(ProjectedQuantizer, config, X, tmp_path=tmp_path, **OPTIONS)
 

@@ -57,7 +57,15 @@ KINDS = {
         [SOMQuantizer((2, 3)), EMAVectorQuantizer(6, initialization="random", seed=2)], **o
     ),
 }
-every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+# Layers whose parts other kinds test too.
+ALIKE = ("simvq", "bsq", "groups", "projected")
+every_kind = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=pytest.mark.thorough if name in ALIKE else ())
+        for name, make in KINDS.items()
+    ],
+)
 
 
 def vectors(*shape, seed=0):
