@@ -201,13 +201,13 @@ def export(trained, folder):
         folder: the folder to write.
 
     Raises:
-        UserError: there is no prior where codes need one, or `folder` holds something already.
+        UserError: there is no prior where the study has one, or `folder` holds something already.
     """
     folder = Path(folder)
     options_of_verb("export", trained.study, trained.path)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; expected a new folder")
-    if trained.task.samples.needs_prior:
+    if trained.task.samples.needs_prior and trained.study.has_prior:
         trained.require_prior()
     study = trained.about["study"]
     groups = [study, *(study[name] for name in ("data", "train") if study.get(name))]

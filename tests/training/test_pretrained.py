@@ -192,6 +192,16 @@ def test_export_leaves_the_places_of_this_machine_behind(tmp_path):
         export(original, tmp_path / "small")
 
 
+def test_a_study_without_a_prior_exports_without_one(tmp_path):
+    study = {"name": "s", "variant": "v", "runs": "runs", "data": {}, "prior": {"epochs": 0}}
+    run = RunFolder.create(tmp_path / "runs", "s", "v", {"study": study, "steps": []})
+    model().save(run.file("model.keras"))
+    export(brainvq.load(run.path), tmp_path / "small")
+    found = brainvq.load(tmp_path / "small")
+    assert found.prior is None
+    assert found.model.encode(images()).shape == (7, 2, 2)
+
+
 @pytest.mark.parametrize("simulated", [True, False])
 def test_a_run_keeps_what_its_real_training_scans_look_like(tmp_path, simulated):
     content = {"study": {"name": "s", "variant": "v", "data": {}}, "steps": []}
