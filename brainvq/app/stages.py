@@ -32,7 +32,7 @@ def build_autoencoder(study, variance=1.0):
     """The study's autoencoder in its number type."""
     keras.config.set_dtype_policy(study.train.precision)
     try:
-        return study.model.build(study.data.input_shape, variance=variance, seed=study.seed)
+        return study.model.build(study.input_shape, variance=variance, seed=study.seed)
     finally:
         keras.config.set_dtype_policy("float32")  # the prior's likelihoods
 

@@ -79,6 +79,11 @@ class Study:
         return None
 
     @property
+    def input_shape(self):
+        """What a network takes: of any size where it is trained on windows of samples."""
+        return self.data.input_shape if self.window is None else (None, None, 1)
+
+    @property
     def divides_by_variance(self):
         """Whether the squared error is divided by the variance of the training samples."""
         return False

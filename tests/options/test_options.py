@@ -337,3 +337,11 @@ def test_options_that_a_run_of_earlier_versions_did_not_use_are_left_out():
     content["train"] |= {"window": None, "augment": {"shift": 4, "flip": 0.5}, "vae_epochs": 0}
     content["prior"] |= {"levels": 0}
     assert from_dict(content) == preset
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_windows_are_taken_by_a_network_of_any_size(window):
+    study = STUDIES["oasis2d"]["best"]
+    train = dataclasses.replace(study.train, window=window)
+    study = dataclasses.replace(study, train=train)
+    assert study.input_shape == ((128, 128, 1) if window is None else (None, None, 1))

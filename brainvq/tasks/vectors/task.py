@@ -48,7 +48,7 @@ class Vectors(Volumes):
         plain = dataclasses.replace(study.model, objective=objective)
         keras.config.set_dtype_policy(options.precision)
         try:
-            vae = plain.build(study.data.input_shape, seed=study.seed)
+            vae = plain.build(study.input_shape, seed=study.seed)
         finally:
             keras.config.set_dtype_policy("float32")
         _copy_weights(model, vae)
