@@ -133,6 +133,8 @@ def only_run_folder(folder):
     return found
 
 
+# Others see a stop and what follows it: Ctrl-C below, test_earlier_runs.py and test_faults.py.
+@pytest.mark.thorough
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_numbers(trained, tmp_path):
     chance = random.Random(7)
     words = SMOKE
