@@ -221,13 +221,13 @@ def main():
     drawn = areas(segmented(network, draws))
     at = np.linspace(0, 1, options.count)
     print(f"\nDraws of {options.run}, {options.count}, beside people {options.people}")
-    print(compare(real, heights, drawn, at).to_string(index=False, float_format="{:.2f}".format))
+    tables = {"draws": compare(real, heights, drawn, at)}
     half = np.isin(people, np.unique(people)[::2])
-    control = compare(real[half], heights[half], real[~half], heights[~half])
-    print("\nControl: one half of the people as if it were drawn, beside the other")
-    print(control.to_string(index=False, float_format="{:.2f}".format))
-    for name, table in (("draws", compare(real, heights, drawn, at)), ("control", control)):
-        print(f"{name}: inside, mean over tissues and heights {table['inside'].mean():.2f}")
+    other = compare(real[half], heights[half], real[~half], heights[~half])
+    tables["control: one half of the people as if it were drawn, beside the other"] = other
+    for name, table in tables.items():
+        print(f"{name}; inside, mean over tissues and heights: {table['inside'].mean():.2f}")
+        print(table.to_string(index=False, float_format="{:.2f}".format))
 
 
 if __name__ == "__main__":

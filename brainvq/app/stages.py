@@ -45,8 +45,8 @@ def train_autoencoder(run):
     keras.utils.set_random_seed(study.seed)
     stream, callbacks = _streams(run)
     model = build_autoencoder(study, _variance(run))
-    _refuse_idle_codes(run, model)
     if not run.has("checkpoints", "model.npz"):
+        _refuse_idle_codes(run, model)
         _start(run, model)
         task.start(run, model)
         task.pretrain(run, model, stream, callbacks)
@@ -80,7 +80,7 @@ def _refuse_idle_codes(run, model):
     samples = len(run.rows["train"])
     vectors = samples * math.prod(shape if model.depth is None else shape[:-1])
     if model.num_codes > vectors:
-        option = "som-shape" if hasattr(model.first_quantizer, "som_shape") else "num-codes"
+        option = run.study.model.bottleneck.codes_option
         raise UserError(
             f"--model.{option}: found {model.num_codes} codes for the {vectors} vectors of "
             f"{samples} training samples; expected fewer codes, or more samples"

@@ -144,17 +144,18 @@ class Derivatives:
         self.simulated = simulated
         self.contrast = contrast if contrast in _CONTRASTS else "T1w"
 
-    def file(self, start, desc, suffix="", space=""):
+    def file(self, start, desc, suffix="", mni=False):
         """Path of an image `sub-x[/ses-y]/anat/START_desc-DESC_SUFFIX.nii.gz`.
 
         Args:
             start: str such as "sub-01_ses-2", see `name_parts`; its own "desc" goes before `desc`.
             desc: str, what the image is, such as "recon".
             suffix: str such as "dseg"; "" for the contrast.
-            space: str, the space that the image lies in, "" for that of the scan.
+            mni: whether the image lies in the space of the template, not in that of the scan.
         """
         pairs = dict(pair.split("-", 1) for pair in start.split("_"))
-        pairs |= {"desc": label(pairs.get("desc", "") + desc)} | ({"space": space} if space else {})
+        pairs |= {"desc": label(pairs.get("desc", "") + desc)}
+        pairs |= {"space": TEMPLATE_SPACE} if mni else {}
         whole = [f"{key}-{pairs[key]}" for key in _ENTITIES if key in pairs]
         folders = [pair for pair in whole if pair.startswith(("sub-", "ses-"))]
         name = f"{'_'.join(whole)}_{suffix or self.contrast}.nii.gz"
@@ -184,7 +185,7 @@ class Derivatives:
         content |= {"Sources": [uri for uri, _, _ in found]} if found else {}
         if found and grid == "scan" and "_space-" in file.name:
             content["SpatialReference"] = found[0][0]
-        write_json(sidecar_of(file), {**content, **{**self.about, **content}})
+        write_json(sidecar_of(file), {**content, **self.about, **content})
         return file
 
     def describe(self, what="", links=None):

@@ -360,6 +360,26 @@ class BottleneckChain(Bottleneck):
         return {**super().get_config(), "bottlenecks": bottlenecks}
 
 
+def number_given(codes, depth, what):
+    """How many codes a cell has in int `codes` `(batch, *grid, n)`.
+
+    Args:
+        codes: the codes.
+        depth: int, codes per cell of the layer.
+        what: what each is of, "stages" or "parts".
+
+    Raises:
+        ValueError: if there are none, or more than `depth`.
+    """
+    count = codes.shape[-1]
+    if not 1 <= count <= depth:
+        raise ValueError(
+            f"The last axis holds the codes of 1 to {depth} {what}. "
+            f"Received: codes.shape={tuple(codes.shape)}"
+        )
+    return count
+
+
 def given(mask):
     """The keyword argument that a mask is; none where there is no mask.
 

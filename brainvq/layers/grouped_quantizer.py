@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from brainvq.arguments import whole
-from brainvq.layers.bottleneck import Bottleneck, given
+from brainvq.layers.bottleneck import Bottleneck, given, number_given
 from brainvq.layers.projected_quantizer import one_quantizer
 
 
@@ -62,12 +62,7 @@ class PartsQuantizer(Bottleneck):
         Raises:
             ValueError: if there are codes of more parts than the layer has, or of none.
         """
-        parts = codes.shape[-1]
-        if not 1 <= parts <= self.depth:
-            raise ValueError(
-                f"The last axis holds the codes of 1 to {self.depth} parts. "
-                f"Received: codes.shape={tuple(codes.shape)}"
-            )
+        parts = number_given(codes, self.depth, "parts")
         vectors = [
             quantizer.codes_to_vectors(codes[..., i])
             for i, quantizer in enumerate(self._of_parts()[:parts])

@@ -7,7 +7,13 @@ import numpy as np
 from keras import ops
 
 from brainvq.arguments import number, seed_of, whole
-from brainvq.layers.bottleneck import Bottleneck, BottleneckChain, given, refuse_tensors
+from brainvq.layers.bottleneck import (
+    Bottleneck,
+    BottleneckChain,
+    given,
+    number_given,
+    refuse_tensors,
+)
 from brainvq.layers.probabilistic_som import ProbabilisticSOM
 from brainvq.layers.quantizer import (
     GRADIENTS,
@@ -199,12 +205,7 @@ class ResidualQuantizer(Bottleneck):
         Raises:
             ValueError: if there are codes of more stages than the layer has, or of none.
         """
-        stages = codes.shape[-1]
-        if not 1 <= stages <= self.depth:
-            raise ValueError(
-                f"The last axis holds the codes of 1 to {self.depth} stages. "
-                f"Received: codes.shape={tuple(codes.shape)}"
-            )
+        stages = number_given(codes, self.depth, "stages")
         vectors = [q.codes_to_vectors(codes[..., i]) for i, q in enumerate(self.stages()[:stages])]
         return sum(vectors[1:], vectors[0])
 

@@ -14,8 +14,9 @@ class Bottleneck:
     """What becomes of the encoder's vectors before they are decoded."""
 
     tag: ClassVar[str] = ""
-    # Codes in the codebook; None where there is none.
+    # Codes in the codebook, None where there is none, and the option that says how many.
     codes: ClassVar[int | None] = None
+    codes_option: ClassVar[str] = "num-codes"
     # Whether the decoder reads codes, so that they can be drawn and decoded.
     is_discrete: ClassVar[bool] = False
     # Whether it is a variational autoencoder's, whose vectors are drawn already.
@@ -235,6 +236,7 @@ class LookupFree(Bottleneck):
     """The signs of a few channels: codes without a codebook (Yu et al. 2023; Zhao et al. 2024)."""
 
     tag: ClassVar[str] = "lfq"
+    codes_option: ClassVar[str] = "bits"
     is_discrete: ClassVar[bool] = True
     bits: int = option(9, minimum=1, maximum=16)
     """Channels that the encoder's vectors are projected to, and bits of each code."""
@@ -265,6 +267,7 @@ class FiniteScalar(Bottleneck):
     2023)."""
 
     tag: ClassVar[str] = "fsq"
+    codes_option: ClassVar[str] = "levels"
     is_discrete: ClassVar[bool] = True
     levels: tuple[int, ...] = option((8, 8, 8), minimum=3)
     """Levels of each channel that the encoder's vectors are projected to; all combinations are the
@@ -329,6 +332,7 @@ class Grouped(Bottleneck):
 class Map(Discrete):
     """Codes that are the nodes of a grid."""
 
+    codes_option: ClassVar[str] = "som-shape"
     som_shape: tuple[int, int] = option((16, 16), minimum=1)
     """Rows and columns of the map: so many codes."""
 
@@ -397,6 +401,7 @@ class PSOM(Bottleneck):
     2021)."""
 
     tag: ClassVar[str] = "psom"
+    codes_option: ClassVar[str] = "som-shape"
     is_placed: ClassVar[bool] = True
     som_shape: tuple[int, int] = option((16, 16), minimum=1)
     """Rows and columns of the map: so many codes."""

@@ -9,7 +9,6 @@ import pandas as pd
 
 from brainvq import data, evaluation
 from brainvq.data.derivatives import (
-    TEMPLATE_SPACE,
     Derivatives,
     contrast_of,
     name_parts,
@@ -128,7 +127,6 @@ class ScanTask(Task):
         title = f"scans as study {study.name}, variant {study.variant}, reads them"
         results = Derivatives(folder, title, contrast=study.data.suffix, simulated=store.simulated)
         mni = self.samples.in_template_space(study)
-        space = TEMPLATE_SPACE if mni else ""
         paths = dict(zip(scans.table["scan_id"], scans.table["paths"], strict=True))
         steps = [step["name"] for step in data.steps_to_config(store.steps)]
         about = {"Description": title, "Steps": steps, "Simulated": store.simulated}
@@ -139,7 +137,7 @@ class ScanTask(Task):
             start, contrast = name_parts(scan["scan_id"], scan["subject"], scan["session"])
             people.append({"participant_id": start.partition("_")[0], **scan})
             contrast = contrast or contrast_of(scan["modality"])
-            file = results.file(start, "prepared", contrast, space)
+            file = results.file(start, "prepared", contrast, mni)
             look = store.looks.get(scan["scan_id"])  # registration takes the skull off
             note = about | {"SkullStripped": mni or look is None or not look.head}
             sources = data.scan_files(paths[scan["scan_id"]])

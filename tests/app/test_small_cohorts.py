@@ -10,13 +10,9 @@ import pytest
 from brainvq import studies
 from brainvq.app.stages import _refuse_idle_codes
 from brainvq.errors import UserError
-from brainvq.layers import (
-    FiniteScalarQuantizer,
-    ResidualQuantizer,
-    SOMQuantizer,
-    VectorQuantizer,
-)
 from brainvq.models import VQVAETrainer, conv_decoder, conv_encoder
+from brainvq.options import SOM, VQ
+from brainvq.options.bottlenecks import FiniteScalar
 from brainvq.tasks import of
 from brainvq.tasks.vectors.latents import _measured
 
@@ -40,16 +36,19 @@ def test_too_few_people_are_refused_before_training(name, people):
 @pytest.mark.parametrize(
     ("bottleneck", "found"),
     [
-        (VectorQuantizer(48), None),
-        (VectorQuantizer(49), "--model.num-codes: found 49 codes for the 48 vectors of 3 training"),
-        (SOMQuantizer((7, 7)), "--model.som-shape: found 49 codes for the 48 vectors"),
-        (ResidualQuantizer([VectorQuantizer(49) for _ in range(2)]), "found 49 codes for the 48"),
-        (FiniteScalarQuantizer((7, 7)), None),
+        (VQ(num_codes=48), None),
+        (VQ(num_codes=49), "--model.num-codes: found 49 codes for the 48 vectors of 3 training"),
+        (SOM(som_shape=(7, 7)), "--model.som-shape: found 49 codes for the 48 vectors"),
+        (VQ(num_codes=49, depth=2), "found 49 codes for the 48"),
+        (FiniteScalar(levels=(7, 7)), None),
     ],
 )
 def test_more_codes_than_there_are_vectors_are_refused_before_training(bottleneck, found):
-    model = VQVAETrainer(conv_encoder((8, 8, 1), (2,), 2, 2), bottleneck, conv_decoder((4, 4, 2)))
-    study = SimpleNamespace(data=SimpleNamespace(sample_shape=(8, 8, 1)))
+    encoder, decoder = conv_encoder((8, 8, 1), (2,), 2, 2), conv_decoder((4, 4, 2))
+    model = VQVAETrainer(encoder, bottleneck.build(), decoder)
+    study = SimpleNamespace(
+        data=SimpleNamespace(sample_shape=(8, 8, 1)), model=SimpleNamespace(bottleneck=bottleneck)
+    )
     run = SimpleNamespace(study=study, rows={"train": range(3)})
     with pytest.raises(UserError, match=found) if found else contextlib.nullcontext():
         _refuse_idle_codes(run, model)

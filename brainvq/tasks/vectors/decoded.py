@@ -11,7 +11,6 @@ import time
 import numpy as np
 
 from brainvq import data
-from brainvq.data.derivatives import TEMPLATE_SPACE
 from brainvq.reports.generation import generated_planes
 from brainvq.tasks.names import readable_scans
 from brainvq.tasks.volumes.registration import grid_affine, registered_steps
@@ -93,7 +92,7 @@ def save_volumes(trained, folder, names, volumes, sources=()):
 def save_nifti(trained, folder, name, volume, note, sources=(), suffix=""):
     """Writes `(x, y, z[, n])` on the grid of the study; see `save_volumes`."""
     results, mni = trained.results(folder), trained.in_template_space
-    file = results.file(*name, suffix, space=TEMPLATE_SPACE if mni else "")
+    file = results.file(*name, suffix, mni=mni)
     note = {**note, **about_volumes(trained)}
     results.save(file, volume, grid_of(trained), note, sources=sources, grid="study", mni=mni)
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from brainvq import data, evaluation
-from brainvq.data.derivatives import TEMPLATE_SPACE
 from brainvq.errors import UserError
 from brainvq.reports.planes import three_planes
 from brainvq.tasks.samples import sizes
@@ -133,11 +132,11 @@ def save_volumes(trained, folder, names, images):
     )
     about = {"Description": "decoded from codes", "Units": units, "Simulated": trained.simulated}
     affine, results = grid_affine(trained.study.data), trained.results(folder)
-    where = {"grid": "study", "mni": trained.in_template_space}
+    mni = trained.in_template_space
     for (start, desc), image in zip(names, images, strict=True):
         image = image[..., 0] if trained.unit_range else data.above_background(image[..., 0])
-        file = results.file(start, desc, space=TEMPLATE_SPACE if where["mni"] else "")
-        results.save(file, image, affine, about, **where)
+        file = results.file(start, desc, mni=mni)
+        results.save(file, image, affine, about, grid="study", mni=mni)
 
 
 def picture_volumes(trained, images, path, title):
