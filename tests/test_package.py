@@ -51,7 +51,7 @@ def test_the_package_imports_nothing_else():
 @pytest.mark.parametrize(
     "imports",
     [
-        "import brainvq, keras",
+        pytest.param("import brainvq, keras", marks=pytest.mark.thorough),
         "import keras, brainvq",
         "import brainvq.layers",
         pytest.param("import brainvq.models", marks=pytest.mark.thorough),

@@ -128,8 +128,10 @@ def _called_simulated(title):
 def _finish(figure, path):
     if path is None:
         return figure
+    # `savefig` lays out and draws twice, once only to learn the size.
+    figure.set_dpi(DPI)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+        figure.canvas.print_png(temporary)
     return Path(path)
 
 

@@ -95,9 +95,7 @@ def test_encode_then_decode_equals_reconstruct_exactly(ixi, tmp_path, options):
     made = only_run(ixi)
     paths = scans(tmp_path)
     files = list(paths.values())
-    # The scans encoded by a process of its own: what is equal is on file, not in memory.
-    encode = (tmp_path, "predict.py", made, "encode") if not options else (tmp_path, made, "encode")
-    (use if options else run)(*encode, *files, *options, "--out", "codes")
+    use(tmp_path, made, "encode", *files, *options, "--out", "codes")
     use(tmp_path, made, "reconstruct", *files, *options, "--out", "whole")
     codes = [f"codes/{name}.npy" for name in paths]
     use(tmp_path, made, "decode", *codes, "--out", "decoded")

@@ -205,10 +205,7 @@ def test_measures_of_a_reconstruction(runs, files, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["best", "vq-diff"])
 def test_encode_then_decode_equals_reconstruct(runs, files, tmp_path, monkeypatch, kind):
     folder = tmp_path / "in"
-    if kind == "best":  # by a process of its own: what is equal is on file, not in memory
-        run(tmp_path, "predict.py", runs[kind], "encode", folder, "--out", "codes")
-    else:
-        use(tmp_path, monkeypatch, runs[kind], "encode", folder, "--out", "codes")
+    use(tmp_path, monkeypatch, runs[kind], "encode", folder, "--out", "codes")
     use(tmp_path, monkeypatch, runs[kind], "reconstruct", folder, "--out", "whole")
     codes = sorted((tmp_path / "codes").glob("*.npy"))
     use(tmp_path, monkeypatch, runs[kind], "decode", *codes, "--out", "decoded")

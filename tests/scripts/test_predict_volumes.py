@@ -256,8 +256,7 @@ def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
 def test_encode_then_decode_equals_reconstruct(runs, tmp_path, monkeypatch):
     paths = scans(tmp_path)
     files = list(paths.values())
-    # Encoded by a process of its own: what is equal is on file, not in memory.
-    run(tmp_path, "predict.py", runs["som"], "encode", *files, "--out", "codes")
+    use(tmp_path, monkeypatch, runs["som"], "encode", *files, "--out", "codes")
     use(tmp_path, monkeypatch, runs["som"], "reconstruct", *files, "--out", "whole")
     codes = [f"codes/{name}.npy" for name in paths]
     use(tmp_path, monkeypatch, runs["som"], "decode", *codes, "--out", "decoded")

@@ -62,10 +62,12 @@ def prepared(root, *words):
     return of(study).arrays(study, of(study).cohort(study)).read(slice(None))
 
 
-def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("head", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_a_cohort_is_registered_and_scored(tmp_path, monkeypatch, capsys, head):
     root, images = bids(tmp_path / "data", "scanner")
     brain, affine = padded(images[1])
-    put_a_skull(images[1])
+    if head:
+        put_a_skull(images[1])
     words = ("--data.root", root, "--data.workers", 1)
     monkeypatch.chdir(tmp_path)
     prepare.main([*WORDS, *map(str, words), "--nifti", "nifti"], "python dataset.py prepare")
@@ -87,7 +89,7 @@ def test_a_cohort_with_a_head_is_registered_and_scored(tmp_path, monkeypatch, ca
         assert sidecar["SkullStripped"] is True
     people = read_csv(tmp_path / "nifti" / "participants.tsv")
     assert list(people) == ["participant_id", "age", "sex", "group", "site"]
-    # The skull is off, and what is left is the brain.
+    # A skull is off, and what is left is the brain.
     place = store.scans["affine"][1]
     kept = data.to_original_grid(volumes[1, ..., 0], place, brain.shape, affine) > 0.1
     assert 2 * np.sum(kept & brain) / (kept.sum() + brain.sum()) > 0.9

@@ -174,6 +174,7 @@ def test_a_run_killed_before_its_cohort_was_written_draws_the_same_one(trained, 
     assert (tmp_path / "cohort.csv").read_bytes() == (made / "cohort.csv").read_bytes()
 
 
+@pytest.mark.thorough
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = start(tmp_path, "train.py", *SMOKE, "--train.epochs", "500")
     try:
