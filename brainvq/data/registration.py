@@ -404,17 +404,23 @@ def _brain(shape, axcodes, margin):
     own = load_template()
     mask = own.mask
     if margin > 0:
-        mask = ndimage.distance_transform_edt(~mask) <= margin
+        mask = _template_distance() <= margin
     mask = resampled(mask.astype(np.float32), own.affine, *template_grid(shape, axcodes)) > 0.5
     mask.setflags(write=False)
     return mask
+
+
+@functools.lru_cache(maxsize=1)
+def _template_distance():
+    """Distance of every voxel of the template from its brain, in mm; float32, shared."""
+    return ndimage.distance_transform_edt(~load_template().mask).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
 def _template_level(spacing, rim):
     """The template at a voxel size, cut to its brain and `rim` mm: (t1, affine, int32 mask)."""
     own = load_template()
-    near = ndimage.distance_transform_edt(~own.mask) <= rim
+    near = _template_distance() <= rim
     t1, affine = Resample(spacing)(own.t1, own.affine)
     mask = Resample(spacing)(near.astype(np.float32), own.affine)[0] > 0.5
     lows, highs = bounding_box(mask)

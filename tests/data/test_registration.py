@@ -31,7 +31,7 @@ from brainvq.data.steps import (
     steps_from_config,
     steps_to_config,
 )
-from brainvq.data.template import load_template, template_grid
+from brainvq.data.template import load_template, resampled, template_grid
 from brainvq.errors import UserError
 
 CODES = [
@@ -117,6 +117,19 @@ def test_known_maps_are_found(coarse, degrees, shift, scales, axcodes):
     place = register(image, affine, stripped=True, finest=4.0)
     away = np.linalg.norm(apply_affine(np.linalg.inv(known) @ place, CORNERS) - CORNERS, axis=1)
     assert away.max() < 2.5
+
+
+@given(
+    start=st.tuples(*[st.integers(-9, 9)] * 3),
+    size=st.tuples(*[st.integers(1, 12)] * 3),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_voxels_that_lie_on_voxels_are_copied(start, size):
+    image = np.random.default_rng(0).random((6, 7, 5)).astype(np.float32)
+    affine = from_matvec(np.diag([2.0, -1.0, 0.5]), [3, 4, 5])
+    grid = affine @ from_matvec(np.eye(3), start)
+    wanted = ndimage.affine_transform(image, np.eye(3), start, output_shape=size, order=1)
+    np.testing.assert_array_equal(resampled(image, affine, size, grid), wanted)
 
 
 def test_other_contrasts_are_found(coarse):
