@@ -13,7 +13,7 @@ from brainvq.app import predict
 from brainvq.app.anomaly import mask_on
 from brainvq.errors import UserError
 from brainvq.files import read_csv
-from tests.scripts.conftest import call, only_run, run, use
+from tests.scripts.conftest import call, only_run, use
 from tests.scripts.test_predict import brain
 
 SMALL = ("--smoke", "--data.slices", "6", "--sampling.samples", "4")

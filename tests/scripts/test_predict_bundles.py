@@ -23,7 +23,6 @@ from brainvq.tasks.streamlines.place import Place, with_points
 from brainvq.tasks.streamlines.samples import BundleSample
 from brainvq.training.codebook_init import kmeans_initialize
 from brainvq.training.runs import RunFolder
-from tests.scripts.conftest import run
 
 SCALE = BundleScale((0, -20, 5), 90)
 SIZE, POINTS = 16, 16  # of a group, and of a streamline

@@ -26,7 +26,6 @@ from brainvq.errors import UserError
 from brainvq.files import read_csv, write_json
 from brainvq.layers import Identity, ProbabilisticSOM, SOMQuantizer
 from brainvq.training.runs import RunFolder
-from tests.scripts.conftest import run
 from tests.scripts.test_predict import brain
 
 SHAPE, SPACING, GRID = (16, 24, 20), 8.0, (4, 6, 5)
