@@ -78,7 +78,7 @@ def unseen(trained, root, people):
     return np.concatenate(slices), np.concatenate(heights), np.array(names)
 
 
-def u_net(size, filters=(16, 32, 64, 96)):
+def u_net(size, filters=(8, 16, 32, 64)):
     """Logits of six classes for slices `(*size, 1)`, in four levels."""
     features = inputs = keras.Input((*size, 1))
     skips = []
@@ -206,7 +206,7 @@ def main():
     parser.add_argument("--scans", required=True, help="BIDS folder of people never seen")
     parser.add_argument("--people", default="51-56", help="their numbers, as FIRST-LAST")
     parser.add_argument("--count", type=int, default=400, help="number of draws")
-    parser.add_argument("--epochs", type=int, default=12, help="passes of the segmenter")
+    parser.add_argument("--epochs", type=int, default=8, help="passes of the segmenter")
     options = parser.parse_args()
 
     keras.utils.set_random_seed(0)
