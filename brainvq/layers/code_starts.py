@@ -7,27 +7,12 @@ from keras import ops
 
 from brainvq.arguments import number, seed_of
 from brainvq.backend import join_replicas, num_replicas, take_from_first_replica
-from brainvq.layers.quantizer import far_rows, lloyd, spread_rows, unit_length
+from brainvq.layers.quantizer import SeedTaken, far_rows, lloyd, spread_rows, unit_length
 
 INITIALIZATIONS = ("data", "kmeans", "random")
 LLOYD_ITERATIONS = 10
 # Random vectors of the first batch that a start from `"data"` draws from.
 ROWS_PER_CODE, LEAST_ROWS = 64, 4096
-
-
-class SeedTaken(keras.random.SeedGenerator):
-    """The next seed of a generator, taken at once and used later.
-
-    Within a conditional nothing may step a generator: JAX needs that, and a step that draws nothing
-    must leave the same state as one that does.
-    """
-
-    def __init__(self, generator):
-        self.taken = generator.next()
-
-    def next(self, ordered=True):
-        """The seed."""
-        return self.taken
 
 
 @dataclass

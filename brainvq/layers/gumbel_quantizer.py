@@ -6,7 +6,15 @@ from keras import ops
 from brainvq.arguments import number, seed_of, whole
 from brainvq.layers.bottleneck import Bottleneck
 from brainvq.layers.live_number import LiveNumber
-from brainvq.layers.quantizer import code_logits, gumbel_noise, keep_where_finite, nearest_codes
+from brainvq.layers.quantizer import (
+    SeedTaken,
+    code_logits,
+    gumbel_noise,
+    in_parts,
+    keep_where_finite,
+    nearest_codes,
+    number_of_parts,
+)
 
 SQRT_2 = 1.4142135623730951
 
@@ -46,7 +54,8 @@ class GumbelQuantizer(Bottleneck):
     code: VQ-Diff leaves it out rather than being free of it, and s is no draw from q(k|z) either.
 
     Memory: about six arrays of n × codebook_size float32 in training; 134 MB each for 256 grids of
-    16 × 16 and 512 codes.
+    16 × 16 and 512 codes. Of more than 1024 codes the vectors are treated in parts, computed again
+    in the backward pass: as much as 128 codes would take.
 
     Args:
         codebook_size: int ≥ 2, the number K of vectors in the codebook. Default 512, the paper's.
@@ -101,10 +110,19 @@ class GumbelQuantizer(Bottleneck):
         # No gradient from vectors that are not finite: one of them would spoil the codebook.
         codebook = keep_where_finite(self.name, self.codebook, z)
         vectors = ops.reshape(z, (-1, z.shape[-1]))
-        logits = code_logits(vectors, codebook)  # (n, codebook_size)
-        if training or self.noise_at_inference:
-            logits = logits + gumbel_noise(ops.shape(logits), self.seed_generator)
-        mixed = ops.matmul(ops.softmax(logits / self.live("temperature"), axis=-1), codebook)
+        noisy = training or self.noise_at_inference
+        # Taken beforehand: a part that is computed again in the backward pass has the same noise.
+        parts = number_of_parts(self.codebook_size)
+        seeds = [SeedTaken(self.seed_generator) for _ in range(parts if noisy else 0)]
+
+        def mix(vectors, codebook, temperature, number):
+            logits = code_logits(vectors, codebook)  # (n, codebook_size)
+            if noisy:
+                logits = logits + gumbel_noise(ops.shape(logits), seeds[number])
+            return ops.matmul(ops.softmax(logits / temperature, axis=-1), codebook)
+
+        temperature = ops.convert_to_tensor(self.live("temperature"))
+        mixed = in_parts(mix, vectors, self.codebook_size, codebook, temperature)
         return self._outputs(ops.reshape(mixed, ops.shape(z)), {})
 
     def weights_of(self, z):

@@ -6,7 +6,7 @@ from keras import ops
 
 from brainvq.arguments import number
 from brainvq.backend import join_replicas
-from brainvq.layers.quantizer import first_largest
+from brainvq.layers.quantizer import first_largest, in_parts, number_of_parts, parts_of
 from brainvq.layers.som_grid import GridQuantizer
 
 
@@ -42,7 +42,8 @@ class ProbabilisticSOM(GridQuantizer):
     (`brainvq.training.codebook_init`), and watch the quantisation error.
 
     Memory: some ten arrays of n × nodes float32 in training; 7.3 MB each for 8 volumes of 891
-    positions and 256 nodes.
+    positions and 256 nodes. Of more than 1024 nodes the vectors are treated in parts, computed
+    again in the backward pass: as much as 128 nodes would take.
 
     Args:
         som_shape: (height, width) of the map. Default (16, 16): 256 nodes.
@@ -97,18 +98,28 @@ class ProbabilisticSOM(GridQuantizer):
         z, mask = self._masked(z, mask)
         weights = None if mask is None else ops.reshape(mask, (-1,))
         vectors = ops.reshape(z, (-1, z.shape[-1]))  # (n, dim)
-        squares = self._squared_distances(vectors)
-        log_s = self._log_assignments(squares)
-        log_t = ops.stop_gradient(log_targets(log_s, weights))
-        divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
-        # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
-        shares = ops.matmul(ops.stop_gradient(ops.exp(log_s)), self._adjacency)  # (n, nodes)
-        nearness = ops.sum(shares * log_s, axis=-1)
+        codebook = self._learning_codebook(vectors)
+        # Of very many nodes a part of the vectors at a time; it must know the nodes' shares of all.
+        in_one = number_of_parts(self.num_codes) == 1 or 0 in vectors.shape
+        shares = [] if in_one else [self._log_shares(vectors, codebook, weights)]
+
+        def assign(vectors, codebook, *shares, number):
+            squares = squared_distances(vectors, codebook)
+            log_s = self._log_assignments(squares)
+            log_t = sharpened(log_s, *shares) if shares else log_targets(log_s, weights)
+            log_t = ops.stop_gradient(log_t)
+            divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
+            # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
+            near = ops.matmul(ops.stop_gradient(ops.exp(log_s)), self._adjacency)  # (n, nodes)
+            return [divergence, ops.sum(near * log_s, axis=-1), first_largest(-squares)]
+
+        divergence, nearness, most_probable = in_parts(
+            assign, vectors, self.num_codes, codebook, *shares
+        )
         losses = {
             "clustering_loss": self.gamma * self._mean(divergence, weights),
             "neighbourhood_loss": -self.live("beta") * self._mean(nearness, weights),
         }
-        most_probable = first_largest(-squares)
         nodes, codes = self._look_up(z, most_probable, ops.stop_gradient(self.codebook))
         if not self.quantize:
             return self._outputs(z, losses, codes)
@@ -123,17 +134,20 @@ class ProbabilisticSOM(GridQuantizer):
         Returns:
             Float32 `(n, nodes)`, nats; the exponentials of a row sum to 1.
         """
-        return self._log_assignments(self._squared_distances(vectors))
+        squares = squared_distances(vectors, self._learning_codebook(vectors))
+        return self._log_assignments(squares)
 
-    def _squared_distances(self, vectors):
-        """‖z_i − μ_j‖², float32 `(n, nodes)`."""
-        codebook = self._learning_codebook(vectors)
-        # Distances do not change when all is moved; around 0 their expansion cancels least.
-        centre = ops.stop_gradient(ops.mean(codebook, axis=0))
-        vectors, nodes = vectors - centre, codebook - centre
-        squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-        squares = squares + ops.sum(ops.square(nodes), axis=-1)
-        return ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(nodes)), 0.0)
+    def _log_shares(self, vectors, codebook, mask):
+        """log Σ_i s_ij over the vectors of all replicas that `mask`, bool `(n,)`, says to count.
+
+        Float32 `(nodes,)`, a constant of the gradient.
+        """
+        vectors, codebook = ops.stop_gradient(vectors), ops.stop_gradient(codebook)
+        sums = []
+        for part in parts_of(vectors, self.num_codes):
+            log_s = self._log_assignments(squared_distances(vectors[part], codebook))
+            sums.append(log_sums(log_s, None if mask is None else mask[part]))
+        return over_replicas(ops.logsumexp(ops.stack(sums), axis=0))
 
     def _log_assignments(self, squares):
         return ops.log_softmax(-0.5 * (self.alpha + 1.0) * ops.log1p(squares / self.alpha), axis=-1)
@@ -149,13 +163,37 @@ class ProbabilisticSOM(GridQuantizer):
         }
 
 
+def squared_distances(vectors, codebook):
+    """‖z_i − μ_j‖², float32 `(n, nodes)`."""
+    # Distances do not change when all is moved; around 0 their expansion cancels least.
+    centre = ops.stop_gradient(ops.mean(codebook, axis=0))
+    vectors, nodes = vectors - centre, codebook - centre
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    squares = squares + ops.sum(ops.square(nodes), axis=-1)
+    return ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(nodes)), 0.0)
+
+
 def log_targets(log_s, mask=None):
     """log t_ij of equation 4, from log s_ij `(n, nodes)`: sharper, and even over the nodes.
 
     The sum over i is one over the vectors of all replicas that `mask`, bool `(n,)`, says to count.
     """
+    if 0 in log_s.shape:  # where nothing is counted nothing is targeted
+        return ops.log_softmax(log_s, axis=-1)
+    return sharpened(log_s, over_replicas(log_sums(log_s, mask)))
+
+
+def sharpened(log_s, log_shares):
+    """log t_ij from log s_ij `(n, nodes)` and log Σ_i s_ij `(nodes,)`."""
+    return ops.log_softmax(2.0 * log_s - log_shares, axis=-1)
+
+
+def log_sums(log_s, mask=None):
+    """log Σ_i s_ij of log s_ij `(n, nodes)` over the vectors of a mask `(n,)`: `(nodes,)`."""
     counted = log_s if mask is None else ops.where(mask[:, None], log_s, -1e9)
-    if 0 not in log_s.shape:  # where nothing is counted nothing is targeted
-        shares = join_replicas(ops.logsumexp(counted, axis=0)[None])
-        log_s = 2.0 * log_s - ops.logsumexp(shares, axis=0)
-    return ops.log_softmax(log_s, axis=-1)
+    return ops.logsumexp(counted, axis=0)
+
+
+def over_replicas(log_sums):
+    """The logarithm of the sum over all replicas of what these are logarithms of."""
+    return ops.logsumexp(join_replicas(log_sums[None]), axis=0)

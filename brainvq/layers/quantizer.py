@@ -3,6 +3,7 @@
 Vectors are float32 `(n, dim)` here, a codebook is `(num_codes, dim)`, codes are int32 `(n,)`.
 """
 
+import functools
 import logging
 
 import keras
@@ -21,6 +22,7 @@ TINY = 1.1754944e-38
 # The scores of all codes are in memory at once up to so many codes; of more, so many at a time.
 MOST_CODES, CHUNK = 1024, 256
 MOST_CHUNKS = 64  # each is operations of its own in a compiled program
+PART = 128  # numbers for each vector at once, where all codes have a part in a result
 # Each of the draws of k-means++ takes as long as there are codes: millions would take years.
 MOST_DRAWN = 1 << 14
 DISTANCES = ("euclidean", "cosine")
@@ -74,6 +76,48 @@ def nearest_codes(vectors, codebook):
     return nearest
 
 
+def in_parts(function, rows, num_codes: int, *shared):
+    """Applies a function of vectors to some of them at a time, where there are very many codes.
+
+    What it computes on the way, as a number for every vector and code, is then in memory for a part
+    of the vectors alone, and is computed again in the backward pass. Of up to `MOST_CODES` codes
+    all vectors are one part, and nothing is computed twice.
+
+    Args:
+        function: of a part of `rows`, `shared` and `number`, that of the part, which returns a
+            tensor or a list of them with a row for each vector. What needs a gradient is an
+            argument.
+        rows: float32 `(n, dim)`.
+        num_codes: int.
+        *shared: float32 tensors.
+
+    Returns:
+        What `function` returns, of all rows.
+    """
+    if num_codes <= MOST_CODES:
+        return function(rows, *shared, number=0)
+    found = []
+    for number, part in enumerate(parts_of(rows, num_codes)):
+        again = keras.remat(functools.partial(function, number=number))
+        found.append(again(rows[part], *shared))
+    if isinstance(found[0], list | tuple):
+        return [ops.concatenate(outputs, axis=0) for outputs in zip(*found, strict=True)]
+    return ops.concatenate(found, axis=0)
+
+
+def number_of_parts(num_codes: int):
+    """How many parts `in_parts` makes of the vectors."""
+    return 1 if num_codes <= MOST_CODES else min(MOST_CHUNKS, -(-num_codes // PART))
+
+
+def parts_of(rows, num_codes: int):
+    """The parts of rows `(n, dim)`, a list of slices, none of them empty where n is known."""
+    parts, count = number_of_parts(num_codes), ops.shape(rows)[0]
+    if isinstance(count, int):
+        parts = max(1, min(parts, count))
+    return [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+
+
 def code_logits(vectors, codebook):
     """−‖z − e_k‖², up to a number for each vector that a softmax does not see.
 
@@ -93,6 +137,21 @@ def gumbel_noise(shape, seed):
         Float32 of `shape`.
     """
     return -ops.log(-ops.log(keras.random.uniform(shape, minval=TINY, dtype="float32", seed=seed)))
+
+
+class SeedTaken(keras.random.SeedGenerator):
+    """The next seed of a generator, taken at once and used later.
+
+    Within a conditional nothing may step a generator: JAX needs that, and a step that draws nothing
+    must leave the same state as one that does.
+    """
+
+    def __init__(self, generator):
+        self.taken = generator.next()
+
+    def next(self, ordered=True):
+        """The seed."""
+        return self.taken
 
 
 def straight_through(z, quantized):

@@ -7,7 +7,7 @@ from keras import ops
 from scipy.integrate import quad
 from scipy.stats import gumbel_r, norm
 
-from brainvq.layers import GumbelQuantizer
+from brainvq.layers import GumbelQuantizer, quantizer
 from brainvq.models import Autoencoder, VQVAETrainer, conv_decoder, conv_encoder
 from tests.layers.layer_test import run_layer_test
 from tests.layers.oracles import array, gradient, nearest
@@ -258,3 +258,24 @@ def test_a_temperature_that_is_lowered_counts_in_fit_and_inference(tmp_path):
     assert keras.saving.load_model(tmp_path / "model.keras").layers[-1].temperature == 0.1
     with pytest.raises(ValueError, match="Received: temperature=nan"):
         layer.temperature = float("nan")
+
+
+def test_very_many_codes_in_parts_give_the_same(monkeypatch):
+    layer, x = make((3, 2), temperature=2.0)
+    pull = RNG.normal(size=x.shape).astype("float32")
+
+    def results():
+        def loss(z):
+            return ops.sum(ops.multiply(layer(z, training=False)["quantized"], pull))
+
+        return array(layer(x)["quantized"]), gradient(loss, x)
+
+    whole = results()
+    monkeypatch.setattr(quantizer, "MOST_CODES", 4)
+    monkeypatch.setattr(quantizer, "PART", 2)  # three parts of four vectors
+    for old, new in zip(whole, results(), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)
+    # Every part has noise of its own, which a backward pass draws again.
+    same = np.ones_like(x)
+    drawn = array(layer(same, training=True)["quantized"]).reshape(-1, x.shape[-1])
+    assert len(np.unique(drawn, axis=0)) == len(drawn)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from brainvq.layers import ProbabilisticSOM
+from brainvq.layers import ProbabilisticSOM, quantizer
 from brainvq.layers.probabilistic_som import log_targets
 from tests.layers.layer_test import run_layer_test
 from tests.layers.oracles import array, gradient, nearest, tensors
@@ -203,3 +203,26 @@ def test_vectors_on_their_nodes_and_far_away_stay_finite():
 def test_arguments_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ProbabilisticSOM(**options)
+
+
+def test_very_many_nodes_in_parts_give_the_same(monkeypatch):
+    layer, x = make((3, 2), beta=0.7, quantize=True)
+    mask = RNG.random((2, 3, 2)) < 0.7
+
+    def results():
+        outputs = layer(x, training=True, mask=mask)
+        to_z = gradient(lambda z: sum(layer(z, mask=mask)["losses"].values()), x)
+
+        def of_codebook(codebook):
+            monkeypatch.setattr(layer, "_learning_codebook", lambda vectors: codebook)
+            return sum(layer(x, mask=mask)["losses"].values())
+
+        to_codebook = gradient(of_codebook, array(layer.codebook))
+        monkeypatch.delattr(layer, "_learning_codebook")
+        return keras.tree.map_structure(array, outputs), to_z, to_codebook
+
+    whole = results()
+    monkeypatch.setattr(quantizer, "MOST_CODES", 4)
+    monkeypatch.setattr(quantizer, "PART", 2)  # three parts of four vectors
+    for old, new in zip(*map(keras.tree.flatten, (whole, results())), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)
