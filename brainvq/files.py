@@ -76,6 +76,12 @@ def write_text(path, text):
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path, content):
+    """Writes bytes, atomically; folders are made."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path, content):
     """Writes `content` to `path` as indented JSON, atomically; NumPy values are allowed."""
     write_text(path, json.dumps(content, indent=2, default=_plain, allow_nan=True) + "\n")

@@ -53,6 +53,8 @@ _EXPORTS = {
     "readable": "inputs",
     "scan_paths": "inputs",
     "tractogram_paths": "inputs",
+    "pack_codes": "packed_codes",
+    "unpack_codes": "packed_codes",
     "PreparedScan": "prepared",
     "PreparedVolume": "prepared",
     "above_background": "prepared",

@@ -2,6 +2,7 @@
 
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.layers.ema_vector_quantizer import EMAVectorQuantizer
+from brainvq.layers.entropy_quantizer import EntropyQuantizer
 from brainvq.layers.finite_scalar_quantizer import FiniteScalarQuantizer
 from brainvq.layers.gaussian_sampling import GaussianSampling
 from brainvq.layers.group_norm import GroupNorm
@@ -25,6 +26,7 @@ from brainvq.layers.soft_clip import SoftClip
 from brainvq.layers.som_grid import SOMGrid
 from brainvq.layers.som_quantizer import SOMQuantizer
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
+from brainvq.layers.template_volume import TemplateVolume
 from brainvq.layers.torus_quantizer import TorusQuantizer
 from brainvq.layers.vector_quantizer import VectorQuantizer
 
@@ -35,6 +37,7 @@ __all__ = [
     "CausalConv",
     "DepthToSpace",
     "EMAVectorQuantizer",
+    "EntropyQuantizer",
     "FiniteScalarQuantizer",
     "GaussianSampling",
     "GroupNorm",
@@ -56,6 +59,7 @@ __all__ = [
     "SimVQ",
     "SoftClip",
     "SpaceToDepth",
+    "TemplateVolume",
     "TorusQuantizer",
     "VectorQuantizer",
 ]

@@ -1,6 +1,7 @@
 """The contract that every bottleneck keeps, and the chain of several."""
 
 import collections
+import math
 
 import keras
 import numpy as np
@@ -48,6 +49,9 @@ class Bottleneck(TracedShapes, keras.layers.Layer):
 
     depth = None
     """Number of codes per grid cell, the last axis of `codes`; None where there is no such axis."""
+
+    sample_bits = None
+    """Mean bits of a sample where codes are not all of log2(K) bits; None where they are."""
 
     codebook = None
     """Float32 `(num_codes, dim)`, after a `depth` if there is one; None where there is none."""
@@ -168,6 +172,14 @@ class Bottleneck(TracedShapes, keras.layers.Layer):
             NotImplementedError: in a layer without codes.
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes")
+
+    def code_bits(self, codes: np.ndarray) -> np.ndarray:
+        """Bits of the codes of samples stored without a prior: log2(K) each, float64 `(n,)`.
+
+        Args:
+            codes: int `(n, *grid)` or `(n, *grid, depth)`.
+        """
+        return np.full(len(codes), codes[:1].size * math.log2(self.num_codes))
 
     def start_codebooks(self, vectors, fit):
         """Starts every codebook of this layer from encoded data.
@@ -311,6 +323,11 @@ class BottleneckChain(Bottleneck):
         return self.bottlenecks[-1].depth
 
     @property
+    def sample_bits(self) -> float | None:
+        """Mean bits of a sample by the last member, or None."""
+        return self.bottlenecks[-1].sample_bits
+
+    @property
     def has_continuous(self) -> bool:
         """Whether the last member returns `continuous`."""
         return self.bottlenecks[-1].has_continuous
@@ -345,6 +362,10 @@ class BottleneckChain(Bottleneck):
     def codes_to_vectors(self, codes):
         """Looks int codes up in the codebook of the last member; see `Bottleneck` for shapes."""
         return self.bottlenecks[-1].codes_to_vectors(codes)
+
+    def code_bits(self, codes):
+        """Bits by the last member; see `Bottleneck`."""
+        return self.bottlenecks[-1].code_bits(codes)
 
     def start_codebooks(self, vectors, fit):
         """Starts the codebooks of the last member, from what that one reads."""

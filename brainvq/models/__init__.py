@@ -23,6 +23,12 @@ from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_simil
 from brainvq.models.pixelcnn import PixelCNN
 from brainvq.models.plan import GaussianPlan
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
+from brainvq.models.transform_networks import (
+    WindowedTrainer,
+    set_transform,
+    transform_decoder,
+    transform_encoder,
+)
 from brainvq.models.volume_networks import strided_decoder, strided_encoder
 from brainvq.models.vqvae import VQVAETrainer
 
@@ -39,6 +45,7 @@ __all__ = [
     "ReconstructionLoss",
     "SSIMLoss",
     "VQVAETrainer",
+    "WindowedTrainer",
     "bundle_decoder",
     "bundle_encoder",
     "conv_decoder",
@@ -51,9 +58,12 @@ __all__ = [
     "residual_encoder",
     "set_components",
     "set_mean",
+    "set_transform",
     "streamline_decoder",
     "streamline_encoder",
     "strided_decoder",
     "strided_encoder",
     "structural_similarity",
+    "transform_decoder",
+    "transform_encoder",
 ]

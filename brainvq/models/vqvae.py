@@ -72,6 +72,8 @@ class VQVAETrainer(Autoencoder):
     def bits_per_sample(self, sample_shape: tuple[int, ...]) -> float | None:
         """Bits that the codes of a sample take without a prior: all codes, `bits_per_code` each.
 
+        Where common codes take fewer bits (`EntropyQuantizer`): the mean over training samples.
+
         Args:
             sample_shape: `(*spatial, channels)` of one sample.
 
@@ -80,6 +82,8 @@ class VQVAETrainer(Autoencoder):
         """
         if not self.decodes_codes:
             return None
+        if self.bottleneck.sample_bits is not None:
+            return self.bottleneck.sample_bits
         return float(math.prod(self.code_shape(sample_shape)) * self.bits_per_code)
 
     def encode(self, x: np.ndarray, batch_size: int = 32) -> np.ndarray:

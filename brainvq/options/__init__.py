@@ -18,6 +18,7 @@ from brainvq.options.bottlenecks import (
     SOM,
     VQ,
     Bottleneck,
+    Entropy,
     FiniteScalar,
     Gaussian,
     Grouped,
@@ -38,6 +39,7 @@ from brainvq.options.networks import (
     Residual,
     Streamline,
     Strided,
+    Transform,
 )
 from brainvq.options.parse import parse_fields, take_option, take_options
 from brainvq.options.study import (
@@ -75,6 +77,7 @@ __all__ = [
     "DOWNLOADS",
     "Data",
     "EMA",
+    "Entropy",
     "FiniteScalar",
     "Gaussian",
     "Grouped",
@@ -104,6 +107,7 @@ __all__ = [
     "Study",
     "Torus",
     "Train",
+    "Transform",
     "VQ",
     "VectorSampling",
     "VectorStudy",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from brainvq.errors import UserError
 from brainvq.options.base import option
 
 _DEEP = {"used": lambda study: study.model.bottleneck.depth > 1, "only": "--model.depth above 1"}
@@ -329,6 +330,55 @@ class Grouped(Bottleneck):
 
 
 @dataclass(frozen=True)
+class Entropy(Bottleneck):
+    """A rounded number for each channel, in as few bits as it is frequent: codes without a
+    codebook, set by the training samples (Goyal 2001)."""
+
+    tag: ClassVar[str] = "entropy"
+    codes_option: ClassVar[str] = "levels"
+    depth_option: ClassVar[str] = "channels"
+    is_discrete: ClassVar[bool] = True
+    volume_bits: int = option(28000, above=0)
+    """Bits of a volume, as a mean over the training samples; others take a few more."""
+    channels: int = option(256, minimum=1)
+    """Channels of the encoder's vectors, and codes of a cell."""
+    levels: int = option(255, minimum=3)
+    """Values of a code, an odd number."""
+    rounding: float = option(0.4, above=0, maximum=0.5)
+    """0.5 takes the nearest level, less makes 0 more frequent."""
+
+    @property
+    def codes(self):
+        """Values of a code."""
+        return self.levels
+
+    @property
+    def depth(self):
+        """Codes of a cell."""
+        return self.channels
+
+    def check(self, study):
+        """Refuses another network, or another number of channels than it has."""
+        network = study.model.network
+        if not network.is_fitted:
+            raise UserError(
+                f"--model.network: found {network.tag}; expected transform with --model.bottleneck "
+                "entropy"
+            )
+        if network.components != self.channels:
+            raise UserError(
+                f"--model.channels: found {self.channels}; expected --model.components, "
+                f"{network.components}"
+            )
+
+    def build(self):
+        """The layer."""
+        from brainvq.layers import EntropyQuantizer
+
+        return EntropyQuantizer(self.channels, self.levels, self.rounding)
+
+
+@dataclass(frozen=True)
 class Map(Discrete):
     """Codes that are the nodes of a grid."""
 
@@ -469,6 +519,7 @@ BOTTLENECKS = {
         LookupFree,
         FiniteScalar,
         Grouped,
+        Entropy,
         SOM,
         PSOM,
         Torus,

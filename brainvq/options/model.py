@@ -158,12 +158,11 @@ class Model:
         """
         import numpy as np
 
-        from brainvq.models import Autoencoder, ReconstructionLoss, VQVAETrainer
+        from brainvq.models import ReconstructionLoss
 
         with refusals("--model"):
             encoder, decoder = self.network.build(shape)
-            # Without codes that are decoded there is nothing for `encode` and `decode`.
-            kind = VQVAETrainer if self.bottleneck.is_discrete else Autoencoder
+            kind = self.network.trainer(self.bottleneck.is_discrete)
             weight = 1.0 / variance if self.loss.data_variance else 1.0
             model = kind(
                 encoder,

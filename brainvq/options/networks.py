@@ -1,5 +1,6 @@
 """Options of encoders and decoders: a class for each network, which builds it."""
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +16,8 @@ class Network:
     # Kind of sample that it takes, `Study.kind`.
     kind: ClassVar[str] = ""
     has_skips: ClassVar[bool] = False
+    # Whether encoder and codes are set by the training samples, before anything is trained.
+    is_fitted: ClassVar[bool] = False
 
     @property
     def stride(self):
@@ -31,6 +34,17 @@ class Network:
             Two `keras.Model`.
         """
         raise NotImplementedError
+
+    def trainer(self, is_discrete):
+        """The class of the whole model.
+
+        Args:
+            is_discrete: whether its codes are decoded; without them there is nothing for `encode`
+                and `decode` of codes.
+        """
+        from brainvq.models import Autoencoder, VQVAETrainer
+
+        return VQVAETrainer if is_discrete else Autoencoder
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,59 @@ class Strided(Network):
         encoder = strided_encoder(shape, **sizes)
         grid = encoder.output_shape[0] if self.skips else encoder.output_shape
         return encoder, strided_decoder(grid[1:], **sizes)
+
+
+@dataclass(frozen=True)
+class Transform(Network):
+    """Principal components of patches, and convolutions that refine what they decode to
+    (models/transform_networks.py)."""
+
+    tag: ClassVar[str] = "transform"
+    kind: ClassVar[str] = "volumes"
+    is_fitted: ClassVar[bool] = True
+    patch: int = option(16, minimum=2)
+    """Side of the patches, in voxels: one cell of codes each."""
+    components: int = option(256, minimum=1)
+    """Principal components of a patch, each with a code."""
+    filters: tuple[int, ...] = option((16, 32), above=0)
+    """Filters of the levels of the refinement, from half the resolution on."""
+    windows: int = option(4, minimum=1)
+    """Cubes of each batch of volumes that the refinement is trained on."""
+    window: int = option(48, minimum=8)
+    """Side of these cubes, in voxels."""
+
+    @property
+    def stride(self):
+        """Voxels for each cell of codes along an axis."""
+        return self.patch
+
+    def check(self, study):
+        """Refuses another bottleneck, and sides that cannot be halved."""
+        if study.model.bottleneck.tag != "entropy":
+            raise UserError(
+                f"--model.bottleneck: found {study.model.bottleneck.tag}; expected entropy with "
+                "--model.network transform"
+            )
+        step = 2 ** len(self.filters)
+        for name in ("patch", "window"):
+            if getattr(self, name) % step:
+                raise UserError(
+                    f"--model.{name}: found {getattr(self, name)}; expected a multiple of {step}, "
+                    f"for {len(self.filters)} levels of --model.filters"
+                )
+
+    def build(self, shape):
+        """Makes encoder and decoder; see `Network.build`."""
+        from brainvq.models import transform_decoder, transform_encoder
+
+        encoder = transform_encoder(shape, self.patch, self.components)
+        return encoder, transform_decoder(encoder.output_shape[1:], self.patch, self.filters)
+
+    def trainer(self, is_discrete):
+        """The windowed one; see `Network.trainer`."""
+        from brainvq.models import WindowedTrainer
+
+        return functools.partial(WindowedTrainer, windows=self.windows, window=self.window)
 
 
 @dataclass(frozen=True)
@@ -251,5 +318,6 @@ class Intro(Network):
 
 
 NETWORKS = {
-    network.tag: network for network in (Conv, Residual, Strided, Bundle, Streamline, Intro)
+    network.tag: network
+    for network in (Conv, Residual, Strided, Transform, Bundle, Streamline, Intro)
 }

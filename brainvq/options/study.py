@@ -51,7 +51,7 @@ class Study:
     # Name of the kind of sample, which `brainvq.tasks` knows.
     kind: ClassVar[str] = ""
     # Bottlenecks that it may have, by tag.
-    bottlenecks: ClassVar[tuple[str, ...]] = tuple(BOTTLENECKS)
+    bottlenecks: ClassVar[tuple[str, ...]] = tuple(tag for tag in BOTTLENECKS if tag != "entropy")
 
     @property
     def networks(self):
@@ -146,6 +146,7 @@ def _small_filters(filters):
 
 def _small_bottleneck(bottleneck):
     small = {"num_codes": min(bottleneck.codes or 0, 32), "som_shape": (4, 5)}
+    small |= {"channels": 32, "volume_bits": 1000}
     known = {field.name for field in dataclasses.fields(bottleneck)}
     return replace(bottleneck, **{name: small[name] for name in small if name in known})
 
@@ -210,7 +211,9 @@ class SliceStudy(AutoencoderStudy):
     """A study of slices."""
 
     kind: ClassVar[str] = "slices"
-    bottlenecks: ClassVar[tuple[str, ...]] = tuple(tag for tag in BOTTLENECKS if tag != "grouped")
+    bottlenecks: ClassVar[tuple[str, ...]] = tuple(
+        tag for tag in AutoencoderStudy.bottlenecks if tag != "grouped"
+    )
 
     @property
     def window(self):
@@ -267,6 +270,7 @@ class VolumeStudy(AutoencoderStudy):
     """A study of whole volumes."""
 
     kind: ClassVar[str] = "volumes"
+    bottlenecks: ClassVar[tuple[str, ...]] = tuple(BOTTLENECKS)
     data: VolumeData = group(VolumeData())
     model: Model = group(Model(network=Strided()))
     train: VolumeTrain = group(VolumeTrain())
@@ -283,9 +287,9 @@ class VolumeStudy(AutoencoderStudy):
 
     def smoke(self):
         """The seconds-long form: same parts, small numbers; its results mean nothing."""
-        study = super().smoke()
-        data = replace(study.data, simulated_spacing=4.0, spacing=5.0, shape=(32, 48, 32))
-        return replace(study, data=data)
+        study = super().smoke()._with_network(components=32, window=16)
+        small = {"simulated_spacing": 4.0, "spacing": 5.0, "shape": (32, 48, 32)}
+        return replace(study, data=replace(study.data, registration="no", **small))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from brainvq.options import (
     unused_options,
 )
 
-NAMES = ("oasis2d", "ixi2d", "som3d", "introvae3d", "streamlines")
+NAMES = ("oasis2d", "ixi2d", "som3d", "t1w3d", "introvae3d", "streamlines")
 DEFAULT_STUDY = "oasis2d"
 DEFAULT_VARIANT = "best"
 

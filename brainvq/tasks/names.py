@@ -21,7 +21,7 @@ LEDGER = "inputs.json"
 LONGEST = 170
 # Dots stand in names too, as in those of DICOM; only these are endings.
 _ENDING = re.compile(
-    r"\.(nii|mgh|mgz|mnc|img|hdr|npy|trk|tck|trx)(\.(gz|bz2|zst))?$"
+    r"\.(nii|mgh|mgz|mnc|img|hdr|npy|bvq|trk|tck|trx)(\.(gz|bz2|zst))?$"
     r"|(\.nii(\.gz)?)?\.(png|jpe?g|tiff?|bmp)$",
     re.I,
 )

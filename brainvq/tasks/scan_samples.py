@@ -12,7 +12,14 @@ from brainvq.data.derivatives import known_parts, skull_stripped
 from brainvq.data.inputs import comes_from_simulation
 from brainvq.data.scans import PICTURES
 from brainvq.errors import UserError
-from brainvq.files import read_array, read_json, write_array, write_json, write_tsv
+from brainvq.files import (
+    read_array,
+    read_json,
+    write_array,
+    write_bytes,
+    write_json,
+    write_tsv,
+)
 from brainvq.layers.som_grid import GridQuantizer
 from brainvq.reports import figures
 from brainvq.reports.planes import reconstruction_planes
@@ -61,7 +68,7 @@ class ScanSample(Sample):
     @property
     def header(self):
         """The file whose header results take over; None for pictures and codes, without one."""
-        return None if self.path.name.lower().endswith((*PICTURES, ".npy")) else self.path
+        return None if self.path.name.lower().endswith((*PICTURES, ".npy", ".bvq")) else self.path
 
     def save(self, whole, folder):
         """Writes a volume on the scan's grid in the intensities of the scan, as NIfTI."""
@@ -103,9 +110,12 @@ class ScanSample(Sample):
         return f"SSIM {row['ssim']:.3f}, foreground {row['ssim_foreground']:.3f}"
 
     def save_latents(self, latents, folder):
-        """Writes codes, their vectors, and the way back as `.json`."""
-        write_array(folder / f"{self.name}.npy", latents)
-        write_array(folder / "vectors" / f"{self.name}.npy", vectors_of(self.model, latents))
+        """Writes codes, their vectors, and the way back as `.json`; see `pack` for packed codes."""
+        if self.model.bottleneck.sample_bits is not None:
+            write_bytes(folder / f"{self.name}.bvq", pack(self.model, latents))
+        else:
+            write_array(folder / f"{self.name}.npy", latents)
+            write_array(folder / "vectors" / f"{self.name}.npy", vectors_of(self.model, latents))
         about = {"scan": self.path.name, "bids_name": "_".join(filter(None, self.bids))}
         write_json(folder / f"{self.name}.json", {**about, **self.scan.place()})
 
@@ -119,7 +129,7 @@ class ScanSample(Sample):
             "subject": self.subject,
             "file": str(self.path),
             **self.grid(latents),
-            "bits": latents.size * self.model.bits_per_code if whole else np.nan,
+            "bits": self.model.bottleneck.code_bits(latents[None])[0] if whole else np.nan,
             "codes_used": len(np.unique(latents)),
         }
 
@@ -242,8 +252,14 @@ class ScanSamples(Samples):
 
     def finish_encode(self, trained, rows, folder, log):
         """Writes codebook and `scans.tsv`."""
-        save_codebook(trained.model.bottleneck, folder)
         write_rows(folder / "scans.tsv", rows)
+        if trained.model.bottleneck.sample_bits is not None:
+            zero, more = (table.astype("int32") for table in trained.model.bottleneck.tables())
+            write_array(folder / "tables" / "zero.npy", zero)
+            write_array(folder / "tables" / "more.npy", more)
+            log.info("packed codes, tables of their coder and scans.tsv in %s", folder)
+            return
+        save_codebook(trained.model.bottleneck, folder)
         log.info("codes, vectors (float16), codebook and scans.tsv in %s", folder)
 
 
@@ -261,6 +277,8 @@ def read_codes(path, model, shape):
     Raises:
         UserError: the file is missing, or its codes are none of this model.
     """
+    if path.suffix == ".bvq":
+        return unpack(path, model)[None]
     codes = read_array(path, expected="codes")
     axes = len(model.stride) + (0 if model.depth is None else 1)
     if codes.ndim == axes:
@@ -276,6 +294,32 @@ def read_codes(path, model, shape):
         values = f"{codes.min()} to {codes.max()}" if codes.size else "no codes"
         raise UserError(f"{path}: found {values}; expected codes from 0 to {model.num_codes - 1}")
     return codes
+
+
+def pack(model, codes):
+    """The codes of a scan as the bytes of a `.bvq` file; see `brainvq.data.pack_codes`.
+
+    Args:
+        model: an `Autoencoder` whose bottleneck is an `EntropyQuantizer`.
+        codes: int `(*grid, depth)`.
+    """
+    return data.pack_codes(codes - model.num_codes // 2, *model.bottleneck.tables())
+
+
+def unpack(path, model):
+    """The codes `(*grid, depth)` of a `.bvq` file.
+
+    Raises:
+        UserError: it cannot be read, or is none of this model.
+    """
+    if model.bottleneck.sample_bits is None:
+        raise UserError(f"{path}: found packed codes; expected .npy, as this run writes them")
+    middle, tables = model.num_codes // 2, model.bottleneck.tables()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected codes") from error
+    return data.unpack_codes(content, *tables, middle, str(path)) + middle
 
 
 def vectors_of(model, codes):
@@ -298,6 +342,11 @@ def map_codes(trained, options, log):
     samples, model, folder = trained.task.samples, trained.model, options.out
     samples.require_codes(trained, "map")
     quantizer = model.first_quantizer
+    if quantizer.codebook is None:
+        raise UserError(
+            f"map: {trained.path} has no codebook, for its codes are numbers; expected a run with "
+            "one, such as those of som3d"
+        )
     grid = quantizer.som_grid if isinstance(quantizer, GridQuantizer) else None
     rows = []
     for sample in samples.read(trained, options, log):

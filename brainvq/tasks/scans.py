@@ -206,11 +206,17 @@ class ScanTask(Task):
     def fit_patches(self, run):
         """K-means on patches of training samples: as many codes of as many bits as the model has.
 
+        Where codes are of several bits, so many stages of 256 codes as come nearest to its bits.
+
         Returns:
             A fitted `brainvq.evaluation.baselines.PatchKMeans`.
         """
-        side = run.store.sample_shape[0] // run.codes["test"].shape[1]
-        codec = PatchKMeans(side, run.model.num_codes, stages=run.model.depth or 1)
+        grid = run.codes["test"].shape[1 : len(run.store.sample_shape)]
+        codes, stages = run.model.num_codes, run.model.depth or 1
+        bits = run.model.bottleneck.sample_bits
+        if bits is not None:
+            codes, stages = 256, max(1, round(bits / (8 * np.prod(grid))))
+        codec = PatchKMeans(run.store.sample_shape[0] // grid[0], codes, stages=stages)
         return codec.fit(run.store.read(run.some("train", self.baseline)))
 
     def measured(self, run, again, log):

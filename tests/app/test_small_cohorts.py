@@ -17,7 +17,7 @@ from brainvq.tasks import of
 from brainvq.tasks.vectors.latents import _measured
 
 # The smallest cohorts that finish; one person's bundles are split by streamlines.
-LEAST = {"oasis2d": 3, "ixi2d": 3, "som3d": 3, "introvae3d": 7, "streamlines": 3}
+LEAST = {"oasis2d": 3, "ixi2d": 3, "som3d": 3, "t1w3d": 3, "introvae3d": 7, "streamlines": 3}
 
 
 @pytest.mark.parametrize("people", range(1, 9))

@@ -27,6 +27,14 @@ def image_classifier():
     return {"front": stem, "head": models.CodeClassifier(2, filters=(2,))}
 
 
+def transformed():
+    return {
+        "encoder": models.transform_encoder((8, 8, 1), 4, 5),
+        "bottleneck": layers.EntropyQuantizer(5),
+        "decoder": models.transform_decoder((2, 2, 5), 4, (2,)),
+    }
+
+
 # All that is public, and the layers that its models are made of: arguments that fit, or a function
 # of none that returns them. Then the shape of an input, where there is one.
 FITTING = {
@@ -35,6 +43,7 @@ FITTING = {
     layers.CausalConv: ({"filters": 4, "kernel_size": 3}, GRID),
     layers.DepthToSpace: ({}, None),
     layers.EMAVectorQuantizer: ({"num_codes": 4}, GRID),
+    layers.EntropyQuantizer: ({"channels": 8}, GRID),
     layers.FiniteScalarQuantizer: ({"levels": (3,) * 8}, GRID),
     layers.GaussianSampling: ({}, GRID),
     layers.GroupNorm: ({"groups": 2}, GRID),
@@ -65,6 +74,7 @@ FITTING = {
     layers.SimVQ: ({"num_codes": 4}, GRID),
     layers.SoftClip: ({}, None),
     layers.SpaceToDepth: ({}, None),
+    layers.TemplateVolume: ({}, GRID),
     layers.TorusQuantizer: ({"som_shape": (2, 2)}, GRID),
     layers.VectorQuantizer: ({"num_codes": 4}, GRID),
     models.Autoencoder: (lambda: parts(layers.Identity()), (8, 8, 1)),
@@ -88,6 +98,7 @@ FITTING = {
     models.ReconstructionLoss: ({}, None),
     models.SSIMLoss: ({}, None),
     models.VQVAETrainer: (lambda: parts(layers.VectorQuantizer(4)), (8, 8, 1)),
+    models.WindowedTrainer: (transformed, (8, 8, 1)),
     models.bundle_decoder: ({"input_shape": GRID}, None),
     models.bundle_encoder: ({"input_shape": LINES}, None),
     models.conv_decoder: ({"input_shape": GRID}, None),
@@ -101,6 +112,8 @@ FITTING = {
     models.streamline_encoder: ({"input_shape": LINES}, None),
     models.strided_decoder: ({"input_shape": GRID, "norm": "group"}, None),
     models.strided_encoder: ({"input_shape": IMAGE, "norm": "group"}, None),
+    models.transform_decoder: ({"input_shape": GRID, "filters": (2,)}, None),
+    models.transform_encoder: ({"input_shape": IMAGE, "patch": 4}, None),
     bundle_networks.CosineBasis: ({"points": 4, "modes": 2}, None),
     bundle_networks.SetBlock: ({}, (4, 8)),
     pixelcnn_blocks.ContextProjection: ({"filters": 8}, GRID),
@@ -117,6 +130,7 @@ OTHERS = {
     "pass_through",
     "set_components",
     "set_mean",
+    "set_transform",
     "structural_similarity",
 }
 WRONG = (math.nan, math.inf, -1, "8", True, [1])

@@ -30,7 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ROOT / "brainvq" / "options"
 PRESETS = [(study, variant) for study in STUDIES for variant in STUDIES[study]]
 # Where a model starts is for training; it is not built of that.
-STARTS = ("start", "codebook", *(field.name for field in dataclasses.fields(Codebook)))
+STARTS = (
+    "start",
+    "codebook",
+    "volume_bits",
+    *(field.name for field in dataclasses.fields(Codebook)),
+)
 # What says which study it is, and is not given as an option of its own.
 NAMES = ("name", "variant")
 
@@ -59,7 +64,7 @@ def changed(options, field, value):
 def test_every_bottleneck_is_built_from_its_options(tag):
     import numpy as np
 
-    options = BOTTLENECKS[tag]()
+    options = BOTTLENECKS[tag](**({"channels": 16} if tag == "entropy" else {}))
     if tag == "gaussian":  # whose weight is an option beside it
         return
     layer = options.build()
@@ -68,7 +73,7 @@ def test_every_bottleneck_is_built_from_its_options(tag):
     assert ("codes" in outputs) == (layer.num_codes is not None)
     if options.is_discrete:
         assert (layer.num_codes, layer.depth or 1) == (options.codes, options.depth)
-        assert options.is_placed == (tag not in ("lfq", "fsq"))
+        assert options.is_placed == (tag not in ("lfq", "fsq", "entropy"))
 
 
 def test_new_bottlenecks_are_options_of_the_studies():

@@ -33,7 +33,7 @@ def volume_figures(run, metrics):
     drawn = training_figures(run) | code_figures(run, metrics)
     row, subject = median_row(run)
     drawn |= reconstruction_figures(run, row, subject)
-    if run.model.num_codes:
+    if run.model.first_quantizer.codebook is not None:
         drawn |= map_figures(run) | place_figures(run)
         if grid_of(run.model.first_quantizer) is not None:
             drawn["brain_on_grid"] = brain_figure(run, row)

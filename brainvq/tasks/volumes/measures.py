@@ -29,7 +29,7 @@ def measure_volumes(run):
     model, shape = run.model, run.store.sample_shape
     grid = model.code_shape(shape)[:3]
     metrics = run.task.measure_reconstruction(run) | {
-        "bits_per_volume": model.bits_per_sample(shape),
+        "bits_per_volume": bits_per_volume(run),
         "grid": list(grid),
         "codes_per_cell": model.depth or 1,
         "stride": shape[0] // grid[0],
@@ -41,6 +41,13 @@ def measure_volumes(run):
         table = run.task.similarity(reconstruct, run).table()
         metrics["continuous_reconstruction"] = plain(evaluation.summary(table))
     return metrics | (measure_codes(run) if model.num_codes else {})
+
+
+def bits_per_volume(run):
+    """Mean bits of the codes of test volumes; None where the decoder reads more than codes."""
+    if not run.model.decodes_codes:
+        return None
+    return float(run.model.bottleneck.code_bits(run.codes["test"]).mean())
 
 
 def measure_codes(run):
@@ -61,10 +68,9 @@ def measure_codes(run):
     whole = np.concatenate(list(maps.values()))
     write_array(run.file("codes", "locations.npy"), evaluation.code_locations(whole, num_codes))
     measured = {"validation": maps["validation"], "test": maps["test"], "all": whole}
-    metrics = {
-        "codes": {name: usage_of(codes, num_codes) for name, codes in measured.items()},
-        "som": measure_map(run),
-    }
+    metrics = {"codes": {name: usage_of(codes, num_codes) for name, codes in measured.items()}}
+    if run.model.first_quantizer.codebook is not None:
+        metrics["som"] = measure_map(run)
     tissue = measure_tissue(run, maps["test"], num_codes)
     return metrics if tissue is None else metrics | {"tissue": tissue}
 

@@ -15,6 +15,7 @@ from brainvq.tasks.volumes.registration import (
     registration_quality,
 )
 from brainvq.tasks.volumes.samples import VolumeSamples
+from brainvq.tasks.volumes.transform import fit_transform
 
 
 class Volumes(ScanTask):
@@ -40,6 +41,11 @@ class Volumes(ScanTask):
         if study.data.registration == "no":
             return ""
         return describe_registration(registration_quality(study, scans, store))
+
+    def start(self, run, model):
+        """A transform, where the network is one, is fitted to the training samples."""
+        if run.study.model.network.is_fitted:
+            fit_transform(run, model)
 
     def place_of(self, study, scan):
         """In the space of the template where scans are registered, else in the scan's own."""
