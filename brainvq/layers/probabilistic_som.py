@@ -87,6 +87,7 @@ class ProbabilisticSOM(GridQuantizer):
         self.quantize = bool(quantize)
         own = np.eye(self.num_codes, dtype="float32") if include_node else 0.0
         self._adjacency = self.som_grid.adjacency + own
+        self._columns = list(self.som_grid.neighbours.T)
 
     @property
     def has_continuous(self) -> bool:
@@ -110,7 +111,7 @@ class ProbabilisticSOM(GridQuantizer):
             log_t = ops.stop_gradient(log_t)
             divergence = ops.sum(ops.exp(log_t) * (log_t - log_s), axis=-1)
             # Σ_j s_ij Σ_{e ∈ N(j)} log s_ie, with the sum over j first: neighbours are mutual.
-            near = ops.matmul(ops.stop_gradient(ops.exp(log_s)), self._adjacency)  # (n, nodes)
+            near = self._sums_of_neighbours(ops.stop_gradient(ops.exp(log_s)))  # (n, nodes)
             return [divergence, ops.sum(near * log_s, axis=-1), first_largest(-squares)]
 
         divergence, nearness, most_probable = in_parts(
@@ -148,6 +149,18 @@ class ProbabilisticSOM(GridQuantizer):
             log_s = self._log_assignments(squared_distances(vectors[part], codebook))
             sums.append(log_sums(log_s, None if mask is None else mask[part]))
         return over_replicas(ops.logsumexp(ops.stack(sums), axis=0))
+
+    def _sums_of_neighbours(self, shares):
+        """Of shares `(n, nodes)` the sum over the neighbours of each node, the same shape."""
+        if number_of_parts(self.num_codes) == 1:
+            return ops.matmul(shares, self._adjacency)
+        # Of very many nodes a matrix of nodes × nodes is larger than all else. Behind the last node
+        # stands a nought, for those that have fewer than four.
+        padded = ops.pad(shares, [[0, 0], [0, 1]])
+        found = [
+            ops.take(padded, np.where(c < 0, self.num_codes, c), axis=1) for c in self._columns
+        ]
+        return sum(found, shares if self.include_node else 0.0)
 
     def _log_assignments(self, squares):
         return ops.log_softmax(-0.5 * (self.alpha + 1.0) * ops.log1p(squares / self.alpha), axis=-1)

@@ -205,8 +205,10 @@ def test_arguments_out_of_range_are_named(options, message):
         ProbabilisticSOM(**options)
 
 
-def test_very_many_nodes_in_parts_give_the_same(monkeypatch):
-    layer, x = make((3, 2), beta=0.7, quantize=True)
+@pytest.mark.parametrize("topology", ["toroid", "rectangular"])
+def test_very_many_nodes_in_parts_give_the_same(monkeypatch, topology):
+    options = {"topology": topology, "include_node": topology == "toroid", "quantize": True}
+    layer, x = make((3, 2), beta=0.7, **options)
     mask = RNG.random((2, 3, 2)) < 0.7
 
     def results():
