@@ -24,7 +24,7 @@ from brainvq.data import (
 from brainvq.data.derivatives import sidecar_of
 from brainvq.errors import UserError
 from brainvq.files import read_csv, write_json
-from brainvq.layers import Identity, ProbabilisticSOM, SOMQuantizer
+from brainvq.layers import EntropyQuantizer, Identity, ProbabilisticSOM, SOMQuantizer
 from brainvq.training.runs import RunFolder
 from tests.scripts.test_predict import brain
 
@@ -93,7 +93,23 @@ def runs(tmp_path_factory):
         "psom": new_run(folder, "psom", psom, prior),
         "skips": new_run(folder, "skips", skips),
         "ae": new_run(folder, "ae", brainvq.Autoencoder(encoder, Identity(), decoder)),
+        "packed": packed_run(folder),
     }
+
+
+def packed_run(folder):
+    """A run whose codes are packed, of brains in [0, 1]; see `EntropyQuantizer`."""
+    encoder = brainvq.models.transform_encoder((*SHAPE, 1), 4, 6)
+    decoder = brainvq.models.transform_decoder((*GRID, 6), 4, ())
+    model = brainvq.models.WindowedTrainer(encoder, EntropyQuantizer(6), decoder)
+    volumes = np.stack([brain(seed, SHAPE)[..., None] for seed in range(4)])
+    volumes = volumes / volumes.max()
+    model(volumes)
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 6)))[0].T
+    mean = volumes.mean(axis=0)
+    brainvq.models.set_transform(encoder, decoder, mean, np.ones_like(mean), axes)
+    model.bottleneck.fit(keras.ops.convert_to_numpy(encoder(volumes)), 500)
+    return new_run(folder, "packed", model, config=steps(scale=ScaleIntensity("max")))
 
 
 def scans(folder):
@@ -128,6 +144,29 @@ def same_grid(path, scan):
     assert found.shape == original.shape
     np.testing.assert_array_equal(found.affine, original.affine)
     return np.asarray(found.dataobj)
+
+
+def test_packed_codes_are_a_file_of_their_bits_and_come_back(runs, tmp_path, monkeypatch):
+    (name, path), *_ = scans(tmp_path).items()
+    use(tmp_path, monkeypatch, runs["packed"], "encode", path, "--out", "out")
+    file = tmp_path / "out" / f"{name}_T1w.bvq"
+    file = file if file.exists() else tmp_path / "out" / f"{name}.bvq"
+    (row,) = read_csv(tmp_path / "out" / "scans.tsv").to_dict("records")
+    assert 8 * file.stat().st_size == pytest.approx(row["bits"], abs=8 * 8 + 16)
+    model = brainvq.load(runs["packed"]).model
+    zero = np.load(tmp_path / "out" / "tables" / "zero.npy")
+    np.testing.assert_array_equal(zero, model.bottleneck.tables()[0])
+    use(tmp_path, monkeypatch, runs["packed"], "decode", file, "--out", "out")
+    volume = PreparedVolume.read(str(path), brainvq.load(runs["packed"]).steps).volume
+    expected = np.clip(model.reconstruct(volume[None]), 0, 1)
+    found = np.load(tmp_path / "out" / f"{file.stem}_decoded.npy")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    (image,) = (tmp_path / "out").rglob("*_desc-decoded_*.nii.gz")
+    same_grid(image, path)
+    with pytest.raises(UserError, match=r"found packed codes; expected \.npy"):
+        use(tmp_path, monkeypatch, runs["vq"], "decode", file, "--out", "other")
+    with pytest.raises(UserError, match="has no codebook"):
+        use(tmp_path, monkeypatch, runs["packed"], "map", path, "--out", "other")
 
 
 @pytest.mark.parametrize("kind", ["som", "psom"])

@@ -29,6 +29,10 @@ def fit_transform(run, model):
     Args:
         run: a `LoadedRun` whose network is a `brainvq.options.Transform`.
         model: its `WindowedTrainer`.
+
+    Returns:
+        (vectors of the training samples, float32 `(n, *grid, channels)`; bool `(*grid)`, the cells
+        that are coded): what `EntropyQuantizer.fit` takes, for other rates.
     """
     rows, patch = run.rows["train"], run.study.model.network.patch
     mean, brain = _means(run.store, rows)
@@ -48,6 +52,7 @@ def fit_transform(run, model):
     logger.info(
         "%d of %d cells are coded; %.0f bits a training volume", coded.sum(), coded.size, bits
     )
+    return vectors, coded
 
 
 def principal_patches(batches, count):
