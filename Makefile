@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit thorough jax jax-all torch docs fuzz faults audit clean
+.PHONY: demo test lint unit thorough jax jax-all torch docs bench fuzz faults audit clean
 
 demo: $(VENV)/.installed
 	# On windows of a quarter of a slice a pass takes a third of the time.
@@ -68,6 +68,22 @@ $(DOCS)/.installed: requirements-docs.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--requirement requirements-docs.txt
+	touch $@
+
+# Time and memory beside other programs, into docs/performance.md (about half an hour on two cores).
+# These have an environment of their own; QUICK=--quick only tries whether all of them run.
+BENCH := .make/bench
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/bench.py $(QUICK)
+
+$(BENCH)/.installed: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement requirements.txt --editable .
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement requirements-bench.txt 2>/dev/null || \
+		$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement requirements-bench.txt --extra-index-url https://download.pytorch.org/whl/cpu
 	touch $@
 
 # Spoilt files of every format through the program's readers; `make test` tries a small share.

@@ -70,15 +70,16 @@ class TutorialVQVAE(keras.Model):
         num_codes: int, number of codes.
         dim: int, channels of the encoder's output.
         size: int, height and width of the images.
+        filters: channels of the layers of stride 2.
     """
 
-    def __init__(self, train_variance, num_codes=16, dim=16, size=128):
+    def __init__(self, train_variance, num_codes=16, dim=16, size=128, filters=(32, 32, 64, 64)):
         super().__init__()
         self.train_variance = train_variance
         self.quantizer = TutorialQuantizer(num_codes, dim)
         inputs = keras.Input((size, size, 1))
-        encoder = conv_encoder((size, size, 1), embedding_dim=dim)
-        decoder = conv_decoder((size // 16, size // 16, dim))
+        encoder = conv_encoder((size, size, 1), filters, embedding_dim=dim)
+        decoder = conv_decoder(encoder.output_shape[1:], filters)
         self.encoder, self.decoder = encoder, decoder
         self.vqvae = keras.Model(inputs, decoder(self.quantizer(encoder(inputs))))
         self.trackers = [

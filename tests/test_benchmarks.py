@@ -1,0 +1,47 @@
+"""The page on performance says what its file of results says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("tables", FOLDER / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tables", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_the_page_are_those_of_the_results(tables):
+    text = tables.PAGE.read_text()
+    assert text.count("<!-- table") == len(tables.TABLES)
+    assert tables.page(text, tables.read()) == text
+
+
+def test_ratios_are_those_of_the_rounds(tables):
+    spec = importlib.util.spec_from_file_location("bench", FOLDER / "bench.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+
+    def rounds(*seconds):
+        return [{"wall": wall, "cpu": 2 * wall, "memory": int(1e9 * wall)} for wall in seconds]
+
+    facts = {"work": 6.0, "flops": 12.0, "weights": None, "first": 1.0}
+    given = {"ours": rounds(1, 2, 3), "peer": rounds(4, 4, 3), "matmul": rounds(1, 1, 1)}
+    given["copy"] = rounds(1, 1, 1)
+    found = bench.summary(["ours", "peer"], dict.fromkeys(given, facts), given)
+    ours, peer = found["sides"].values()
+    # Medians: 2 and 4 s; ratios of the rounds 4, 2 and 1.
+    assert (ours["rate"], peer["rate"]) == (3.0, 1.5)
+    assert (ours["ratio"], peer["ratio"], peer["ratios"]) == (1.0, 2.0, [1.0, 4.0])
+    assert ours["share_of_matmul"] == 1.0
+    assert peer["memory"] == 4e9
+    row = tables.side_row("peer", peer)
+    assert row == ["peer", "1.5", "2 (1 to 4)", "4.00 GB", "50%"]
