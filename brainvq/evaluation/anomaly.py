@@ -18,7 +18,7 @@ from brainvq.evaluation.lesion_scores import LesionScores as LesionScores
 from brainvq.evaluation.similarity import ssim_map
 
 DIRECTIONS = ("both", "bright", "dark")
-SCORES = ("intensity", "pixel", "restoration", "ssim", "surprise")
+SCORES = ("intensity", "depth", "pixel", "restoration", "ssim", "surprise")
 # What `score_maps` combines by default, where present: evidence of the network, not intensity.
 COMBINED = ("pixel", "surprise", "restoration")
 
@@ -154,6 +154,70 @@ def intensity_score(x, foreground, direction="bright"):
     return np.where(foreground, rank, 0).astype("float32")
 
 
+def depth_score(x, foreground, spacing, direction="bright", *, smooth=0.7, weight=8.0, reach=3.0):
+    """Intensity that counts less towards the rim of the brain.
+
+    Cortex, vessels and partial volume at the rim are as bright on FLAIR as lesions, in everyone;
+    deep in the brain hardly anything else is. The score is z − weight · exp(−depth / reach): z is
+    the intensity in units of the brain's own spread around its most frequent value, depth the
+    distance to the nearest voxel outside of the brain. What is below 0 is no lesion, and 0. There
+    is no network in it: what a model of healthy brains says has to be better than this.
+
+    Args:
+        x: one subject's stack, `(n, rows, cols[, 1])`.
+        foreground: bool `(n, rows, cols)`, the brain.
+        spacing: mm from slice to slice, row to row and column to column.
+        direction: "bright" (default), "dark" or "both": which intensities are high, see
+            `intensity_score`.
+        smooth: standard deviation in mm of a Gaussian over the brain. Default 0.7.
+        weight: what is taken off at the very rim, in z. Default 8.
+        reach: depth in mm at which a third of that is left. Default 3.
+
+    Returns:
+        float32 `(n, rows, cols)`, 0 or more: how far, in spreads, the intensity exceeds what is
+        usual at that depth; 0 outside of the brain.
+
+    Raises:
+        UserError: the direction is unknown, or a number is out of range.
+        ValueError: the shapes differ.
+    """
+    _check_direction(direction)
+    for name, value, least in (
+        ("smooth", smooth, 0),
+        ("weight", weight, 0),
+        ("reach", reach, 1e-3),
+    ):
+        if not least <= value < np.inf:
+            raise UserError(f"depth {name}: found {value}; expected a number from {least}")
+    x = _stack(x, "x")
+    foreground = _mask(foreground, x, "foreground")
+    if not foreground.any():
+        return np.zeros(x.shape, "float32")
+    spacing = np.asarray(spacing, float)
+    z = np.where(foreground, _standardised(x.astype("float32"), foreground), 0)
+    if smooth:
+        # Of the brain alone: what lies outside is unknown, not dark.
+        share = ndimage.gaussian_filter(foreground.astype("float32"), smooth / spacing)
+        z = ndimage.gaussian_filter(z, smooth / spacing) / np.maximum(share, 1e-6)
+    z = {"bright": z, "dark": -z, "both": np.abs(z)}[direction]
+    # Where the field of view cuts a brain off there is no rim.
+    depth = ndimage.distance_transform_edt(foreground, sampling=spacing)
+    score = z - weight * np.exp(-depth / reach)
+    return np.where(foreground, np.maximum(score, 0), 0).astype("float32")
+
+
+def _standardised(x, foreground):
+    """Intensities around the most frequent one, in units of 1.48 median absolute deviations."""
+    values = x[foreground]
+    low, high = np.percentile(values, [5, 95])
+    spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+    if not (high > low and spread > 0):
+        return x - np.median(values)
+    counts, edges = np.histogram(values, 64, (low, high))
+    top = np.argmax(ndimage.gaussian_filter1d(counts.astype(float), 3))
+    return (x - (edges[top] + edges[top + 1]) / 2) / spread
+
+
 def combine(maps, foreground):
     """Mean of the ranks of several scores within a subject's brain.
 
@@ -242,6 +306,10 @@ def score_maps(
     erode=3,
     without_fluid=None,
     combined=COMBINED,
+    spacing=None,
+    depth_smooth=0.7,
+    depth_weight=8.0,
+    depth_reach=3.0,
 ):
     """Every score of one subject, from what the model and its prior say.
 
@@ -264,10 +332,17 @@ def score_maps(
             (default) does so where `direction` is "dark".
         combined: names of the scores whose ranks are averaged, before `median` and `erode`; those
             that are absent are left out. Default `COMBINED`.
+        spacing: mm from slice to slice, row to row and column to column. None (default) leaves out
+            the score `depth`, which needs them.
+        depth_smooth: see `depth_score`, in mm. Default 0.7. That score has a smoothing and a rim of
+            its own, so that `median` and `erode` leave it alone.
+        depth_weight: see `depth_score`. Default 8.
+        depth_reach: see `depth_score`, in mm. Default 3.
 
     Returns:
-        dict of float32 `(n, rows, cols)`: `intensity` (the baseline), `pixel`, `ssim`, and with a
-        prior `surprise`, `restoration`; and `combined`, if two or more of its parts are there.
+        dict of float32 `(n, rows, cols)`: `intensity` (the baseline), `depth`, `pixel`, `ssim`,
+        and with a prior `surprise`, `restoration`; and `combined`, if two or more of its parts are
+        there.
 
     Raises:
         UserError: an option is out of range or a name in `combined` is unknown.
@@ -279,6 +354,9 @@ def score_maps(
             raise UserError(f"combined: found {name!r}; expected some of {', '.join(SCORES)}")
     x = _stack(x, "x")
     scores = _raw_scores(x, evidence, foreground, direction, smooth, restoration_smooth)
+    if spacing is not None:
+        names = {"smooth": depth_smooth, "weight": depth_weight, "reach": depth_reach}
+        scores["depth"] = depth_score(x, foreground, spacing, direction, **names)
     fluid = np.zeros(x.shape, bool)
     if direction == "dark" if without_fluid is None else without_fluid:
         fluid = fluid_area(x, foreground)
@@ -287,7 +365,9 @@ def score_maps(
     if len(chosen) > 1:
         scores["combined"] = np.where(fluid, 0, combine(chosen, foreground))
     return {
-        name: post_process(score, foreground, median=median, erode=erode)
+        name: score
+        if name == "depth"
+        else post_process(score, foreground, median=median, erode=erode)
         for name, score in scores.items()
     }
 

@@ -99,8 +99,18 @@ class Anomaly(Folders):
     without_fluid: bool | None = None
     """Leave the fluid in and around the brain out, for any score. `None`: where only dark places
     count, because fluid is dark on T1w."""
+    depth_smooth: float = 0.7
+    """Gaussian on the intensity of the score `depth`, in mm."""
+    depth_weight: float = 8.0
+    """What the score `depth` loses at the rim of the brain, in standard deviations of intensity."""
+    depth_reach: float = 3.0
+    """Depth under the rim, in mm, at which it loses a third of that."""
+    threshold: float | None = None
+    """Score `depth` from which a place is marked in `desc-bright_mask`. `None`: from healthy scans
+    (`--healthy`), or else a value that less than 1 % of the brain exceeds outside of lesions, in
+    people of 69 to 90 years."""
     combined: tuple[str, ...] | None = None
-    """Scores whose ranks are averaged into one: some of intensity, pixel, ssim, surprise,
+    """Scores whose ranks are averaged into one: some of intensity, depth, pixel, ssim, surprise,
     restoration. `None`: intensity, pixel, restoration where only bright places count; else pixel,
     surprise, restoration."""
     specificity: float = 0.98

