@@ -114,6 +114,21 @@ def _compiled(function, owners, static_argnames):
     )
 
 
+def has_accelerator() -> bool:
+    """Whether Keras computes on a GPU or TPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def is_symbolic(tensor):
     """Whether a tensor is that of a program being traced, without a value yet."""
     if isinstance(tensor, keras.KerasTensor):

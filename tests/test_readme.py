@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from brainvq.app.train import STRATEGIES
 from brainvq.errors import UserError
 from brainvq.options import parse_fields, take_option
 from brainvq.options.verbs import NAMES, VERBS, Simulation
@@ -39,6 +40,8 @@ def is_study(words):
     variants, words = take_option(words, "--variants")
     track, words = take_option(words, "--track")
     assert track in (None, *TRACKERS)
+    strategy, words = take_option(words, "--strategy")
+    assert strategy in (None, *STRATEGIES)
     if variants is not None:
         known = variants_in_order(words[0])
         assert variants == "all" or set(variants.split(",")) <= set(known)

@@ -3,12 +3,12 @@
 import shlex
 
 from brainvq import studies
-from brainvq.app import single, typed
+from brainvq.app import precision, single, typed
 from brainvq.errors import UserError
 from brainvq.options import effective, take_option
 
 
-def train_several(names, seeds, arguments, prog, description):
+def train_several(names, seeds, arguments, prog, description, strategy=None):
     """Trains variants of a study in the order of their dependencies, with each seed.
 
     What is done is skipped, and what was stopped goes on.
@@ -19,6 +19,7 @@ def train_several(names, seeds, arguments, prog, description):
         arguments: list of str, the other words of the command line.
         prog: str, the program without its options.
         description: str, what `--help` begins with.
+        strategy: how several devices train; see `brainvq.training.devices`.
 
     Raises:
         UserError: a mistake in the options.
@@ -31,13 +32,14 @@ def train_several(names, seeds, arguments, prog, description):
 
     log, finished = start_log(), []
     for words, study in wanted:
+        study = precision.settled(study)  # what is done is found by what was chosen
         command = shlex.join([*prog.split(), *words])
         smoke = "--smoke" in words
         run = run_of(study) or single.new_run(study, command, prog, smoke=smoke, track=track)
         if run.has("finished.json"):
             log.info("%s %s: done, in %s", study.name, study.variant, run.path)
         else:
-            single.train_run(run, prog)
+            single.train_run(run, prog, strategy)
             _forget_models()
         finished.append(run)
     paths = shlex.join(str(run.path) for run in finished)

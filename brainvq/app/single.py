@@ -24,8 +24,13 @@ def runs_of(study, variant):
             yield run
 
 
-def train_run(run, prog):
+def train_run(run, prog, strategy=None):
     """Runs every stage that the run's folder does not hold yet.
+
+    Args:
+        run: a `LoadedRun`.
+        prog: str, the program without its options.
+        strategy: how several devices train; see `brainvq.training.devices`.
 
     Raises:
         UserError: another process is at it.
@@ -36,7 +41,7 @@ def train_run(run, prog):
     clock = Clock(run.file("timings.json"))
     try:
         with run.folder.lock():
-            _train_stages(run, prog, clock)
+            _train_stages(run, clock, strategy)
     except (KeyboardInterrupt, OSError) as stop:
         saved = f"Saved: {run.folder.saved()}."
         hint = f"Go on with: {prog} --resume {shlex.quote(str(run.path))}"
@@ -51,12 +56,13 @@ def train_run(run, prog):
         ) from stop
 
 
-def _train_stages(run, prog, clock):
+def _train_stages(run, clock, strategy):
     import keras
 
     from brainvq.app import measure, stages
     from brainvq.app.index import index_runs
     from brainvq.files import write_json
+    from brainvq.training.devices import all_devices
     from brainvq.training.fit import duration
     from brainvq.training.runs import SMOKE
     from brainvq.training.tracking import tracker_of
@@ -72,13 +78,13 @@ def _train_stages(run, prog, clock):
     if run.simulated:
         log.info("these data are simulated; use --data.source for real scans")
     with tracker_of(run.folder) as run.tracker:
-        with clock("autoencoder"):
+        with clock("autoencoder"), all_devices(strategy, run.study.train.batch_size):
             run.model = stages.train_autoencoder(run)
         if run.model.num_codes:
             with clock("codes"):
                 run.codes = stages.encode(run)
         if run.study.has_prior:
-            with clock("prior"):
+            with clock("prior"), all_devices(strategy, run.study.prior.batch_size):
                 run.prior = stages.train_prior(run)
         with clock("measures"):
             measure.measure_run(run)
@@ -108,7 +114,7 @@ def new_run(study, command, prog, name=None, smoke=False, track=None):
     start = start_of(study, prog)
     import keras
 
-    from brainvq.app import stages
+    from brainvq.app import precision, stages
     from brainvq.data import steps_to_config
     from brainvq.tasks import of
     from brainvq.tasks.run import LoadedRun, keep_cohort
@@ -118,6 +124,7 @@ def new_run(study, command, prog, name=None, smoke=False, track=None):
     settle_keras()
     if track is not None:
         check_tracker(track)
+    study = precision.settled(study)
     stages.try_networks(study)
     task = of(study)
     scans = task.cohort(study)

@@ -15,6 +15,8 @@
                                                             --resume latest: the newest
     {prog} --track wandb                                send measures to Weights & Biases,
                                                             or mlflow, too
+    {prog} --strategy mirrored                          train on all GPUs of the machine; batch
+                                                            sizes are those of all together
 
 The run's folder, runs/STUDY-VARIANT-TIME or runs/NAME with `--name NAME`, holds model, prior, every
 measure and report.html. Press Ctrl-C, or pull the plug: `--resume` goes on from the last whole
@@ -29,14 +31,19 @@ from brainvq.app.single import new_run, train_run
 from brainvq.errors import UserError
 from brainvq.options import take_option, take_options
 
+STRATEGIES = ("mirrored",)
+
 
 def main(arguments, prog):
     """Trains what the command line asks for: one run, or several variants and seeds."""
+    strategy, arguments = take_option(arguments, "--strategy")
+    if strategy not in (None, *STRATEGIES):
+        raise UserError(f"--strategy: found {strategy!r}; expected {' or '.join(STRATEGIES)}")
     variants, rest = take_option(arguments, "--variants")
     seeds, rest = take_options(rest, "--seeds")
     if variants is not None or seeds is not None:
-        return train_several(variants, seeds, rest, prog, _help(prog))
-    return train_run(open_run(arguments, prog), prog)
+        return train_several(variants, seeds, rest, prog, _help(prog), strategy)
+    return train_run(open_run(arguments, prog), prog, strategy)
 
 
 def open_run(arguments, prog):

@@ -47,8 +47,9 @@ class Train:
     """Share of the steps in which the learning rate rises linearly."""
     weight_decay: float = option(0.0, minimum=0)
     """Decoupled weight decay (AdamW); 0 is plain Adam."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Number type of the network; codebooks, statistics and losses stay float32."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"] = "float32"
+    """Number type of the network; codebooks, statistics and losses stay float32. `auto` tries some
+    steps of training and takes the quicker of the first two."""
     start_run: str | None = option(
         None,
         used=lambda study: study.model.start is not None,

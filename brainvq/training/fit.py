@@ -14,6 +14,7 @@ from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_csv
 from brainvq.layers.bottleneck import Bottleneck
 from brainvq.progress import progress
+from brainvq.training.devices import undivided
 
 logger = logging.getLogger("brainvq")
 
@@ -78,7 +79,10 @@ class TrainingState:
 
 def to_numpy(variable):
     """The value of a Keras variable as a NumPy array of its shape, on any backend."""
-    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable.value))
+    value = variable.value
+    copies = getattr(value, "values", None)  # under `tf.distribute` one on each device, all alike
+    value = copies[0] if isinstance(copies, tuple) else value
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value))
 
 
 def _variables(model):
@@ -258,7 +262,8 @@ class UnseenLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the measures to `logs`."""
-        results = self.model.evaluate(self.stream, verbose=0, return_dict=True)
+        with undivided():
+            results = self.model.evaluate(self.stream, verbose=0, return_dict=True)
         logs.update({f"val_{key}": value for key, value in results.items()})
 
 
