@@ -1,15 +1,14 @@
 """Rate and distortion of codes of whole brains: t1w3d beside codecs without a network.
 
-    python benchmarks/volumes_rate.py BIDS PEOPLE.csv              # every method
-    python benchmarks/volumes_rate.py BIDS PEOPLE.csv --only jpeg2000 pca --runs RUN...
+    python benchmarks/volumes_rate.py BIDS PEOPLE.csv --runs RUN...     # every method
+    python benchmarks/volumes_rate.py BIDS PEOPLE.csv --only jpeg2000 pca
 
 BIDS is a folder of T1w scans, PEOPLE.csv has columns subject and split, as --data.assignments of
 `brainvq train` takes it. Scans are registered as study t1w3d does it (kept in --cache). What learns
 does so on the split "train"; measured are all other people. Rows go to OUT.csv, where those of
 other methods stay, and OUT.png is drawn of them.
 
-- transform: t1w3d before its refinement is trained, at three rates; bits as the coder writes them
-- refined: the runs of `--runs`, t1w3d as it is trained
+- t1w3d: the runs of `--runs`, as they are trained, and without what is trained: bits as packed
 - kmeans: k-means on patches in stages of 256 codes, 16 or 8 voxels a side (hours)
 - pca: principal components of whole volumes, as half floats
 - jpeg2000: all axial slices as one picture (Pillow); its bits are those of the file
@@ -34,33 +33,22 @@ from brainvq.evaluation.principal_components import PrincipalComponents
 from brainvq.studies import parse
 from brainvq.tasks import of
 from brainvq.tasks.scan_samples import pack
-from brainvq.tasks.volumes.transform import fit_transform
 
 RATES = (6400, 28000, 114000)
 PATCHES = ((16, 1), (16, 4), (8, 2))
 TILES = (12, 12)
 
 
-def transform(run):
-    """(bits, name, volumes) of the transform of t1w3d, at each rate."""
-    model = run.study.model.build(run.study.input_shape)
-    vectors, coded = fit_transform(run, model)
-    for bits in RATES:
-        model.bottleneck.fit(vectors, bits, coded)
-        yield decoded(model, run, "t1w3d, without refinement")
-
-
-def decoded(model, run, name):
-    """(bits as files have them, name, volumes) of what a model makes of the test volumes."""
-    codes = model.encode(run.test, batch_size=1)
-    bits = np.mean([8 * len(pack(model, each)) for each in codes])
-    return bits, name, model.decode(codes, batch_size=1)
-
-
-def refined(run):
-    """The same of trained runs."""
+def t1w3d(run):
+    """(bits as files have them, name, volumes) of trained runs, and of their transforms alone."""
     for path in run.trained:
-        yield decoded(brainvq.load(path).model, run, "t1w3d")
+        model = brainvq.load(path).model
+        codes = model.encode(run.test, batch_size=1)
+        bits = np.mean([8 * len(pack(model, each)) for each in codes])
+        yield bits, "t1w3d", model.decode(codes, batch_size=1)
+        linear = model.decoder.get_layer("linear")
+        volumes = [np.asarray(linear(model.bottleneck.codes_to_vectors(c[None]))) for c in codes]
+        yield bits, "t1w3d, without refinement", np.concatenate(volumes)[..., :1]
 
 
 def kmeans(run):
@@ -103,7 +91,7 @@ def through_jpeg(volume, bits):
     return 8 * len(file.getvalue()), tiles.transpose(1, 2, 0)
 
 
-METHODS = {each.__name__: each for each in (transform, refined, kmeans, pca, jpeg2000)}
+METHODS = {each.__name__: each for each in (t1w3d, kmeans, pca, jpeg2000)}
 
 
 def measures(images, restored):

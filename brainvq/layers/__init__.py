@@ -1,5 +1,6 @@
 """Bottlenecks, masked convolutions and normalisation: Keras layers for any `keras.Model`."""
 
+from brainvq.layers.block_fold import BlockFold
 from brainvq.layers.bottleneck import Bottleneck, BottleneckChain
 from brainvq.layers.ema_vector_quantizer import EMAVectorQuantizer
 from brainvq.layers.entropy_quantizer import EntropyQuantizer
@@ -32,6 +33,7 @@ from brainvq.layers.vector_quantizer import VectorQuantizer
 
 __all__ = [
     "AddVolume",
+    "BlockFold",
     "Bottleneck",
     "BottleneckChain",
     "CausalConv",

@@ -1,9 +1,9 @@
 """The encoder and decoder of study `t1w3d`: principal components of patches, and a refinement.
 
 Encoder and linear decoder are no trained networks but a transform, set by `set_transform`: the
-volume less its mean, divided by how much varies at each voxel, cut into cubes, each as its first
-principal components. Convolutions then add what they know of brains to what was decoded. They start
-at zero, so that what is trained begins as good as the transform.
+volume less its mean, divided by how much varies at each voxel, folded into cubes that overlap, each
+as its first principal components. Convolutions then add what they know of brains to what was
+decoded. They start at zero, so that what is trained begins as good as the transform.
 """
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from brainvq.arguments import seed_of, whole, wholes
+from brainvq.layers.block_fold import BlockFold
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.layers.template_volume import TemplateVolume
 from brainvq.models.conv_networks import CONVOLUTIONS, _rank
@@ -38,7 +39,8 @@ def transform_encoder(
     _rank(input_shape)
     inputs = keras.Input(input_shape)
     x = TemplateVolume(dtype="float32", name="template")(inputs)
-    x = SpaceToDepth(whole("patch", patch, 2), dtype="float32")(x)
+    x = BlockFold(whole("patch", patch, 2), dtype="float32", name="fold")(x)
+    x = SpaceToDepth(patch, dtype="float32", name="patches")(x)
     return keras.Model(inputs, _fixed(whole("components", components), "analysis")(x), name=name)
 
 
@@ -81,6 +83,7 @@ def transform_decoder(
     z = keras.Input(input_shape)
     x = _fixed(patch**rank * channels, "synthesis")(z)
     x = DepthToSpace(patch, dtype="float32")(x)
+    x = BlockFold(patch, inverse=True, dtype="float32", name="unfold")(x)
     restore = TemplateVolume(inverse=True, dtype="float32", name="template")
     # The mean volume itself is what zeros decode to.
     mean = restore(layers.Rescaling(0.0, dtype="float32")(x))

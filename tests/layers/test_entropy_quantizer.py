@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainvq.layers import EntropyQuantizer, TemplateVolume
+from brainvq.layers import BlockFold, EntropyQuantizer, TemplateVolume
 from tests.layers.layer_test import run_layer_test
 from tests.layers.oracles import array
 
@@ -50,7 +50,7 @@ def test_rounds_to_multiples_of_the_step_with_a_dead_zone_and_cuts_what_is_beyon
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 1000), st.floats(40, 400))
+@given(st.integers(0, 1000), st.floats(40, 200))
 def test_fit_meets_the_bits_and_they_are_those_of_an_ideal_coder(seed, bits):
     vectors = laplace(600, seed)
     layer, found = fitted(vectors, bits)
@@ -90,6 +90,22 @@ def test_what_does_not_fit_is_refused():
     layer.build((None, *GRID))
     with pytest.raises(ValueError, match="finite"):
         layer.fit(np.full((3, *GRID), np.nan), 100)
+
+
+def test_folded_blocks_overlap_and_unfold():
+    x = laplace(2, grid=(8, 12, 4, 2))
+    fold, unfold = BlockFold(4), BlockFold(4, inverse=True)
+    y = array(fold(x))
+    np.testing.assert_allclose(array(unfold(y)), x, atol=1e-5)
+    np.testing.assert_allclose(np.sum(y**2), np.sum(x**2), rtol=1e-4)
+    # What one folded block holds reaches half a block into its neighbours, and falls smoothly.
+    one = np.zeros((1, 12, 1), "float32")
+    one[0, 4:8] = 1
+    reach = np.abs(array(unfold(one)))[0, :, 0]
+    np.testing.assert_array_equal(reach > 0, [0, 0, *[1] * 8, 0, 0])
+    assert reach[2] < reach[3]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        fold(x[:, :6])
 
 
 def test_a_template_is_taken_off_and_put_back(tmp_path):

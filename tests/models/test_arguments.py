@@ -39,6 +39,7 @@ def transformed():
 # of none that returns them. Then the shape of an input, where there is one.
 FITTING = {
     layers.AddVolume: ({}, GRID),
+    layers.BlockFold: ({"block": 2}, None),
     layers.BottleneckChain: (lambda: {"bottlenecks": [layers.VectorQuantizer(4)]}, GRID),
     layers.CausalConv: ({"filters": 4, "kernel_size": 3}, GRID),
     layers.DepthToSpace: ({}, None),

@@ -2,7 +2,9 @@
 
 import logging
 
+import keras
 import numpy as np
+from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from brainvq.evaluation.similarity import FOREGROUND_FRACTION
@@ -39,12 +41,16 @@ def fit_transform(run, model):
     deviation = _deviation(run.store, rows)
     coded = _cells(brain > PEOPLE_SHARE, patch).mean(axis=-1) > CELL_SHARE  # (*grid)
 
+    template = mean[..., None], deviation[..., None]
+    set_transform(model.encoder, model.decoder, *template, np.zeros((0, patch**3)))
+    cut = keras.Model(model.encoder.inputs[0], model.encoder.get_layer("patches").output)
+
     def patches():
         for row in rows:
-            yield _cells((run.store.read([row])[0, ..., 0] - mean) / deviation, patch)[coded]
+            yield keras.ops.convert_to_numpy(cut(run.store.read([row])))[0][coded]
 
     components = principal_patches(patches(), min(run.study.model.network.components, patch**3))
-    set_transform(model.encoder, model.decoder, mean[..., None], deviation[..., None], components)
+    set_transform(model.encoder, model.decoder, *template, components)
     vectors = np.zeros((len(rows), *coded.shape, model.bottleneck.channels), "float32")
     for place, cells in enumerate(patches()):
         vectors[place][coded, : len(components)] = cells @ components.T
@@ -68,11 +74,13 @@ def principal_patches(batches, count):
     total = 0.0
     for patches in batches:
         total = total + (patches.T @ patches).astype("float64")
-    return np.linalg.eigh(total)[1][:, ::-1][:, :count].T.astype("float32")
+    last = len(total) - 1
+    axes = eigh(total, subset_by_index=(last + 1 - count, last))[1]
+    return axes[:, ::-1].T.astype("float32")
 
 
 def _cells(volume, patch):
-    """Volume `(x, y, z)` → `(*grid, patch³)`, in the order of `SpaceToDepth`."""
+    """Volume `(x, y, z)` → `(*grid, patch³)`."""
     grid = [size // patch for size in volume.shape]
     split = volume.reshape(grid[0], patch, grid[1], patch, grid[2], patch)
     return split.transpose(0, 2, 4, 1, 3, 5).reshape(*grid, patch**3)
