@@ -45,7 +45,8 @@ def rows(head, lines):
 
 def comparison(found):
     """One comparison as a table."""
-    head = [found["title"], found["unit"], "time beside ours", "memory", "of matmul"]
+    head = [found["title"], found["unit"], "time beside ours", "of the processor"]
+    head += ["memory", "of matmul"]
     return rows(head, [side_row(name, side) for name, side in found["sides"].items()])
 
 
@@ -58,6 +59,7 @@ def side_row(name, side):
         name,
         figure(side["rate"]),
         shown,
+        f"{side['ratio_cpu']:.2g}",
         f"{side['memory'] / 1e9:.2f} GB",
         "" if share is None else f"{share:.0%}",
     ]
@@ -75,7 +77,7 @@ def bench(results):
         parts.append(comparison(found))
         limits, of = found["limits"], found["machine"]
         parts.append(
-            f"{of['date']}, {of['rounds']} rounds, {of['threads']} threads; in the same rounds "
+            f"{of['date']}, {of['rounds']} rounds, {of['threads']} thread{'s' * (of['threads'] > 1)}; in the same rounds "
             f"{limits['matmul'] / 1e9:.0f} GFLOP/s of a product of matrices and "
             f"{limits['copy'] / 1e9:.1f} GB/s of a copy; load of the machine before: "
             f"{of['load_before']:g} of {of['cores']} cores."
@@ -119,7 +121,7 @@ def figure_of_quality(results):
                 label=name,
             )
         axis.set(title=title, xlabel="minutes of one core", ylim=(0, 1))
-    axes[1].legend(loc="lower right", frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(ROOT / "docs" / "quality.png", dpi=110)
     plt.close(figure)
 

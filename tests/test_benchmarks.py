@@ -44,4 +44,4 @@ def test_ratios_are_those_of_the_rounds(tables):
     assert ours["share_of_matmul"] == 1.0
     assert peer["memory"] == 4e9
     row = tables.side_row("peer", peer)
-    assert row == ["peer", "1.5", "2 (1 to 4)", "4.00 GB", "50%"]
+    assert row == ["peer", "1.5", "2 (1 to 4)", "2", "4.00 GB", "50%"]

@@ -1,6 +1,7 @@
 """One training on all devices of a machine, by the engines of TensorFlow and JAX."""
 
 import contextlib
+import functools
 import logging
 
 import keras
@@ -60,7 +61,9 @@ def undivided():
         keras.distribution.set_distribution(shared)
 
 
+@functools.cache
 def _mirrored():
+    # One for all trainings of a process: another would number its sums over devices from the start.
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
