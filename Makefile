@@ -70,7 +70,7 @@ $(DOCS)/.installed: requirements-docs.txt
 		--requirement requirements-docs.txt
 	touch $@
 
-# Time and memory beside other programs, into docs/performance.md (about half an hour on two cores).
+# Time and memory beside other programs, into docs/performance.md.
 # These have an environment of their own; QUICK=--quick only tries whether all of them run.
 BENCH := .make/bench
 bench: $(BENCH)/.installed

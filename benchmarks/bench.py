@@ -1,6 +1,6 @@
 """Every comparison of docs/performance.md in one command: `make bench`.
 
-    make bench                                     all of them, about 20 minutes on two cores
+    make bench                                     all of them
     .make/bench/bin/python benchmarks/bench.py --only quantizer --rounds 9
     .make/bench/bin/python benchmarks/bench.py --quick            does it run: small sizes, no file
 

@@ -77,7 +77,8 @@ def bench(results):
         parts.append(comparison(found))
         limits, of = found["limits"], found["machine"]
         parts.append(
-            f"{of['date']}, {of['rounds']} rounds, {of['threads']} thread{'s' * (of['threads'] > 1)}; in the same rounds "
+            f"{of['date']}, {of['rounds']} rounds, {of['threads']} "
+            f"thread{'s' * (of['threads'] > 1)}; in the same rounds "
             f"{limits['matmul'] / 1e9:.0f} GFLOP/s of a product of matrices and "
             f"{limits['copy'] / 1e9:.1f} GB/s of a copy; load of the machine before: "
             f"{of['load_before']:g} of {of['cores']} cores."
