@@ -12,6 +12,14 @@ Data: any T1w scans; they are registered to the template.
 
     brainvq train t1w3d --data.source bids --data.root DIR
     brainvq train t1w3d --variants all --data.source bids --data.root DIR
+
+Time: 4 minutes of one core on 50 people, and 5 seconds a scan for the registration; 2.1 GB.
+Result to expect on unseen people of ds002748, foreground SSIM (patch k-means of as many bits; for
+`small` and `large` before the refinement):
+
+    small      7 kbit   0.615   0.406
+    best      28 kbit   0.781   0.593
+    large    114 kbit   0.907   0.763
 """
 
 from dataclasses import replace
