@@ -225,7 +225,10 @@ def test_every_field_is_explained(path):
         (["t1w3d", "--model.bottleneck", "ema"], "--model.bottleneck: found ema; expected entropy"),
         (["t1w3d", "--model.window", "42"], "--model.window: found 42; expected a multiple of 4"),
         (["t1w3d", "--prior.epochs", "2"], "--prior.epochs: found 2"),
-        (["som3d", "--model.bottleneck", "entropy"], "--model.network: found strided; expected tr"),
+        (
+            ["som3d", "--variant", "ae", "--model.bottleneck", "entropy"],
+            "--model.network: found strided; expected transform",
+        ),
         (["oasis2d", "--model.bottleneck", "entropy"], "invalid choice 'entropy'"),
         (["som3d", "--data.spacing", "None"], "invalid choice 'None'|--data.spacing"),
         (["som3d", "--data.source", "png", "--data.root", "x"], "invalid choice 'png'"),
