@@ -163,7 +163,7 @@ class Search:
         evidence = self.detector.evidence(slices, self.conditions(slices))
         brain = scoring.brain_area(slices)
         names = ("smooth", "restoration_smooth", "median", "erode", "without_fluid")
-        names += ("depth_smooth", "depth_weight", "depth_reach")
+        depth = ("depth_smooth", "depth_weight", "depth_reach")
         across, down, up = np.linalg.norm(scan.affine[:3, :3], axis=0)
         scores = scoring.score_maps(
             slices,
@@ -173,6 +173,7 @@ class Search:
             **{name: getattr(options, name) for name in names},
             combined=options.combined or COMBINED[self.direction],
             spacing=(up, down, across),
+            depth={name: getattr(options, name) for name in depth},
         )
         return evidence, brain, scores
 

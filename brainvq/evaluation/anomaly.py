@@ -154,7 +154,16 @@ def intensity_score(x, foreground, direction="bright"):
     return np.where(foreground, rank, 0).astype("float32")
 
 
-def depth_score(x, foreground, spacing, direction="bright", *, smooth=0.7, weight=8.0, reach=3.0):
+def depth_score(
+    x,
+    foreground,
+    spacing,
+    direction="bright",
+    *,
+    depth_smooth=0.7,
+    depth_weight=8.0,
+    depth_reach=3.0,
+):
     """Intensity that counts less towards the rim of the brain.
 
     Cortex, vessels and partial volume at the rim are as bright on FLAIR as lesions, in everyone;
@@ -169,9 +178,9 @@ def depth_score(x, foreground, spacing, direction="bright", *, smooth=0.7, weigh
         spacing: mm from slice to slice, row to row and column to column.
         direction: "bright" (default), "dark" or "both": which intensities are high, see
             `intensity_score`.
-        smooth: standard deviation in mm of a Gaussian over the brain. Default 0.7.
-        weight: what is taken off at the very rim, in z. Default 8.
-        reach: depth in mm at which a third of that is left. Default 3.
+        depth_smooth: standard deviation in mm of a Gaussian over the brain. Default 0.7.
+        depth_weight: what is taken off at the very rim, in z. Default 8.
+        depth_reach: depth in mm at which a third of that is left. Default 3.
 
     Returns:
         float32 `(n, rows, cols)`, 0 or more: how far, in spreads, the intensity exceeds what is
@@ -182,27 +191,26 @@ def depth_score(x, foreground, spacing, direction="bright", *, smooth=0.7, weigh
         ValueError: the shapes differ.
     """
     _check_direction(direction)
-    for name, value, least in (
-        ("smooth", smooth, 0),
-        ("weight", weight, 0),
-        ("reach", reach, 1e-3),
-    ):
-        if not least <= value < np.inf:
-            raise UserError(f"depth {name}: found {value}; expected a number from {least}")
+    given = {"smooth": depth_smooth, "weight": depth_weight, "reach": depth_reach}
+    for name, value in given.items():
+        if not (0 < value < np.inf or (value == 0 and name != "reach")):
+            raise UserError(
+                f"depth {name}: found {value}; expected a number from 0, above for reach"
+            )
     x = _stack(x, "x")
     foreground = _mask(foreground, x, "foreground")
     if not foreground.any():
         return np.zeros(x.shape, "float32")
     spacing = np.asarray(spacing, float)
     z = np.where(foreground, _standardised(x.astype("float32"), foreground), 0)
-    if smooth:
+    if depth_smooth:
         # Of the brain alone: what lies outside is unknown, not dark.
-        share = ndimage.gaussian_filter(foreground.astype("float32"), smooth / spacing)
-        z = ndimage.gaussian_filter(z, smooth / spacing) / np.maximum(share, 1e-6)
+        share = ndimage.gaussian_filter(foreground.astype("float32"), depth_smooth / spacing)
+        z = ndimage.gaussian_filter(z, depth_smooth / spacing) / np.maximum(share, 1e-6)
     z = {"bright": z, "dark": -z, "both": np.abs(z)}[direction]
     # Where the field of view cuts a brain off there is no rim.
     depth = ndimage.distance_transform_edt(foreground, sampling=spacing)
-    score = z - weight * np.exp(-depth / reach)
+    score = z - depth_weight * np.exp(-depth / depth_reach)
     return np.where(foreground, np.maximum(score, 0), 0).astype("float32")
 
 
@@ -307,37 +315,27 @@ def score_maps(
     without_fluid=None,
     combined=COMBINED,
     spacing=None,
-    depth_smooth=0.7,
-    depth_weight=8.0,
-    depth_reach=3.0,
+    depth=None,
 ):
     """Every score of one subject, from what the model and its prior say.
 
     Args:
         x: one subject's stack, `(n, rows, cols[, 1])`, in [0, 1].
         evidence: dict of stacks of the same shape: `reconstruction`, and where there is a prior
-            `surprise` (bits) and either `brighter` and `darker` (mean of the positive and of the
-            negative part of x − restoration) or neither; see
-            `brainvq.training.anomaly.AnomalyDetector.evidence`. Others are ignored.
+            `surprise` (bits), `brighter` and `darker` (mean of the positive and of the negative
+            part of x − restoration); see `brainvq.training.anomaly.AnomalyDetector.evidence`.
         foreground: bool `(n, rows, cols)`, the brain.
-        direction: "both" (default), "bright" or "dark"; see `pixel_error`. SSIM and surprise have
-            none.
+        direction: "both" (default), "bright" or "dark"; SSIM and surprise have none.
         smooth: Gaussian of the pixel error, in pixels. Default 1.
         restoration_smooth: Gaussian of the restoration score, in pixels. Default 1.
         median: see `post_process`; it is applied to every score, the baseline too. Default 3.
         erode: see `post_process`, likewise. Default 3.
         without_fluid: whether every score, the baseline too, is 0 in the brain's fluid, see
-            `fluid_area`. Ventricles of another size or of another scanner's contrast are the
-            strongest false alarms on T1; but an anomaly as dark as fluid is lost with them. None
-            (default) does so where `direction` is "dark".
-        combined: names of the scores whose ranks are averaged, before `median` and `erode`; those
-            that are absent are left out. Default `COMBINED`.
-        spacing: mm from slice to slice, row to row and column to column. None (default) leaves out
-            the score `depth`, which needs them.
-        depth_smooth: see `depth_score`, in mm. Default 0.7. That score has a smoothing and a rim of
-            its own, so that `median` and `erode` leave it alone.
-        depth_weight: see `depth_score`. Default 8.
-        depth_reach: see `depth_score`, in mm. Default 3.
+            `fluid_area`. Ventricles of another size or contrast are the strongest false alarms on
+            T1; but an anomaly as dark is lost too. None (default): where `direction` is "dark".
+        combined: scores, where present, whose ranks are averaged, before `median` and `erode`.
+        spacing: mm between slices, rows and columns. None (default): there is no score `depth`.
+        depth: dict of further arguments of `depth_score`; `median` and `erode` leave it alone.
 
     Returns:
         dict of float32 `(n, rows, cols)`: `intensity` (the baseline), `depth`, `pixel`, `ssim`,
@@ -349,14 +347,11 @@ def score_maps(
         ValueError: the shapes differ.
     """
     _check_direction(direction)
-    for name in combined:
-        if name not in SCORES:
-            raise UserError(f"combined: found {name!r}; expected some of {', '.join(SCORES)}")
+    _check_combined(combined)
     x = _stack(x, "x")
     scores = _raw_scores(x, evidence, foreground, direction, smooth, restoration_smooth)
     if spacing is not None:
-        names = {"smooth": depth_smooth, "weight": depth_weight, "reach": depth_reach}
-        scores["depth"] = depth_score(x, foreground, spacing, direction, **names)
+        scores["depth"] = depth_score(x, foreground, spacing, direction, **depth or {})
     fluid = np.zeros(x.shape, bool)
     if direction == "dark" if without_fluid is None else without_fluid:
         fluid = fluid_area(x, foreground)
@@ -364,12 +359,9 @@ def score_maps(
     chosen = {name: scores[name] for name in combined if name in scores}
     if len(chosen) > 1:
         scores["combined"] = np.where(fluid, 0, combine(chosen, foreground))
-    return {
-        name: score
-        if name == "depth"
-        else post_process(score, foreground, median=median, erode=erode)
-        for name, score in scores.items()
-    }
+    for name in set(scores) - {"depth"}:
+        scores[name] = post_process(scores[name], foreground, median=median, erode=erode)
+    return scores
 
 
 def _raw_scores(x, evidence, foreground, direction, smooth, restoration_smooth):
@@ -443,6 +435,12 @@ def _median_along(score, side, axis):
             np.maximum(shifts[i - 1], shifts[i], out=shifts[i])
             shifts[i - 1] = lower
     return shifts[half]
+
+
+def _check_combined(names):
+    unknown = [name for name in names if name not in SCORES]
+    if unknown:
+        raise UserError(f"combined: found {unknown[0]!r}; expected some of {', '.join(SCORES)}")
 
 
 def _check_direction(direction):

@@ -330,7 +330,7 @@ class TestDepth:
     def test_by_hand(self):
         image, brain, *_ = self.ball((2.0, 2.0, 2.0))
         found = anomaly.depth_score(
-            image, brain, (2.0, 2.0, 2.0), "both", smooth=0, weight=2, reach=5
+            image, brain, (2.0, 2.0, 2.0), "both", depth_smooth=0, depth_weight=2, depth_reach=5
         )
         values = image[brain]
         spread = 1.4826 * np.median(np.abs(values - np.median(values)))
@@ -341,7 +341,8 @@ class TestDepth:
         assert not anomaly.depth_score(brain * 0.5, brain, (2, 2, 2)).any()
 
     @pytest.mark.parametrize(
-        "wrong", [{"smooth": -1}, {"weight": np.nan}, {"reach": 0}, {"direction": "up"}]
+        "wrong",
+        [{"depth_smooth": -1}, {"depth_weight": np.nan}, {"depth_reach": 0}, {"direction": "up"}],
     )
     def test_what_is_wrong_is_named(self, wrong):
         with pytest.raises(UserError, match="depth|direction"):

@@ -149,7 +149,7 @@ def test_variants_come_after_what_they_start_from():
 
 
 def test_defaults_of_the_library_are_those_of_the_options():
-    from brainvq.evaluation.anomaly import healthy_thresholds, score_maps
+    from brainvq.evaluation.anomaly import depth_score, healthy_thresholds, score_maps
     from brainvq.training.anomaly import AnomalyDetector
     from brainvq.training.classify import METHODS, ClassifierSettings
 
@@ -162,7 +162,8 @@ def test_defaults_of_the_library_are_those_of_the_options():
             assert ours == entry.default, entry.name
     assert classify.methods == METHODS
     compared = 0
-    for function in (AnomalyDetector, AnomalyDetector.calibrate, score_maps, healthy_thresholds):
+    functions = (score_maps, depth_score, healthy_thresholds)
+    for function in (AnomalyDetector, AnomalyDetector.calibrate, *functions):
         for name, parameter in inspect.signature(function).parameters.items():
             known = parameter.default is not inspect.Parameter.empty
             if known and hasattr(anomaly, name) and name not in ("direction", "mirror", "combined"):

@@ -108,14 +108,7 @@ def read_people(path, sheet=None):
         if suffix == ".xls":
             table = _read_xls(path, sheet)
         elif suffix == ".xlsx":
-            with zipfile.ZipFile(path) as members:
-                _check_book(sum(member.file_size for member in members.infolist()))
-            # What it warns of is nothing that a table of people has a use for.
-            with warnings.catch_warnings(action="ignore"), pd.ExcelFile(path) as book:
-                name = sheet if sheet in book.sheet_names else 0
-                table = pd.read_excel(
-                    book, sheet_name=name, dtype=str, keep_default_na=False, na_values=[""]
-                )
+            table = _read_xlsx(path, sheet)
         else:
             # The format .tsv knows no quoting: a mark that nobody closes would swallow lines.
             tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
@@ -150,6 +143,17 @@ def read_people(path, sheet=None):
         named = name.lower() in _NAMES
         table[name] = [_clean(value, () if named else BLANKS) for value in table[name]]
     return table
+
+
+def _read_xlsx(path, sheet):
+    with zipfile.ZipFile(path) as members:
+        _check_book(sum(member.file_size for member in members.infolist()))
+    # What it warns of is nothing that a table of people has a use for.
+    with warnings.catch_warnings(action="ignore"), pd.ExcelFile(path) as book:
+        name = sheet if sheet in book.sheet_names else 0
+        return pd.read_excel(
+            book, sheet_name=name, dtype=str, keep_default_na=False, na_values=[""]
+        )
 
 
 def read_text(path):
