@@ -187,6 +187,7 @@ def test_a_run_without_its_measures_gets_the_same_ones_and_a_report(measured, na
         assert (run / file).read_bytes() == (RUNS / name / file).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = copy("oasis2d-best-stopped", tmp_path)

@@ -157,7 +157,7 @@ def test_what_a_killed_run_left_half_written_goes_with_its_lock(tmp_path):
 
 
 def test_a_full_disk_names_file_and_stage_and_what_is_saved(tmp_path, monkeypatch):
-    def stages(run, prog, clock):
+    def stages(run, clock, strategy):
         with clock("autoencoder"):
             raise OSError(errno.ENOSPC, "No space left on device", "history.csv")
 

@@ -202,6 +202,7 @@ def test_every_variant(tmp_path):
         assert (made / "report.html").exists()
 
 
+@pytest.mark.thorough
 def test_without_codes_there_is_no_prior(tmp_path):
     # Nor are there samples, or a number of them.
     words = SMOKE[: SMOKE.index("--sampling.samples")]
@@ -261,6 +262,7 @@ def test_help_names_every_study_variant_and_option(capsys):
         assert option in output
 
 
+@pytest.mark.thorough
 def test_jax_runs_the_whole_program_without_tensorflow(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.mkdir()
