@@ -162,6 +162,7 @@ def test_permuting_streamlines_permutes_their_vectors_and_curves():
     assert np.abs(ops.convert_to_numpy(encoder(other))[:, 0] - z[:, 0]).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_groups_of_any_size():
     model = VQVAETrainer(
         streamline_encoder((None, 8, 3), width=12, blocks=1, modes=2),

@@ -95,6 +95,7 @@ def test_what_is_done_is_left_alone(folder, monkeypatch):
     }
 
 
+@pytest.mark.thorough
 def test_the_table_has_models_codecs_and_what_was_published(folder, monkeypatch):
     monkeypatch.chdir(folder)
     paths = [str(trained.path) for trained in runs_in(folder).values()]
