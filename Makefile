@@ -1,6 +1,6 @@
-# make demo: environment, brains from shipped weights, then simulated brains, VQ-VAE, prior and report (about 12
+# make demo: environment, brains from shipped weights, then simulated brains, VQ-VAE, prior and report (about 10
 # minutes on two cores)
-# make test: environment, lint, tests (about 15 minutes on two cores)
+# make test: environment, lint, tests (about 16 minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
