@@ -90,6 +90,12 @@ class Search:
         self.direction = options.direction
         if self.direction == "auto":
             self.direction = {"FLAIR": "bright", "T1w": "dark"}.get(self.modality, "both")
+        self.leading = LEADING.get(self.direction)
+        if options.threshold is not None and self.leading is None:
+            raise UserError(
+                f"--threshold: given where {self.direction} places count; expected it with "
+                "--direction bright"
+            )
         self.detector, self.participants = None, {}
         self.simulated = False
 
@@ -107,8 +113,7 @@ class Search:
         """
         self.detector = self._make_detector(log)
         options, trained = self.options, self.trained
-        leading = LEADING.get(self.direction)
-        own = options.threshold
+        leading, own = self.leading, options.threshold
         if not options.healthy:
             return {leading: USUAL_THRESHOLD if own is None else own} if leading else None
         wanted = options.wanted(trained.study)
@@ -130,7 +135,7 @@ class Search:
             _, brain, scores = self.scores(scan)
             rows.append(scoring.healthy_thresholds(scores, brain, options.specificity))
         found = pd.DataFrame(rows).mean().to_dict()
-        return found if own is None or not leading else found | {leading: own}
+        return found if own is None else found | {leading: own}
 
     def _make_detector(self, log):
         options, trained = self.options, self.trained
@@ -213,7 +218,7 @@ class Result:
         start, contrast = bids_name(self.name, self.path)
         place = scan.original_affine
         brain = skull_stripped(scan.image, place, self.search.trained.of_brains)
-        leading = LEADING.get(self.search.direction)
+        leading = self.search.leading
         if leading in thresholds:
             text = f"{leading} score of {thresholds[leading]:.3f} or more"
             marked = results.file(start, "bright", "mask")
@@ -235,7 +240,7 @@ class Result:
 
     def height(self):
         """How high scores rise in the brain: the 99th percentile, in units that scans share."""
-        order = (LEADING.get(self.search.direction), "restoration", "pixel")
+        order = (self.search.leading, "restoration", "pixel")
         score = next(self.scores[name] for name in order if name in self.scores)
         return float(np.percentile(score[self.brain], 99)) if self.brain.any() else 0.0
 
@@ -285,7 +290,8 @@ def report(search, lesions, pictures, thresholds, log):
         drawn,
         about=f"{trained.description}; one axial slice in {options.step}",
         settings=dataclasses.asdict(options)
-        | {"direction": search.direction, "threshold bits": search.detector.threshold_bits},
+        | {"direction": search.direction, "threshold bits": search.detector.threshold_bits}
+        | {"threshold": (thresholds or {}).get(search.leading)},
         modality=search.modality,
         direction=search.direction,
         calibrated=bool(options.healthy),

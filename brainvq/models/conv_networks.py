@@ -103,3 +103,15 @@ def _rank(shape, name="input_shape"):
             f"Received: {name}={tuple(shape)}"
         )
     return rank
+
+
+def _fixed_product(units, name):
+    """A matrix that is set, not trained; float32, for it may sum over a whole volume."""
+    return layers.Dense(
+        units,
+        use_bias=False,
+        kernel_initializer="zeros",
+        trainable=False,
+        dtype="float32",
+        name=name,
+    )

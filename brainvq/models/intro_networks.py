@@ -21,7 +21,7 @@ from brainvq.layers.group_norm import GroupNorm
 from brainvq.layers.mean_volume import AddVolume, RemoveVolume
 from brainvq.layers.soft_clip import SoftClip
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
-from brainvq.models.conv_networks import CONVOLUTIONS, _rank
+from brainvq.models.conv_networks import CONVOLUTIONS, _fixed_product, _rank
 from brainvq.models.volume_networks import MOMENTUM, _normaliser
 
 # The mean, as in Huang et al. (2018): a critic of a decoder passes gradients to every voxel. The
@@ -118,7 +118,7 @@ def _gaussian(x, differences, latent_size):
         name="mean",
     )(x)
     if linear:
-        scores = _components(latent_size)(layers.Flatten()(differences))
+        scores = _fixed_product(latent_size, "components")(layers.Flatten()(differences))
         mean = layers.Add(dtype="float32")([mean, _turn(latent_size)(scores)])
         x = layers.Concatenate(dtype="float32")([x, scores])
     log_variance = layers.Dense(
@@ -185,7 +185,7 @@ def intro_decoder(
         x = layers.Activation(activation)(normalise(x))  # (batch, *twice the grid, channels)
     x = _last_convolution(x, output_shape[-1], rank, patch)
     if linear:
-        line = _components(math.prod(output_shape))(_turn(latent_size)(z))
+        line = _fixed_product(math.prod(output_shape), "components")(_turn(latent_size)(z))
         x = layers.Add(dtype="float32")([x, layers.Reshape(output_shape, dtype="float32")(line)])
     x = AddVolume(name="add_mean", dtype="float32")(x)
     # A generated volume that left the range of the real ones would be known by that alone, which
@@ -272,18 +272,6 @@ def set_components(encoder: keras.Model, decoder: keras.Model, components: np.nd
     scores = np.divide(deviation * rows, squares, out=np.zeros_like(rows), where=squares > 0)
     encoder.get_layer("components").set_weights([scores.T])
     decoder.get_layer("components").set_weights([rows])
-
-
-def _components(units):
-    """The fixed end of a linear path; float32, for it sums over a whole volume."""
-    return layers.Dense(
-        units,
-        use_bias=False,
-        kernel_initializer="zeros",
-        trainable=False,
-        dtype="float32",
-        name="components",
-    )
 
 
 def _turn(size):

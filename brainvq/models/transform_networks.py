@@ -14,7 +14,7 @@ from brainvq.arguments import seed_of, whole, wholes
 from brainvq.layers.block_fold import BlockFold
 from brainvq.layers.space_to_depth import DepthToSpace, SpaceToDepth
 from brainvq.layers.template_volume import TemplateVolume
-from brainvq.models.conv_networks import CONVOLUTIONS, _rank
+from brainvq.models.conv_networks import CONVOLUTIONS, _fixed_product, _rank
 from brainvq.models.vqvae import VQVAETrainer
 
 
@@ -41,7 +41,9 @@ def transform_encoder(
     x = TemplateVolume(dtype="float32", name="template")(inputs)
     x = BlockFold(whole("patch", patch, 2), dtype="float32", name="fold")(x)
     x = SpaceToDepth(patch, dtype="float32", name="patches")(x)
-    return keras.Model(inputs, _fixed(whole("components", components), "analysis")(x), name=name)
+    return keras.Model(
+        inputs, _fixed_product(whole("components", components), "analysis")(x), name=name
+    )
 
 
 def transform_decoder(
@@ -81,7 +83,7 @@ def transform_decoder(
             f"Received: patch={patch}, filters={filters}"
         )
     z = keras.Input(input_shape)
-    x = _fixed(patch**rank * channels, "synthesis")(z)
+    x = _fixed_product(patch**rank * channels, "synthesis")(z)
     x = DepthToSpace(patch, dtype="float32")(x)
     x = BlockFold(patch, inverse=True, dtype="float32", name="unfold")(x)
     restore = TemplateVolume(inverse=True, dtype="float32", name="template")
@@ -172,17 +174,6 @@ def set_transform(
     kernel[:, : len(components)] = np.transpose(components)
     analysis.set_weights([kernel])
     synthesis.set_weights([kernel.T])
-
-
-def _fixed(units, name):
-    return layers.Dense(
-        units,
-        use_bias=False,
-        kernel_initializer="zeros",
-        trainable=False,
-        dtype="float32",
-        name=name,
-    )
 
 
 @keras.saving.register_keras_serializable(package="brainvq")

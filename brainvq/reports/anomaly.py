@@ -370,7 +370,7 @@ def anomaly_report(
     if scores is not None:
         pooled, summary = scores.pooled(), scores.summary()
         cards = _cards(summary, pooled)
-        sections += [_detection(scores, summary, pooled, figures, modality, calibrated)]
+        sections += [_detection(scores, summary, pooled, figures, modality, direction, calibrated)]
     sections.append(_scans(figures))
     sections.append(_meaning(scores, direction))
     if settings:
@@ -406,7 +406,7 @@ def _cards(summary, pooled):
     return cards
 
 
-def _detection(scores, summary, pooled, figures, modality, calibrated):
+def _detection(scores, summary, pooled, figures, modality, direction, calibrated):
     text = (
         "Average precision is the mean of precision over all lesion voxels; blind guessing reaches "
         "the share of lesion voxels, its chance. It ranks methods better than the area under the "
@@ -420,6 +420,8 @@ def _detection(scores, summary, pooled, figures, modality, calibrated):
         if calibrated
         else "but that with the best pooled Dice, which is still optimistic."
     )
+    if direction == "bright":
+        text += " That of the intensity by depth is the one in Settings, by which maps are marked."
     text += (
         "\n\nPooled measures count the voxels of all subjects together, those of subjects without "
         "lesions too, so that one method must have scores of one meaning in everyone. The columns "

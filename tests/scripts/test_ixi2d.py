@@ -12,7 +12,7 @@ from brainvq import data
 from brainvq.app import predict
 from brainvq.app.anomaly import mask_on
 from brainvq.errors import UserError
-from brainvq.files import read_csv
+from brainvq.files import read_csv, read_json
 from tests.scripts.conftest import call, only_run, use
 from tests.scripts.test_predict import brain
 
@@ -229,6 +229,18 @@ def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
     assert "simulated" in report
 
 
+def test_bright_places_are_marked_from_a_threshold_on(ixi, patients, tmp_path):
+    scan = next(patients.glob("sub-*/anat/*_T1w.nii.gz"))
+    words = ("--direction", "bright", "--draws", "1", "--passes", "1", "--step", "8")
+    use(tmp_path, only_run(ixi), "anomaly", scan, "--out", "out", *words, "--threshold", "0.75")
+    start = tmp_path / "out" / scan.parents[1].name / "anat" / scan.parents[1].name
+    score = nib.load(f"{start}_desc-depthscore_T1w.nii.gz").get_fdata()
+    mask = nib.load(f"{start}_desc-bright_mask.nii.gz")
+    np.testing.assert_array_equal(mask.get_fdata(), score >= 0.75)
+    assert 0 < mask.get_fdata().mean() < 0.5
+    assert "0.750" in read_json(f"{start}_desc-bright_mask.json")["Description"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -236,6 +248,7 @@ def test_anomaly_maps_lie_on_the_scan_and_are_measured(ixi, patients, tmp_path):
         (["anomaly", "x.nii", "--direction", "up"], "invalid choice 'up'"),
         (["anomaly", "SCAN", "--masks", "SCAN", "--combined", "magic"], "combined: found 'magic'"),
         (["anomaly", "SCANS", "--masks", "SCAN"], "--masks: none of 1 files"),
+        (["anomaly", "SCAN", "--threshold", "2"], "--threshold: given where dark places count"),
         (["anomaly", "SCAN", "--healthy", "SCAN"], "is also measured; expected other subjects"),
         (["classify"], "--labels: expected FILE:COLUMN"),
         (["classify", "SCAN", "--codes", "x", "--labels", "t:g"], "found several of SCANS"),
