@@ -87,6 +87,7 @@ CASES = (
     Case("train-som3d", "train", ("som3d", "--variant", "vqvae", *TINY, *FEW), 3),
     Case("train-variants", "train", ("som3d", "--variants", "ae,best", *TINY, *FEW), 3),
     Case("train-introvae3d", "train", ("introvae3d", *TINY), 3),
+    Case("train-t1w3d", "train", ("t1w3d", *TINY, *FEW), 3),
     Case("train-streamlines", "train", ("streamlines", *TINY, "--data.subjects", "4"), 3),
     Case("prepare", "prepare", ("oasis2d", *TINY, "--data.subjects", "12"), 8),
     Case("prepare-bids", "prepare", ("ixi2d", *TINY, *BIDS), 4),
@@ -104,6 +105,7 @@ CASES = (
     Case("encode", "predict", ("{run}", "encode", "{scans}", "--out", "codes"), 4),
     Case("reconstruct", "predict", ("{run}", "reconstruct", "{scans}", "--out", "made"), 2),
     Case("anomaly", "predict", ("{run}", "anomaly", "{scans}", "--step", "8", "--out", "a"), 4),
+    Case("sample", "predict", ("{run}", "sample", "-n", "16", "--out", "drawn")),
     Case("compare", "compare", ("{copy}",), 2),
 )
 

@@ -3,7 +3,17 @@
 import re
 
 # Options that are files, folders or commands; in commands their values are replaced.
-OPTIONS = ("runs", "start_run", "root", "cache", "assignments", "mirror", "masks", "mask_tool")
+OPTIONS = (
+    "runs",
+    "start_run",
+    "pretrained",
+    "root",
+    "cache",
+    "assignments",
+    "mirror",
+    "masks",
+    "mask_tool",
+)
 _FLAG = re.compile(
     rf"(--(?:[a-z]+\.)?(?:{'|'.join(OPTIONS).replace('_', '[-_]')})(?:=|\s+))"
     r"""('(?:[^']|'"'"')*'|"[^"]*"|[^\s'"]+)"""

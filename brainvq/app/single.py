@@ -126,6 +126,7 @@ def new_run(study, command, prog, name=None, smoke=False, track=None):
         check_tracker(track)
     study = precision.settled(study)
     stages.try_networks(study)
+    start = stages.check_pretrained(study) if start is None else start.path
     task = of(study)
     scans = task.cohort(study)
     task.check_cohort(study, scans)
@@ -137,7 +138,7 @@ def new_run(study, command, prog, name=None, smoke=False, track=None):
         "keras": keras.__version__,
     }
     if start is not None:
-        content["start"] = str(start.path.resolve())
+        content["start"] = str(start.resolve())
     if smoke:
         content["smoke"] = True
     if track is not None:

@@ -1,22 +1,27 @@
 """The stages of a training: autoencoder, codes, prior; each done once, loaded after that."""
 
+import logging
 import math
 
 import keras
 import numpy as np
 
+from brainvq.data import steps_to_config
 from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_text
 from brainvq.layers.quantizer import Quantizer
 from brainvq.tasks import of
 from brainvq.tasks.base import prior_codes, prior_grid
 from brainvq.tasks.run import LoadedRun
+from brainvq.tasks.trained import load
 from brainvq.training import codebook_init
 from brainvq.training.codebook import encode_to_file
 from brainvq.training.fit import BestWeights, UnseenLoss, UnseenSimilarity, fit, optimizer
 from brainvq.training.pretrained import load_model
 from brainvq.training.stream import BatchStream
 from brainvq.training.windows import ForegroundWindows
+
+logger = logging.getLogger("brainvq")
 
 
 def try_networks(study):
@@ -47,9 +52,12 @@ def train_autoencoder(run):
     model = build_autoencoder(study, _variance(run))
     if not run.has("checkpoints", "model.npz"):
         _refuse_idle_codes(run, model)
-        _start(run, model)
-        task.start(run, model)
-        task.pretrain(run, model, stream, callbacks)
+        if options.pretrained is not None:
+            take_weights(model, load(run.folder.study["start"]).model)
+        else:
+            _start(run, model)
+            task.start(run, model)
+            task.pretrain(run, model, stream, callbacks)
     if study.fixes_codebook:
         model.encoder.trainable = model.quantizer.trainable = False
     epochs = epochs_of(options, stream)
@@ -158,6 +166,49 @@ def augmented_passes(run):
         yield from (stream[batch] for batch in range(len(stream)))
 
 
+def check_pretrained(study):
+    """Where the trained model lies that a study's training starts from, with a word on its scans.
+
+    Returns:
+        `pathlib.Path` of its folder, or None where the study starts from nothing.
+
+    Raises:
+        UserError: there is none, or its network is another.
+    """
+    name = study.train.pretrained
+    if name is None:
+        return None
+    trained = load(name)
+    take_weights(build_autoencoder(study), trained.model)
+    prepared = steps_to_config(of(study).steps(study))
+    if trained.steps != prepared:
+        logger.info(
+            "--train.pretrained %s: its scans were prepared otherwise: %s; here: %s",
+            name,
+            *(
+                ", ".join(str(step) for step in steps if step not in others) or "nothing else"
+                for steps, others in ((trained.steps, prepared), (prepared, trained.steps))
+            ),
+        )
+    return trained.path
+
+
+def take_weights(model, trained):
+    """Gives a model the weights of a trained one.
+
+    Raises:
+        UserError: it has others.
+    """
+    expected, found = ([tuple(w.shape) for w in each.weights] for each in (model, trained))
+    if expected != found:
+        raise UserError(
+            f"--train.pretrained: found a network of {trained.count_params()} weights that are not "
+            f"of the shapes of these {model.count_params()}; expected a trained model of the same "
+            "--model options and size"
+        )
+    model.set_weights(trained.get_weights())
+
+
 def start_from(run, model):
     """Takes weights from the run that this one starts from, and a codebook from its encodings."""
     study, options = run.study, run.study.model.codebook
@@ -216,6 +267,8 @@ def train_prior(run):
     prior = options.build(
         codes["train"].shape[1:], run.model.num_codes, study.classes, run.task.plan(run)
     )
+    if study.train.pretrained is not None:
+        _take_prior(prior, load(run.folder.study["start"]).prior)
     epochs = stream.epochs = epochs_of(options, stream)
     prior.compile(
         optimizer(
@@ -241,6 +294,24 @@ def train_prior(run):
     best.restore(prior)
     save(run, "prior", prior)
     return prior
+
+
+def _take_prior(prior, trained):
+    """The weights of a trained prior, all but its plan, which is that of other people."""
+    if trained is None:
+        logger.info("--train.pretrained: has no prior; this one starts anew")
+        return
+    own, found = (_weights_but_plan(each) for each in (prior, trained))
+    if [tuple(w.shape) for w in own] != [tuple(w.shape) for w in found]:
+        logger.info("--train.pretrained: has a prior of another form; this one starts anew")
+        return
+    for weight, value in zip(own, found, strict=True):
+        weight.assign(value)
+
+
+def _weights_but_plan(prior):
+    plan = {id(weight) for weight in prior.plan.weights} if prior.plan is not None else ()
+    return [weight for weight in prior.weights if id(weight) not in plan]
 
 
 def save(run, name, model):

@@ -57,6 +57,14 @@ class Train:
     )
     """Run that a variant with `model.start` starts from; by default the newest one in `runs` with
     the same data."""
+    pretrained: str | None = option(
+        None,
+        used=lambda study: study.model.start is None,
+        only="a variant that starts from no other one (no --model.start)",
+    )
+    """Trained model whose weights the training starts from, on other data too: a run, a preset or
+    hf://USER/NAME, of the same network and codes. The prior starts from its prior, where it has one
+    of the same form."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def parse(arguments, prog, description, unused=None):
         raise SystemExit(0)
     name = named or DEFAULT_STUDY
     file, rest = take_option(rest, "--config")
-    rest = [word for word in rest if word != named]
+    if named is not None:
+        rest.remove(named)  # the first; a later one is the value of an option
     if file is not None:
         preset, rest = configured(file, named, rest)
         name = preset.name

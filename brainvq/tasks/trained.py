@@ -215,8 +215,9 @@ def export(trained, folder):
     places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
     places |= dict.fromkeys(name for name in ("masks", "mask_tool") if name in study["data"])
     small = {**study, "runs": "runs", "data": {**study["data"], **places}}
-    if (study.get("train") or {}).get("start_run"):
-        small["train"] = {**study["train"], "start_run": None}
+    starts = {"start_run", "pretrained"} & set(study.get("train") or {})
+    if starts:
+        small["train"] = study["train"] | dict.fromkeys(starts)
     rest = {key: value for key, value in trained.about.items() if key not in ("study", "start")}
     write_json(folder / "study.json", {**without_places(rest, known), "study": small})
     metrics, card = (trained.path / name for name in ("metrics.json", "MODEL_CARD.md"))

@@ -212,6 +212,36 @@ def test_without_codes_there_is_no_prior(tmp_path):
     assert not (made / "prior.keras").exists()
 
 
+def test_a_training_starts_from_trained_weights_on_other_people(trained, tmp_path):
+    source = only_run(trained)
+    still = ("--train.learning-rate", "1e-9", "--prior.learning-rate", "1e-9", "--seed", "1")
+    steps = ("--train.max-steps", "1", "--prior.max-steps", "1")
+    call(tmp_path, "train", *SMOKE, *still, *steps, "--train.pretrained", source)
+    ours, theirs = brainvq.load(only_run(tmp_path)), brainvq.load(source)
+    parts = [(each.model.encoder, each.model.decoder) for each in (ours, theirs)]
+    weights = [[weight for part in pair for weight in part.get_weights()] for pair in parts]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    for one, other in zip(
+        ours.prior.trainable_weights, theirs.prior.trainable_weights, strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    plans = [np.array(each.prior.plan.mean) for each in (ours, theirs)]
+    assert not np.allclose(*plans), "the plan is that of the new people"
+
+
+def test_trained_weights_of_another_form_are_refused(trained, tmp_path, monkeypatch):
+    source = only_run(trained)
+    monkeypatch.chdir(tmp_path)
+    for words, found in (
+        ((source, "--model.embedding-dim", "3"), "not of the shapes"),
+        (("nobody",), "neither such a folder nor such a preset"),
+    ):
+        with pytest.raises(UserError, match=found):
+            train.main([*SMOKE, "--train.pretrained", *map(str, words)], "python train.py")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
