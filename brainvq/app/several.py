@@ -1,9 +1,10 @@
 """Several runs by one command: variants of a study, seeds, and a table of what differs."""
 
+import functools
 import shlex
 
 from brainvq import studies
-from brainvq.app import precision, single, typed
+from brainvq.app import precision, single, together, typed
 from brainvq.errors import UserError
 from brainvq.options import effective, take_option
 
@@ -32,10 +33,7 @@ def train_several(names, seeds, arguments, prog, description, strategy=None):
 
     log, finished = start_log(), []
     for words, study in wanted:
-        study = precision.settled(study)  # what is done is found by what was chosen
-        command = shlex.join([*prog.split(), *words])
-        smoke = "--smoke" in words
-        run = run_of(study) or single.new_run(study, command, prog, smoke=smoke, track=track)
+        run = together.agreed(strategy, functools.partial(_run, study, words, prog, track))
         if run.has("finished.json"):
             log.info("%s %s: done, in %s", study.name, study.variant, run.path)
         else:
@@ -44,8 +42,15 @@ def train_several(names, seeds, arguments, prog, description, strategy=None):
         finished.append(run)
     paths = shlex.join(str(run.path) for run in finished)
     log.info("compare them: %s %s", typed("compare", prog), paths)
-    if seeds is not None:
+    if seeds is not None and together.leads(strategy):
         write_seeds(finished, log)
+
+
+def _run(study, words, prog, track):
+    """The run of these settings that there is, or a new one."""
+    study = precision.settled(study)  # what is done is found by what was chosen
+    command, smoke = shlex.join([*prog.split(), *words]), "--smoke" in words
+    return run_of(study) or single.new_run(study, command, prog, smoke=smoke, track=track)
 
 
 def _chosen(names, arguments):

@@ -3,7 +3,7 @@
 import logging
 import shlex
 
-from brainvq.app import settle_keras
+from brainvq.app import settle_keras, together
 from brainvq.errors import UserError
 from brainvq.options import comparable, to_dict
 
@@ -35,6 +35,14 @@ def train_run(run, prog, strategy=None):
     Raises:
         UserError: another process is at it.
     """
+    with together.all_alive(strategy, run, prog):
+        if together.leads(strategy):
+            _train_run(run, prog, strategy)
+        else:
+            together.follow(run, strategy)
+
+
+def _train_run(run, prog, strategy):
     from brainvq.files import DISK_FULL
     from brainvq.training.runs import Clock
 
@@ -77,12 +85,14 @@ def _train_stages(run, clock, strategy):
     log.info("%s", run.scans.describe())
     if run.simulated:
         log.info("these data are simulated; use --data.source for real scans")
+    together.meet(strategy)
     with tracker_of(run.folder) as run.tracker:
         with clock("autoencoder"), all_devices(strategy, run.study.train.batch_size):
             run.model = stages.train_autoencoder(run)
         if run.model.num_codes:
             with clock("codes"):
                 run.codes = stages.encode(run)
+        together.meet(strategy)
         if run.study.has_prior:
             with clock("prior"), all_devices(strategy, run.study.prior.batch_size):
                 run.prior = stages.train_prior(run)
@@ -94,6 +104,7 @@ def _train_stages(run, clock, strategy):
     del store
     write_json(run.file("finished.json"), {"seconds": clock.total()})
     index_runs(run.path.parent)
+    together.meet(strategy)
     log.info("done in %s: open %s", duration(clock.total()), run.file("report.html"))
 
 

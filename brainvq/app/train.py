@@ -17,6 +17,9 @@
                                                             or mlflow, too
     {prog} --strategy mirrored                          train on all GPUs of the machine; batch
                                                             sizes are those of all together
+    {prog} --strategy multiworker                       the same over several machines: typed on
+                                                            each, in the same folder of a shared
+                                                            disk, with its TF_CONFIG
 
 The run's folder, runs/STUDY-VARIANT-TIME or runs/NAME with `--name NAME`, holds model, prior, every
 measure and report.html. Press Ctrl-C, or pull the plug: `--resume` goes on from the last whole
@@ -28,10 +31,11 @@ import shlex
 from brainvq import studies
 from brainvq.app.several import train_several
 from brainvq.app.single import new_run, train_run
+from brainvq.app.together import agreed
 from brainvq.errors import UserError
 from brainvq.options import take_option, take_options
 
-STRATEGIES = ("mirrored",)
+STRATEGIES = ("mirrored", "multiworker")
 
 
 def main(arguments, prog):
@@ -43,7 +47,7 @@ def main(arguments, prog):
     seeds, rest = take_options(rest, "--seeds")
     if variants is not None or seeds is not None:
         return train_several(variants, seeds, rest, prog, _help(prog), strategy)
-    return train_run(open_run(arguments, prog), prog, strategy)
+    return train_run(agreed(strategy, lambda: open_run(arguments, prog)), prog, strategy)
 
 
 def open_run(arguments, prog):

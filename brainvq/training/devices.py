@@ -1,4 +1,4 @@
-"""One training on all devices of a machine, by the engines of TensorFlow and JAX."""
+"""One training on all devices of a machine, or of several, by the engines of TensorFlow and JAX."""
 
 import contextlib
 import functools
@@ -7,6 +7,7 @@ import logging
 import keras
 
 from brainvq.errors import UserError
+from brainvq.training import workers
 
 logger = logging.getLogger("brainvq")
 
@@ -29,7 +30,10 @@ def all_devices(strategy, *batch_sizes):
     if strategy is None:
         yield
         return
-    engines = {"tensorflow": _mirrored, "jax": _data_parallel}
+    engines = {
+        "mirrored": {"tensorflow": _mirrored, "jax": _data_parallel},
+        workers.STRATEGY: {"tensorflow": _multiworker},
+    }[strategy]
     backend = keras.backend.backend()
     if backend not in engines:
         raise UserError(
@@ -47,8 +51,16 @@ def all_devices(strategy, *batch_sizes):
         yield
 
 
+def evaluate(model, stream):
+    """The measures of `model.evaluate` on a `BatchStream`, under any strategy: dict of float."""
+    if workers.cluster() is not None:
+        return workers.evaluate(model, stream)
+    with _undivided():
+        return model.evaluate(stream, verbose=0, return_dict=True)
+
+
 @contextlib.contextmanager
-def undivided():
+def _undivided():
     """Within it JAX does not share batches out: the last one of a pass may have any size."""
     shared = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
     if shared is None:
@@ -73,3 +85,8 @@ def _mirrored():
 def _data_parallel():
     devices = keras.distribution.list_devices()
     return keras.distribution.DataParallel(devices=devices), len(devices)
+
+
+def _multiworker():
+    engine = workers.join()
+    return engine, engine.num_replicas_in_sync

@@ -1,5 +1,6 @@
 """Training that shows where it is, survives a kill and goes on to the same numbers."""
 
+import io
 import json
 import logging
 import math
@@ -14,7 +15,8 @@ from brainvq.errors import UserError
 from brainvq.files import atomic_path, write_csv
 from brainvq.layers.bottleneck import Bottleneck
 from brainvq.progress import progress
-from brainvq.training.devices import undivided
+from brainvq.training import workers
+from brainvq.training.devices import evaluate
 
 logger = logging.getLogger("brainvq")
 
@@ -101,6 +103,16 @@ def _variables(model):
     return state + list(model.optimizer.variables)
 
 
+def _take_from_chief(variables):
+    """Gives variables the values that those of the first of several processes have."""
+    file = io.BytesIO()
+    if workers.is_chief():
+        np.savez(file, *map(to_numpy, variables))
+    with np.load(io.BytesIO(workers.from_chief(file.getvalue()))) as arrays:
+        for number, variable in enumerate(variables):
+            variable.assign(arrays[f"arr_{number}"])
+
+
 def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=None, title=""):
     """Trains a built, compiled model up to `epochs` epochs, from wherever `state` left off.
 
@@ -127,14 +139,16 @@ def fit(model, stream, *, epochs, state, history_csv, callbacks=(), tensorboard=
         logger.info("%s: going on after epoch %d of %d", title, len(history), epochs)
     if len(history) < epochs:
         keeper = _Keeper(state, history, stream, history_csv, tensorboard, epochs, title)
-        model.fit(
-            stream,
-            epochs=epochs,
-            initial_epoch=len(history),
-            callbacks=[keeper.start, *callbacks, keeper],
-            verbose=0,
-            shuffle=False,
-        )
+        how = {
+            "epochs": epochs,
+            "initial_epoch": len(history),
+            "callbacks": [keeper.start, *callbacks, keeper],
+        }
+        if workers.cluster() is None:
+            model.fit(stream, verbose=0, shuffle=False, **how)
+        else:
+            _take_from_chief(_variables(model))
+            workers.fit(model, stream, **how)
         if keeper.diverged:
             raise UserError(
                 f"{title}: the {keeper.diverged} in epoch {len(history) + 1}; expected a finite "
@@ -262,8 +276,7 @@ class UnseenLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the measures to `logs`."""
-        with undivided():
-            results = self.model.evaluate(self.stream, verbose=0, return_dict=True)
+        results = evaluate(self.model, self.stream)
         logs.update({f"val_{key}": value for key, value in results.items()})
 
 
