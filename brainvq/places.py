@@ -9,6 +9,7 @@ OPTIONS = (
     "pretrained",
     "root",
     "cache",
+    "scheduler",
     "assignments",
     "mirror",
     "masks",

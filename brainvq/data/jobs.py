@@ -1,8 +1,9 @@
-"""Work on many scans at once, in processes or threads, with a progress bar."""
+"""Work on many scans at once, in processes, threads or on several machines, with a progress bar."""
 
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -14,7 +15,7 @@ from brainvq.files import DISK_FULL
 from brainvq.progress import progress as progress_of
 
 
-def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=False):
+def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=False, scheduler=None):
     """Calls a function for each job, in processes if that pays, and yields what it returns.
 
     Close the generator (`contextlib.closing`) where the loop over it may end early.
@@ -28,12 +29,15 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
         progress: whether to draw it.
         threads: whether to work in threads, for functions that wait for another program; the
             default of `workers` is then one per processor core.
+        scheduler: address of a Dask scheduler whose workers do the work in the place of processes,
+            as much at a time as they have threads, such as "tcp://host:8786". They need the disk
+            and the packages of this process.
 
     Yields:
         Results, as they come: in any order.
 
     Raises:
-        UserError: a worker process was killed.
+        UserError: a worker process was killed, or the scheduler does not serve.
     """
     if workers is None and threads:
         workers = joblib.cpu_count()
@@ -43,7 +47,11 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
     workers = min(workers, len(jobs))
     bar = progress_of(len(jobs), title, "scan", shown=progress)
     with bar, contextlib.ExitStack() as stack:
-        if workers > 1 and threads:
+        if scheduler is not None and jobs:
+            results = stack.enter_context(
+                contextlib.closing(_on_machines(scheduler, function, jobs))
+            )
+        elif workers > 1 and threads:
             results = joblib.Parallel(workers, "threading", return_as="generator_unordered")(
                 joblib.delayed(function)(*job) for job in jobs
             )
@@ -72,6 +80,62 @@ def run_jobs(function, jobs, *, workers=None, title, progress=True, threads=Fals
                 f"{title}: one of {workers} worker processes was killed, most likely for lack of "
                 "memory; expected room for that many scans at once (set fewer workers)"
             ) from None
+
+
+def _on_machines(scheduler, function, jobs):
+    """Results of the workers of a Dask scheduler, as they come.
+
+    Without joblib's backend for Dask, which waits for ever for a worker that was killed.
+    """
+    option = f"--data.scheduler {scheduler}"
+    try:
+        import distributed
+    except ImportError:
+        raise UserError(
+            f"{option}: the package distributed is not installed; expected it here and on the "
+            "workers: pip install distributed"
+        ) from None
+    try:
+        client = distributed.Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{option}: cannot be reached ({error}); expected the address of a Dask scheduler, "
+            "such as tcp://HOST:8786"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=10)
+        except TimeoutError:
+            raise UserError(f"{option}: found no workers; expected one or more") from None
+        calls = [(os.getcwd(), function, job) for job in jobs]
+        for future in distributed.as_completed(client.map(_in_folder, calls, pure=False)):
+            try:
+                yield future.result()
+            except distributed.KilledWorker as error:
+                raise UserError(
+                    f"{option}: a worker was killed, most likely for lack of memory; expected room "
+                    "for as many scans as it has threads"
+                ) from error
+            except RuntimeError as error:
+                if "deserialization" not in str(error):
+                    raise
+                raise UserError(
+                    f"{option}: a worker cannot read what it is sent; expected workers with the "
+                    "packages of this environment, brainvq among them"
+                ) from error
+
+
+def _in_folder(call):
+    """Calls a function in the folder of the command, from which paths may count."""
+    folder, function, job = call
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror}, on {socket.gethostname()}; expected a disk that all "
+            "workers of --data.scheduler share"
+        ) from None
+    return function(*job)
 
 
 @contextlib.contextmanager

@@ -241,7 +241,17 @@ class ArrayStore:
             ) from None
 
 
-def prepare(cohort, steps, cache, *, layout="slices", dtype="float16", workers=None, progress=True):
+def prepare(
+    cohort,
+    steps,
+    cache,
+    *,
+    layout="slices",
+    dtype="float16",
+    workers=None,
+    scheduler=None,
+    progress=True,
+):
     """Runs the steps over every scan of a cohort and keeps the result as an array store.
 
     What is finished is never made again: a second call with the same scans, steps and settings
@@ -261,6 +271,8 @@ def prepare(cohort, steps, cache, *, layout="slices", dtype="float16", workers=N
         dtype: number type on disk, "float16" (default) or "float32".
         workers: processes to use; 1 works in this process. Default: one per processor core, fewer
             where that leaves less than eight scans for each.
+        scheduler: address of a Dask scheduler, such as "tcp://host:8786", whose workers do it in
+            their place, on one machine or many that share the disk. Needs the package distributed.
         progress: whether to draw a progress bar.
 
     Returns:
@@ -286,7 +298,7 @@ def prepare(cohort, steps, cache, *, layout="slices", dtype="float16", workers=N
             for row in table.itertuples()
             if _finished_shard(folder, row.scan_id, dtype) is None
         ]
-        failures = _run(jobs, workers, progress)
+        failures = _run(jobs, workers=workers, scheduler=scheduler, progress=progress)
     index = _index(cohort, table, failures, folder, layout=layout, dtype=dtype, steps=config)
     with disk_errors(folder, "the array store"):
         _write_if_changed(folder / "index.json", index)
@@ -377,12 +389,10 @@ def _fingerprint(path):
     return content
 
 
-def _run(jobs, workers, progress):
+def _run(jobs, **options):
     """Calls `_prepare_scan` for each of `jobs`; returns the failures, scan_id -> message."""
     failures = {}
-    results = run_jobs(
-        _prepare_scan, jobs, workers=workers, title="preparing scans", progress=progress
-    )
+    results = run_jobs(_prepare_scan, jobs, title="preparing scans", **options)
     with contextlib.closing(results):
         for scan_id, message, error in results:
             if isinstance(error, OSError):

@@ -67,8 +67,13 @@ class Data:
     place of drawing them."""
     cache: str = "cache"
     """Folder of prepared arrays; shared by runs that use the same scans and steps."""
-    workers: int | None = None
+    workers: int | None = option(
+        None, used=lambda study: study.data.scheduler is None, only="no --data.scheduler"
+    )
     """Scans prepared at a time; by default one for each processor core."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, such as tcp://HOST:8786, whose workers prepare the scans, on
+    several machines with a disk that all share; needs the package distributed."""
 
     @property
     def simulates(self):
@@ -357,7 +362,7 @@ class BundleData(Data):
 
 def comparable(data):
     """What must be equal for two runs to have the same arrays and the same split."""
-    changes = {"cache": "", "workers": None}
+    changes = {"cache": "", "workers": None, "scheduler": None}
     if isinstance(data, SliceData):
         changes["transfer"] = ()
     return dataclasses.replace(data, **changes)

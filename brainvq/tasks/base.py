@@ -80,6 +80,7 @@ class Task:
             layout=self.layout,
             dtype=self.dtype,
             workers=study.data.workers,
+            scheduler=study.data.scheduler,
         )
 
     def split_rows(self, study, scans, store):

@@ -213,7 +213,8 @@ def export(trained, folder):
     groups = [study, *(study[name] for name in ("data", "train") if study.get(name))]
     known = [group.get(name) for group in groups for name in OPTIONS]
     places = {"root": None, "cache": "cache", "assignments": None, "mirror": None}
-    places |= dict.fromkeys(name for name in ("masks", "mask_tool") if name in study["data"])
+    optional = ("masks", "mask_tool", "scheduler")
+    places |= dict.fromkeys(name for name in optional if name in study["data"])
     small = {**study, "runs": "runs", "data": {**study["data"], **places}}
     starts = {"start_run", "pretrained"} & set(study.get("train") or {})
     if starts:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from brainvq.data.jobs import run_jobs
+from brainvq.errors import UserError
 
 SLOW = """
 import time
@@ -45,6 +48,12 @@ def test_workers_of_a_killed_command_end_soon():
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     assert not left
+
+
+def test_without_the_package_a_scheduler_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match="^--data.scheduler tcp://a:1: the package distributed is"):
+        list(run_jobs(abs, [(-1,)], title="asking", progress=False, scheduler="tcp://a:1"))
 
 
 def group(leader):

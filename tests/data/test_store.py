@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from brainvq.data import layouts
 from brainvq.data import store as store_module
 from brainvq.data.cohort import Cohort
+from brainvq.data.jobs import run_jobs
 from brainvq.data.steps import (
     Canonical,
     CropOrPad,
@@ -112,6 +113,25 @@ def test_slices_are_the_pictures_of_the_volume(store, cohort):
             assert entry["position_mm"] == pytest.approx((affine @ [0, 0, k, 1])[2])
             row += 1
     assert row == len(store) == len(store.table)
+
+
+@pytest.mark.thorough
+def test_workers_of_a_scheduler_make_the_same_store(cohort, store, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)  # to which the cache counts, on workers too
+    with (
+        distributed.LocalCluster(2, dashboard_address=None, local_directory=tmp_path) as workers,
+        # They begin in another folder.
+        distributed.Client(workers) as client,
+    ):
+        client.run(os.chdir, "/")
+        address = workers.scheduler_address
+        made = prepare(cohort, STEPS, "cache", scheduler=address, progress=False)
+        assert contents(made.path) == contents(store.path)
+        with pytest.raises(UserError, match="a worker was killed"):
+            list(run_jobs(os._exit, [(3,)], title="dying", progress=False, scheduler=address))
+    with pytest.raises(UserError, match="cannot be reached"):
+        list(run_jobs(abs, [(3,)], title="asking", progress=False, scheduler=address))
 
 
 def test_volumes(cohort, tmp_path):
