@@ -155,11 +155,12 @@ LIMITS = {"matmul": ("matmul", {"size": 2048}), "copy": ("copy", {"megabytes": 2
 class Side:
     """A process that does a job each time it is asked to."""
 
-    def __init__(self, function, sizes, threads):
+    def __init__(self, function, sizes, threads, script=__file__, **environment):
         names = ("OMP", "OPENBLAS", "MKL")
         counts = {f"{name}_NUM_THREADS": str(threads) for name in names}
         counts |= {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTRA", "INTER")}
-        words = [sys.executable, __file__, "--side", function, json.dumps(sizes)]
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+        words = [sys.executable, script, "--side", function, json.dumps(sizes)]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             words,
@@ -167,7 +168,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, **counts, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, **counts, **quiet, **environment},
         )
         self.facts = self.answer()
 
@@ -194,7 +195,7 @@ class Side:
 
 
 def serve(function, sizes):
-    """The process of a `Side`: says what it made, then times a few calls for each line it reads."""
+    """The process of a `Side`: makes a job and times it; see `answer`."""
     own, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     import peers
 
@@ -211,25 +212,35 @@ def serve(function, sizes):
     sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items()}
     job = getattr(peers, function)(**sizes)
     before = memory("VmRSS")
+    answer(own, job, lambda: memory("VmHWM") - before)
+
+
+def answer(file, job, risen, seconds=0.3):
+    """Says what a job is, then times a few calls for each line that the process reads.
+
+    Args:
+        file: where answers go.
+        job: a `peers.Job`.
+        risen: function that tells by how many bytes memory rose at most.
+        seconds: calls that take less are timed several at once.
+    """
     began = time.perf_counter()
     job.call()
     first = time.perf_counter() - began
     job.call()
     began = time.perf_counter()
     job.call()
-    # Short calls are timed several at once.
-    repeats = max(1, min(100, round(0.3 / (time.perf_counter() - began))))
+    repeats = max(1, min(100, round(seconds / (time.perf_counter() - began))))
     flops = None if job.flops is None else float(job.flops)
     facts = {"first": first, "work": float(job.work), "flops": flops, "weights": job.weights}
-    print(json.dumps(facts), file=own, flush=True)
+    print(json.dumps(facts), file=file, flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             job.call()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        risen = memory("VmHWM") - before
-        answer = {"wall": wall / repeats, "cpu": cpu / repeats, "memory": risen}
-        print(json.dumps(answer), file=own, flush=True)
+        found = {"wall": wall / repeats, "cpu": cpu / repeats, "memory": risen()}
+        print(json.dumps(found), file=file, flush=True)
 
 
 def memory(kind):

@@ -52,6 +52,24 @@ def copy(megabytes=256):
     return Job(lambda: np.copyto(target, source), source.nbytes)
 
 
+def matmul_jax(size=8192):
+    """The same on the device of JAX, in the precision that it takes by itself."""
+    import jax
+
+    a, b = (jax.numpy.asarray(noise(size, size)) for _ in range(2))
+    product = jax.jit(jax.numpy.matmul)
+    return Job(lambda: product(a, b).block_until_ready(), 2 * size**3, 2 * size**3)
+
+
+def copy_jax(megabytes=1024):
+    """A copy from the device's memory to itself; bytes count once."""
+    import jax
+
+    source = jax.numpy.ones(megabytes * 2**18, "float32")
+    copied = jax.jit(jax.numpy.copy)
+    return Job(lambda: copied(source).block_until_ready(), source.nbytes)
+
+
 # Training a VQ-VAE: strided convolutions with ReLU, a 3x3 one to the codes, and the way back.
 
 
@@ -111,11 +129,16 @@ def monai_vqvae(shape, filters, dim, codes, **options):
 
 def train_monai(shape, filters, dim, codes, batch):
     """A step of MONAI's `VQVAE`, as its tutorials train it: Adam, one loss and one backward."""
+    model = monai_vqvae(shape, filters, dim, codes)
+    step = torch_step(model, torch_tensor(noise(batch, 1, *shape)))
+    return Job(step, batch, weights=sum(p.numel() for p in model.parameters() if p.requires_grad))
+
+
+def torch_tensor(array):
+    """An array as a tensor on the device that PyTorch makes its tensors on."""
     import torch
 
-    model = monai_vqvae(shape, filters, dim, codes)
-    step = torch_step(model, torch.from_numpy(noise(batch, 1, *shape)))
-    return Job(step, batch, weights=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    return torch.from_numpy(array).to(torch.get_default_device())
 
 
 def torch_step(model, images, rate=1e-4):
@@ -174,6 +197,10 @@ def train_tutorial(size, batch):
 
 def quantize_keras(make, shape, flops=None):
     """A training step of a layer of ours, the gradient to its input included."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return quantize_jax(make, shape, flops)
     import tensorflow as tf
 
     layer, x = make(), tf.constant(noise(*shape))
@@ -190,11 +217,33 @@ def quantize_keras(make, shape, flops=None):
     return Job(lambda: step().numpy(), np.prod(shape[:-1]), flops)
 
 
+def quantize_jax(make, shape, flops):
+    """The same on JAX."""
+    import jax
+
+    layer, x = make(), jax.numpy.asarray(noise(*shape))
+    layer.build(x.shape)
+
+    def loss(x, fixed, state):
+        outputs, state = layer.stateless_call(fixed, state, x, training=True)
+        return jax.numpy.mean(outputs["quantized"]) + sum(outputs["losses"].values()), state
+
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    fixed, state = ([v.value for v in part] for part in (
+        layer.trainable_variables, layer.non_trainable_variables
+    ))  # fmt: skip
+    kept = [state]
+
+    def call():
+        gradient, kept[0] = step(x, fixed, kept[0])
+        gradient.block_until_ready()
+
+    return Job(call, np.prod(shape[:-1]), flops)
+
+
 def quantize_torch(layer, shape, first=False):
     """The same of a layer of PyTorch; `first`: channels stand first."""
-    import torch
-
-    x = torch.from_numpy(noise(*shape))
+    x = torch_tensor(noise(*shape))
     x = (x.movedim(-1, 1).contiguous() if first else x).requires_grad_()
     layer.train()
 

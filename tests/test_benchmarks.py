@@ -1,6 +1,8 @@
 """The page on performance says what its file of results says."""
 
+import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -23,6 +25,21 @@ def test_the_tables_of_the_page_are_those_of_the_results(tables):
     text = tables.PAGE.read_text()
     assert text.count("<!-- table") == len(tables.TABLES)
     assert tables.page(text, tables.read()) == text
+
+
+@pytest.mark.parametrize("name", ["bench", "gpu"])
+def test_sides_take_the_sizes_that_they_are_given(tables, name):
+    program, peers = importlib.import_module(name), importlib.import_module("peers")
+    jobs = [*program.LIMITS.values()]
+    for *_, sizes, small, sides in program.COMPARISONS.values():
+        jobs += [
+            (function, given | further)
+            for function, further in sides.values()
+            for given in (sizes, sizes | small)
+        ]
+    for function, sizes in jobs:
+        given = {key: value for key, value in sizes.items() if key != "precision"}
+        inspect.signature(getattr(peers, function)).bind(**given)
 
 
 def test_ratios_are_those_of_the_rounds(tables):
