@@ -332,7 +332,8 @@ def draw_brainvq(grid, codes, batch, **options):
     """A batch of code grids from a `brainvq.PixelCNN`."""
     import brainvq
 
-    prior = brainvq.PixelCNN((grid, grid), codes, **options)
+    grid = grid if isinstance(grid, tuple) else (grid, grid)
+    prior = brainvq.PixelCNN(grid, codes, **options)
     return Job(
         lambda: prior.sample(batch, seed=0, batch_size=batch), batch, weights=prior.count_params()
     )

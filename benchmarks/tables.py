@@ -136,10 +136,12 @@ def scaling(results):
             " … ".join(f"{p['seconds']:.2g} s" for p in curve["points"]),
             f"{curve['exponents']['seconds']:.2f}",
             " … ".join(f"{p['memory'] / 1e6:.0f} MB" for p in curve["points"]),
+            "" if (slope := curve["exponents"]["memory"]) is None else f"{slope:.2f}",
         ]
         for curve in results["scaling"].values()
     ]
-    return rows(["size", "from … to", "time of a call", "exponent of time", "memory"], lines)
+    head = ["size", "from … to", "time of a call", "exponent of time", "memory"]
+    return rows([*head, "exponent of memory"], lines)
 
 
 TABLES = {"bench": bench, "quality": quality, "scaling": scaling}
