@@ -68,6 +68,7 @@ _PUBLIC = {
         "GaussianPlan",
         "ImageClassifier",
         "IntroVAE",
+        "MosaicPrior",
         "PixelCNN",
         "PixelStem",
         "ReconstructionLoss",

@@ -23,7 +23,8 @@ def measure_run(run):
     metrics = run.task.measure(run)
     if run.prior is not None:
         metrics["parameters"]["prior"] = run.prior.count_params()
-        metrics["prior"] = measure_prior(run)
+        if not run.study.prior.is_fitted:
+            metrics["prior"] = measure_prior(run)
         metrics["samples"] = run.task.draw(run)
     write_json(run.file("metrics.json"), metrics)
 

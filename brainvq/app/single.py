@@ -94,7 +94,7 @@ def _train_stages(run, clock, strategy):
                 run.codes = stages.encode(run)
         together.meet(strategy)
         if run.study.has_prior:
-            with clock("prior"), all_devices(strategy, run.study.prior.batch_size):
+            with clock("prior"), all_devices(strategy, *run.study.prior.batches):
                 run.prior = stages.train_prior(run)
         with clock("measures"):
             measure.measure_run(run)

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -28,7 +30,7 @@ def try_networks(study):
     """Builds both networks once: a wrong number should stop a run before hours of work."""
     model = build_autoencoder(study)
     of(study).augmentation(study)
-    if study.has_prior:
+    if study.has_prior and not study.prior.is_fitted:
         shape = prior_grid(model.code_shape(study.data.sample_shape))
         study.prior.build(shape, model.num_codes, study.classes)
 
@@ -251,9 +253,13 @@ def encode(run):
 
 
 def train_prior(run):
-    """The PixelCNN over the codes of a `LoadedRun`."""
+    """The prior over the codes of a `LoadedRun`."""
     if run.has("prior.keras"):
         return load_model(run.file("prior.keras"))
+    if run.study.prior.is_fitted:
+        prior = run.task.fitted_prior(run)
+        save(run, "prior", prior)
+        return prior
     study, options = run.study, run.study.prior
     keras.utils.set_random_seed(study.seed + 1)
     codes = {split: prior_codes(found) for split, found in run.codes.items()}
@@ -316,10 +322,16 @@ def _weights_but_plan(prior):
 
 def save(run, name, model):
     """Writes `<name>.weights.h5`, then `<name>.keras`, which marks the stage as done."""
-    with atomic_path(run.file(f"{name}.weights.h5")) as temporary:
-        model.save_weights(temporary)
     with atomic_path(run.file(f"{name}.keras")) as temporary:
         model.save(temporary)
+        # Taken from what is saved: HDF5 that meets a full disk itself prints its own tracebacks.
+        with (
+            zipfile.ZipFile(temporary) as saved,
+            saved.open("model.weights.h5") as content,
+            atomic_path(run.file(f"{name}.weights.h5")) as weights,
+            open(weights, "wb") as file,
+        ):
+            shutil.copyfileobj(content, file)
 
 
 def network_text(model):

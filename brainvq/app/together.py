@@ -77,6 +77,6 @@ def follow(run, strategy):
             own.file("codes").symlink_to(run.file("codes").resolve())
             own.codes = stages.encode(own)
         if own.study.has_prior:
-            with all_devices(strategy, own.study.prior.batch_size):
+            with all_devices(strategy, *own.study.prior.batches):
                 stages.train_prior(own)
     meet(strategy)

@@ -95,6 +95,11 @@ from brainvq.evaluation.similarity import (
     summary,
     to_unit,
 )
+from brainvq.evaluation.volume_anatomy import (
+    compare_volume_anatomy,
+    tissue_table,
+    volume_anatomy_table,
+)
 
 __all__ = [
     "CodeCounter",
@@ -132,6 +137,7 @@ __all__ = [
     "compare_anatomy",
     "compare_methods",
     "compare_sharpness",
+    "compare_volume_anatomy",
     "confusion_matrix",
     "depth_usage",
     "discriminate",
@@ -179,4 +185,6 @@ __all__ = [
     "summary",
     "to_unit",
     "traverse",
+    "tissue_table",
+    "volume_anatomy_table",
 ]

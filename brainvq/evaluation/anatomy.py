@@ -83,7 +83,9 @@ class Slices(NamedTuple):
         return self.at((self.heights > low) & (self.heights < high))
 
 
-def compare_anatomy(draws, real, *, heights, people, draw_heights=None, train=None, seed=0):
+def compare_anatomy(
+    draws, real, *, heights, people, draw_heights=None, draw_groups=None, train=None, seed=0
+):
     """Takes every measure of draws, of real slices against real ones, and of shuffled halves.
 
     Measures are, with the heights at which they are taken:
@@ -110,6 +112,8 @@ def compare_anatomy(draws, real, *, heights, people, draw_heights=None, train=No
         heights: `(m,)`, how high in the brain each real slice lies, from 0 to 1.
         people: `(m,)`, whose each real slice is.
         draw_heights: `(n,)`. Default: evenly spread from 0 to 1, in their order.
+        draw_groups: `(n,)`, which draws belong together, as slices of one brain do: no group is on
+            both sides of the classifier. Default: 15 groups, dealt out.
         train: `(t, rows, columns[, 1])`, training slices. Default: copies are not looked for.
         seed: int, which slices the classifier sees, and whose halves are joined. Default 0.
 
@@ -123,7 +127,9 @@ def compare_anatomy(draws, real, *, heights, people, draw_heights=None, train=No
     """
     if draw_heights is None:
         draw_heights = np.linspace(0, 1, len(draws))
-    groups = [f"draws {number % BLOCKS}" for number in range(len(draws))]
+    if draw_groups is None:
+        draw_groups = [number % BLOCKS for number in range(len(draws))]
+    groups = [f"draws {group}" for group in draw_groups]
     drawn = _slices(draws, draw_heights, groups, "draws")
     real = _slices(real, heights, people, "real")
     if train is not None:

@@ -20,6 +20,7 @@ from brainvq.models.conv_networks import conv_decoder, conv_encoder
 from brainvq.models.intro_networks import intro_decoder, intro_encoder, set_components, set_mean
 from brainvq.models.intro_vae import IntroVAE
 from brainvq.models.losses import ReconstructionLoss, SSIMLoss, structural_similarity
+from brainvq.models.mosaic import MosaicPrior
 from brainvq.models.pixelcnn import PixelCNN
 from brainvq.models.plan import GaussianPlan
 from brainvq.models.residual_networks import residual_decoder, residual_encoder
@@ -40,6 +41,7 @@ __all__ = [
     "GaussianPlan",
     "ImageClassifier",
     "IntroVAE",
+    "MosaicPrior",
     "PixelCNN",
     "PixelStem",
     "ReconstructionLoss",

@@ -54,6 +54,7 @@ from brainvq.options.study import (
 from brainvq.options.training import (
     Augment,
     BundleTrain,
+    Mosaic,
     Prior,
     Sampling,
     SlicePrior,
@@ -93,6 +94,7 @@ __all__ = [
     "Network",
     "Objective",
     "PSOM",
+    "Mosaic",
     "Prior",
     "Residual",
     "SOM",

@@ -19,6 +19,7 @@ from brainvq.options.networks import NETWORKS, Residual, Streamline, Strided
 from brainvq.options.training import (
     Augment,
     BundleTrain,
+    Mosaic,
     Prior,
     Sampling,
     SlicePrior,
@@ -45,7 +46,7 @@ class Study:
     data: SliceData | VolumeData | BundleData = group(SliceData())
     model: Model | IntroModel = group(Model())
     train: SliceTrain | VolumeTrain | VectorTrain | BundleTrain = group(SliceTrain())
-    prior: SlicePrior | Prior | None = group(SlicePrior())
+    prior: SlicePrior | Prior | Mosaic | None = group(SlicePrior())
     sampling: Sampling | VectorSampling = group(Sampling())
 
     # Name of the kind of sample, which `brainvq.tasks` knows.
@@ -61,7 +62,7 @@ class Study:
     @property
     def has_prior(self):
         """Whether a prior over codes is trained."""
-        return self.prior is not None and self.prior.epochs > 0
+        return self.prior is not None and self.prior.is_wanted
 
     @property
     def draws(self):
@@ -109,7 +110,8 @@ class Study:
         if tag not in self.networks:
             raise self._wrong_network(tag)
         network = switched(self.model.network, self.networks[tag])
-        return replace(self, model=replace(self.model, network=network))
+        model = replace(self.model, network=network)
+        return replace(self, model=model, prior=self.prior_of(model))
 
     def _wrong_network(self, tag):
         return UserError(
@@ -133,7 +135,22 @@ class Study:
         if not bottleneck.is_placed or starts_at_angles != (tag == "torus"):
             codebook = replace(codebook, codebook_start="layer")
         model = replace(self.model, bottleneck=bottleneck, codebook=codebook)
-        return replace(self, model=model, prior=self.prior if model.decodes_codes else None)
+        return replace(self, model=model, prior=self.prior_of(model))
+
+    @classmethod
+    def prior_class(cls, model):
+        """Class of the options of a prior over the codes of a model; None where there is none."""
+        usual = cls().prior
+        if usual is None or not model.decodes_codes:
+            return None
+        return Mosaic if model.network.is_fitted else type(usual)
+
+    def prior_of(self, model):
+        """The prior's options with another model: its own, or the defaults of another class."""
+        wanted = self.prior_class(model)
+        if wanted is None or isinstance(self.prior, wanted):
+            return self.prior if wanted else None
+        return wanted() if self.prior is not None else None
 
     def smoke(self):
         """The seconds-long form: same parts, small numbers; its results mean nothing."""
@@ -149,18 +166,6 @@ def _small_bottleneck(bottleneck):
     small |= {"channels": 32, "volume_bits": 1000}
     known = {field.name for field in dataclasses.fields(bottleneck)}
     return replace(bottleneck, **{name: small[name] for name in small if name in known})
-
-
-def _small_prior(prior):
-    if prior is None:
-        return None
-    return replace(
-        prior,
-        epochs=min(2, prior.epochs),
-        filters=8,
-        blocks=1,
-        copies=min(2, prior.copies),
-    )
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ class AutoencoderStudy(Study):
                 codebook=replace(self.model.codebook, codebook_passes=1),
             ),
             train=train,
-            prior=_small_prior(self.prior),
+            prior=self.prior and self.prior.small(),
         )
 
     def _with_network(self, **small):
@@ -274,12 +279,12 @@ class VolumeStudy(AutoencoderStudy):
     data: VolumeData = group(VolumeData())
     model: Model = group(Model(network=Strided()))
     train: VolumeTrain = group(VolumeTrain())
-    prior: Prior | None = group(Prior())
+    prior: Prior | Mosaic | None = group(Prior())
 
     def check(self, study):
         """Refuses a prior over several codes in a cell."""
         super().check(study)
-        if self.model.bottleneck.depth > 1 and self.has_prior:
+        if self.model.bottleneck.depth > 1 and self.has_prior and not self.prior.is_fitted:
             raise UserError(
                 f"--prior.epochs: found {self.prior.epochs}; expected 0, because a prior is over "
                 "one code for each cell"
@@ -451,11 +456,11 @@ def from_dict(content):
     values["model"] = _read_model(cls, NETWORKS[tag], model)
     study = replace(base, **values)
     check_types(study, "study.json")
-    if base.prior is None or not study.model.decodes_codes:
-        return replace(study, prior=None)
+    kind = cls.prior_class(study.model)
     prior = content.get("prior", {})
-    prior = {"epochs": 0} if prior is None else prior
-    return replace(study, prior=_read(type(base.prior), prior))
+    if kind is None or prior is None:
+        return replace(study, prior=None)
+    return replace(study, prior=_read(kind, prior))
 
 
 def _read_model(cls, network, content):
@@ -499,7 +504,7 @@ def _refuse_unknown(content):
         "model": _names(*NETWORKS.values(), *BOTTLENECKS.values(), *_GROUPS)
         | {"network", "bottleneck", "start"},
         "train": _names(SliceTrain, VectorTrain, BundleTrain),
-        "prior": _names(SlicePrior),
+        "prior": _names(SlicePrior, Mosaic),
         "sampling": _names(Sampling, VectorSampling),
     }
     unknown = sorted(set(content) - _names(Study))

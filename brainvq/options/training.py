@@ -1,11 +1,12 @@
 """Options of training: of the autoencoder, of the prior over its codes, and of what is drawn."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from brainvq.errors import UserError
 from brainvq.options.base import group, option
 from brainvq.options.model import refusals
+from brainvq.progress import progress
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ _TRAINED = {"used": lambda study: study.has_prior, "only": "--prior.epochs above
 class Prior:
     """The PixelCNN over the codes, and its training."""
 
+    # Whether it is made of the training samples without any training.
+    is_fitted: ClassVar[bool] = False
     gated: bool = option(True, **_TRAINED)
     """Gated PixelCNN (van den Oord et al. 2016) rather than the plain one of the papers."""
     filters: int = option(64, above=0, **_TRAINED)
@@ -170,9 +173,36 @@ class Prior:
     give many code maps."""
 
     @property
+    def is_wanted(self):
+        """Whether there is to be one."""
+        return self.epochs > 0
+
+    @property
     def encodings(self):
         """How often each training sample is encoded before the training."""
         return self.copies
+
+    @property
+    def batches(self):
+        """Samples in a step of each of its trainings."""
+        return (self.batch_size,)
+
+    def small(self):
+        """The same with small numbers, for a smoke run."""
+        few = {"epochs": min(2, self.epochs), "copies": min(2, self.copies)}
+        return replace(self, filters=8, blocks=1, **few)
+
+    def draw(self, prior, model, n, **options):
+        """Draws `n` code maps: int32 `(n, *grid)`.
+
+        Args:
+            prior: what `build` made.
+            model: the `Autoencoder` of the codes.
+            n: int.
+            **options: those of `PixelCNN.sample`.
+        """
+        del model
+        return prior.sample(n, **options)
 
     def build(self, grid_shape, num_codes, num_classes=None, plan=None):
         """The prior, with its weights made.
@@ -206,6 +236,61 @@ class Prior:
                 num_classes=num_classes,
                 plan=plan,
             )
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """New volumes as mosaics of patches of training volumes (models/mosaic.py); nothing is
+    trained."""
+
+    is_fitted: ClassVar[bool] = True
+    encodings: ClassVar[int] = 1
+    batches: ClassVar[tuple[int, ...]] = ()
+    people: int = option(50, minimum=0)
+    """Training volumes whose patches are used, evenly from all of them; 0 for no draws. Time and
+    memory of a draw grow with them."""
+    mirrored: bool = option(
+        True, used=lambda study: study.has_prior, only="draws (--prior.people above 0)"
+    )
+    """Use their mirror images too, left and right."""
+
+    def check(self, study):
+        """Refuses one training volume, and odd sides."""
+        if self.people == 1:
+            raise UserError("--prior.people: found 1; expected 0, for no draws, or 2 or more")
+        if study.has_prior and any(side % 2 for side in study.data.shape):
+            raise UserError(
+                f"--data.shape: found {' '.join(map(str, study.data.shape))}; expected even sides, "
+                "or --prior.people 0"
+            )
+
+    @property
+    def is_wanted(self):
+        """Whether there is to be one."""
+        return self.people > 0
+
+    def small(self):
+        """The same with small numbers, for a smoke run."""
+        return replace(self, people=min(4, self.people))
+
+    def draw(self, prior, model, n, seed=None, temperature=1.0, top_k=None, top_p=None, **rest):
+        """Draws codes of `n` volumes, with a bar; see `MosaicPrior.sample`.
+
+        Raises:
+            UserError: an option of priors over single codes is given.
+        """
+        for name, value in {"top-k": top_k, "top-p": top_p, **rest}.items():
+            if value is not None:
+                raise UserError(
+                    f"--{name}: found {value}; expected none: mosaics have a temperature alone"
+                )
+        with progress(title="mosaics", unit="place", part=True) as bar:
+
+            def watch(done, total):
+                bar.total = total
+                bar.update(done - bar.n)
+
+            return prior.sample(n, model, seed=seed, temperature=temperature, progress=watch)
 
 
 _PLANNED = {

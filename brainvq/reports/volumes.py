@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from brainvq.evaluation import tissue_table, volume_anatomy_table
 from brainvq.reports.html import Section, format_cell
 from brainvq.reports.run_pages import (
     DETAIL_IS_LOST,
@@ -37,6 +38,10 @@ _FIT = {
     "nodes_used": "nodes nearest to a vector",
     "vectors": "vectors",
 }
+MOSAICS_SHOW_PLACES = (
+    "Samples are no real persons, but mosaics: a place of one, some 12 voxels wide, looks like "
+    "that place in one of the training people. Hand the prior on only where their scans may be."
+)
 _CORRELATION = {
     "mean": "mean r of neighbours",
     "median": "median",
@@ -73,6 +78,7 @@ def volumes_report(about, metrics, subjects, figures, *, note="", failures=(), t
         _anatomy(metrics, figures),
         _prior(metrics, figures),
         _samples(metrics, figures),
+        _drawn_anatomy(metrics, figures),
         training_section(figures, timings, "SSIM of validation subjects."),
         settings_section(about),
     ]
@@ -114,8 +120,8 @@ def volumes_card(about, metrics, *, split, data_facts):
     ]
     if "codes" in metrics and not _decoded(metrics):
         limitations.insert(0, _not_from_codes(study))
-    if "prior" in metrics:
-        limitations.append(SAMPLES_ARE_NOBODY)
+    if "samples" in metrics:
+        limitations.append(SAMPLES_ARE_NOBODY if "prior" in metrics else MOSAICS_SHOW_PLACES)
     return run_card(
         about,
         metrics,
@@ -351,6 +357,26 @@ def _samples(metrics, figures):
         return None
     drawn = f"{metrics['samples']['count']} volumes of codes"
     return samples_section(metrics, figures, drawn, "volume", "unseen subjects")
+
+
+def _drawn_anatomy(metrics, figures):
+    found = metrics.get("samples", {}).get("anatomy")
+    shown = pictures(figures, anatomy="A drawn brain beside one of an unseen subject.")
+    if found is None:
+        return Section("A drawn brain", "", figures=shown) if shown else None
+    return Section(
+        "Do new brains pass for real ones?",
+        f"Slices of {found['drawn']} drawn volumes beside those of {found['people']} unseen "
+        "people, both as the decoder gives them. Real: one half of the people against the "
+        "other, what chance allows. Tissues are told by intensity alone, as shares of the brain "
+        "(the brain as a share of the volume): good for this comparison, not for anything else. "
+        "In range is the share of draws within 2.33 standard deviations of the real mean.",
+        tables=[
+            ("Anatomy of new volumes", volume_anatomy_table(found).round(2)),
+            ("Volumes of tissues", tissue_table(found).round(3)),
+        ],
+        figures=shown,
+    )
 
 
 def _facts(measures, labels):

@@ -29,7 +29,7 @@ from brainvq.options import (
     Entropy,
     Loss,
     Model,
-    Prior,
+    Mosaic,
     Sampling,
     Transform,
     VolumeData,
@@ -59,8 +59,8 @@ BEST = VolumeStudy(
         learning_rate=1e-3,
         augment=Augment(shift=0, flip=0.0, gain=0.0),  # the mean volume is not symmetric
     ),
-    prior=Prior(epochs=0),  # over one code for each cell; here there are 256
-    sampling=Sampling(samples=8),
+    prior=Mosaic(),
+    sampling=Sampling(samples=8, temperature=1.0, top_p=None),
 )
 
 

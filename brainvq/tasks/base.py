@@ -185,6 +185,10 @@ class Task:
         """The `GaussianPlan` that samples are drawn by; None without one."""
         return None
 
+    def fitted_prior(self, run):
+        """The prior of a study whose prior is made of its training samples."""
+        raise NotImplementedError
+
     def prior_stream(self, run, codes):
         """The code maps of the training split in batches: a `BatchStream`."""
         return BatchStream(

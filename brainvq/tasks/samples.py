@@ -138,7 +138,7 @@ class Samples:
         wanted = {"level": level, "bundle": bundle, "stack": stack}
         self.refuse(trained, wanted)
         given = self.conditions(trained, n, options.get("seed"), **wanted)
-        return trained.prior.sample(n, **given, **options)
+        return trained.study.prior.draw(trained.prior, trained.model, n, **given, **options)
 
     def conditions(self, trained, n, seed, **wanted):
         """What the prior is given to draw `n` samples: dict of `labels` and `plan`."""

@@ -337,7 +337,7 @@ def code_figures(run, metrics):
         drawn["usage"] = figures.code_usage_bars(
             counts_of_codes(run), path=figure_path(run, "usage"), simulated=run.simulated
         )
-    if run.prior is not None:
+    if "prior" in metrics:
         drawn["prior"] = prior_figure(run, metrics)
     return drawn
 

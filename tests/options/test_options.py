@@ -224,7 +224,7 @@ def test_every_field_is_explained(path):
         (["t1w3d", "--model.channels", "64"], "--model.channels: found 64; expected --model.comp"),
         (["t1w3d", "--model.bottleneck", "ema"], "--model.bottleneck: found ema; expected entropy"),
         (["t1w3d", "--model.window", "42"], "--model.window: found 42; expected a multiple of 4"),
-        (["t1w3d", "--prior.epochs", "2"], "--prior.epochs: found 2"),
+        (["t1w3d", "--prior.people", "1"], "--prior.people: found 1; expected 0"),
         (
             ["som3d", "--variant", "ae", "--model.bottleneck", "entropy"],
             "--model.network: found strided; expected transform",

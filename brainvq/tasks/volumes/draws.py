@@ -9,6 +9,8 @@ from brainvq.files import write_array, write_csv
 
 # Volumes compared with all training volumes at a time.
 COMPARED = 8
+# Drawn volumes, those of unseen people and training volumes whose anatomy is compared.
+DRAWN, UNSEEN, TRAINING = 16, 12, 24
 
 
 def draw_volumes(run):
@@ -24,17 +26,19 @@ def draw_volumes(run):
         Dict of count, and of mean distances to training volumes, of samples and of test volumes.
     """
     options, store = run.study.sampling, run.store
-    codes = run.prior.sample(options.samples, seed=run.study.seed, **options.arguments)
+    draw, chosen = run.study.prior.draw, options.arguments
+    codes = draw(run.prior, run.model, options.samples, seed=run.study.seed, **chosen)
     write_array(run.file("samples", "codes.npy"), codes)
     training = data.StoredVolumes(store, run.rows["train"])
     affine = centred_affine(store)
-    drawn, unseen = [], []
+    drawn, unseen, kept = [], [], []
     for start in range(0, len(codes), COMPARED):
         volumes = run.model.decode(codes[start : start + COMPARED], batch_size=run.task.batch_size)
         for number, volume in enumerate(volumes, start + 1):
             file = run.file("samples", f"sample-{number:02d}.nii.gz")
             data.save_nifti(file, data.above_background(volume[..., 0]), affine)
         drawn += nearest(volumes, training)
+        kept += [volume[..., 0].astype("float16") for volume in volumes[: DRAWN - len(kept)]]
     chosen = run.some("test", options.samples)
     for start in range(0, len(chosen), COMPARED):
         unseen += nearest(store.read(chosen[start : start + COMPARED]), training)
@@ -46,7 +50,40 @@ def draw_volumes(run):
         "count": len(codes),
         "distance_to_training": float(table["distance"].mean()),
         "distance_of_unseen_to_training": float(np.mean([far for _, far in unseen])),
+        **measure_anatomy(run, kept),
     }
+
+
+def measure_anatomy(run, drawn):
+    """Whether drawn volumes pass for brains, see `evaluation.compare_volume_anatomy`.
+
+    Args:
+        run: a `LoadedRun`.
+        drawn: list of `(x, y, z)`.
+
+    Returns:
+        Dict with `anatomy`; empty where volumes are not in [0, 1], or where there are fewer than
+        two, or fewer than two unseen people, who are those of the validation and the test split.
+    """
+    rows = [*run.rows["validation"], *run.rows["test"]]
+    rows = [
+        rows[place] for place in np.linspace(0, len(rows) - 1, min(UNSEEN, len(rows)), dtype=int)
+    ]
+    if run.study.data.scale == "zscore" or len(drawn) < 2 or len(rows) < 2:
+        return {}
+    unseen, train = (
+        (run.store.read([row]) for row in chosen) for chosen in (rows, run.some("train", TRAINING))
+    )
+    restored = [run.model.reconstruct(volume, batch_size=1)[0, ..., 0] for volume in unseen]
+    people = run.store.table["subject"].astype(str).to_numpy()[rows]
+    found = evaluation.compare_volume_anatomy(
+        [volume.clip(0, 1) for volume in drawn],
+        [volume.clip(0, 1).astype("float16") for volume in restored],
+        people=people,
+        train=[volume[0, ..., 0].astype("float16") for volume in train],
+        seed=run.study.seed,
+    )
+    return {"anatomy": found}
 
 
 def nearest(volumes, training):

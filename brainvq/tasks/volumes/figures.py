@@ -192,8 +192,16 @@ def sample_figures(run):
         beside[name] = sample
         row = np.flatnonzero(names == near.scan_id)[0]
         beside[f"{near.scan_id}, nearest to {near.sample}"] = stored(row)
+    row = run.some("test", 1)[0]
+    restored = run.model.reconstruct(run.store.read([row]), batch_size=1)[0, ..., 0]
+    three = {
+        "drawn": samples["generated 1"],
+        f"{names[row]}, unseen, from its codes": data.above_background(restored),
+        f"{names[row]}, as scanned": stored(row),
+    }
     where = "simulated" if run.simulated else "real"
     rows = {
+        "anatomy": (three, f"A drawn brain, and a {where} one from its codes and as scanned"),
         "samples": (samples | real, f"Generated brains above {where} ones"),
         "nearest": (beside, "Generated brains, each above the training volume nearest to it"),
     }

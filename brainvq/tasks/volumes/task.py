@@ -1,7 +1,10 @@
 """The task of volumes: data, measures, samples, and the table of several runs."""
 
+import numpy as np
+
 from brainvq import data
 from brainvq.evaluation import to_unit
+from brainvq.models import MosaicPrior
 from brainvq.reports.volumes import volumes_card, volumes_report
 from brainvq.tasks.scans import ScanTask
 from brainvq.tasks.volumes.comparison import compare_volumes
@@ -46,6 +49,14 @@ class Volumes(ScanTask):
         """A transform, where the network is one, is fitted to the training samples."""
         if run.study.model.network.is_fitted:
             fit_transform(run, model)
+
+    def fitted_prior(self, run):
+        """Mosaics of the training volumes; see `brainvq.models.MosaicPrior`."""
+        rows = run.some("train", run.study.prior.people)
+        vectors = [run.model.continuous(run.store.read([row]), batch_size=1) for row in rows]
+        prior = MosaicPrior(len(rows), vectors[0].shape[1:], run.study.prior.mirrored)
+        prior.set_vectors(np.concatenate(vectors))
+        return prior
 
     def place_of(self, study, scan):
         """In the space of the template where scans are registered, else in the scan's own."""
