@@ -30,7 +30,7 @@ class Trained:
             `decode` from them. Of a study of vectors an `IntroVAE`: `encode` gives vectors
             `(n, latent_size)`, and `decode` takes them. Of bundles it aligns the streamlines of
             each group before it encodes; `reconstruct` gives them back in their own directions.
-        prior: the `PixelCNN` over its codes, or None.
+        prior: the `PixelCNN` over its codes, of study `t1w3d` the `MosaicPrior`; or None.
         steps: the preprocessing, as `brainvq.data.steps_from_config` takes it.
         about: dict, the content of `study.json`.
         path: folder it came from.
