@@ -200,7 +200,7 @@ def _zip_member(archive, opened, info):
             raise UserError(f"{archive}: member {name!r} is a link with a path of no end")
         target = opened.read(info).decode("utf-8", "surrogateescape")
         return _Member(name, "link", target=_safe_target(archive, name, target, True))
-    if info.is_dir():
+    if info.filename.endswith("/"):  # `is_dir` fails where a name is empty
         return _Member(name, "folder")
     if mode not in (0, stat.S_IFREG):
         raise UserError(

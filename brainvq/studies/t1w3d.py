@@ -8,6 +8,8 @@ Paper: none; it is the transform coding of images (Goyal, "Theoretical foundatio
 coding", 2001), with principal components of patches for the transform and a small U-Net that
 refines what was decoded. Networks that learn codes of volumes, such as `som3d`, stay below patch
 k-means on cohorts of fifty; this starts above it, and the refinement starts at zero.
+New brains are mosaics of patches of training brains (brainvq/models/mosaic.py); nothing is trained
+for them.
 Data: any T1w scans; they are registered to the template.
 
     brainvq train t1w3d --data.source bids --data.root DIR
