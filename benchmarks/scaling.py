@@ -1,6 +1,6 @@
 """How time and memory grow: exponents of batches, codebooks, grids, volumes and cohorts.
 
-    python benchmarks/scaling.py                    # half an hour on a core
+    python benchmarks/scaling.py                    # a quarter of an hour on a core
     python benchmarks/scaling.py --only codes
 
 Each size is a process of its own (`bench.py`); an exponent is the slope of the logarithm of the
