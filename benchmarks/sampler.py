@@ -2,6 +2,7 @@
 
     python benchmarks/sampler.py                              # 32x32 codes, K=512, batch 16
     python benchmarks/sampler.py --grid 9 11 9 --codes 256    # a volume of codes
+    python benchmarks/sampler.py --grid 16 16 --batch 64 --plan --filters 64 --blocks 6   # oasis2d
     KERAS_BACKEND=jax python benchmarks/sampler.py
 
 Prints the seconds of one compiled forward pass on the batch, of drawing that batch with the cached
@@ -38,6 +39,7 @@ def main():
     parser.add_argument("--filters", type=int, default=96, help="channels of a stack")
     parser.add_argument("--blocks", type=int, default=8, help="number of blocks")
     parser.add_argument("--kernel", type=int, default=3, help="size of the blocks' kernels")
+    parser.add_argument("--plan", action="store_true", help="give it a plan of four channels")
     parser.add_argument("--plain", action="store_true", help="the plain form, not the gated one")
     parser.add_argument("--repeats", type=int, default=5, help="measurements; the median counts")
     options = parser.parse_args()
@@ -50,17 +52,23 @@ def main():
         num_blocks=options.blocks,
         kernel_size=options.kernel,
         gated=not options.plain,
+        plan_shape=(*options.grid, 4) if options.plan else None,
     )
-    codes = np.random.default_rng(0).integers(
-        0, options.codes, (options.batch, *options.grid), dtype="int32"
-    )
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, options.codes, (options.batch, *options.grid), dtype="int32")
+    given = {}
+    if options.plan:
+        given["plan"] = rng.random((options.batch, *prior.plan_shape), "float32")
     compiled = compile_function(lambda batch: prior(batch, training=False), owner=prior)
 
+    def logits_of(batch):
+        return compiled({"codes": batch, **given} if given else batch)
+
     def forward():
-        return keras.ops.convert_to_numpy(compiled(codes)[(0,) * (codes.ndim - 1)])
+        return keras.ops.convert_to_numpy(logits_of(codes)[(0,) * (codes.ndim - 1)])
 
     def cached():
-        return prior.sample(options.batch, seed=0, batch_size=options.batch)
+        return prior.sample(options.batch, seed=0, batch_size=options.batch, **given)
 
     print(f"backend {keras.backend.backend()}, {prior.count_params():,} weights, {options}")
     print(f"first forward pass, compilation included   {seconds(forward):8.2f} s")
@@ -81,8 +89,8 @@ def main():
     # The naive loop takes argmax(logits + noise) given the codes before. One pass over the finished
     # codes therefore tells whether it would have drawn the same: by induction over the codes.
     drawn_codes = cached()
-    noise = prior._gumbel(np.random.default_rng(0), options.batch)
-    logits = keras.ops.convert_to_numpy(compiled(drawn_codes))
+    noise = prior._noise(np.random.default_rng(0), options.batch, greedy=False)
+    logits = keras.ops.convert_to_numpy(logits_of(drawn_codes))
     naive = (logits.reshape(noise.shape) + noise).argmax(-1)
     same = int((naive == drawn_codes.reshape(naive.shape)).sum())
     print(f"codes as the naive loop draws them         {same} of {naive.size}")
