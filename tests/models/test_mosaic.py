@@ -102,7 +102,8 @@ def test_of_alike_people_all_draws_are_that_brain_and_others_differ(tmp_path):
     prior = MosaicPrior(4, vectors.shape[1:])
     prior.set_vectors(vectors)
     drawn = prior.sample(8, model, seed=3)
-    assert drawn.shape == (8, *vectors.shape[1:]) and drawn.dtype == np.int32
+    assert drawn.shape == (8, *vectors.shape[1:])
+    assert drawn.dtype == np.int32
     assert len(np.unique(drawn.reshape(8, -1), axis=0)) > 1
     prior.save(tmp_path / "prior.keras")
     again = keras.saving.load_model(tmp_path / "prior.keras")
@@ -117,4 +118,5 @@ def test_wrong_arguments_are_refused():
         MosaicPrior(0, (2, 2, 2, 4))
     with pytest.raises(ValueError, match="temperature"):
         prior.sample(1, model, temperature=-1)
-    assert all(side % 2 == 0 for side in SHAPE[:3]) and mosaic.FINE.patch % 2 == 0
+    assert all(side % 2 == 0 for side in SHAPE[:3])
+    assert mosaic.FINE.patch % 2 == 0
