@@ -23,6 +23,7 @@ def trained(planned=True):
     prior = PixelCNN((4, 4), 8, filters=4, num_blocks=1, plan=plan)
     return SimpleNamespace(
         prior=prior,
+        model=None,
         study=STUDY,
         path="runs/x",
         require_prior=lambda: None,

@@ -94,6 +94,7 @@ FITTING = {
         },
         (8, 8, 1),
     ),
+    models.MosaicPrior: ({"people": 2, "vector_shape": (2, 2, 2, 4)}, None),
     models.PixelCNN: ({"grid_shape": (4, 4), "num_codes": 5, "filters": 4, "num_blocks": 1}, None),
     models.PixelStem: ({"stride": 2, "dim": 3}, (8, 8, 1)),
     models.ReconstructionLoss: ({}, None),

@@ -61,6 +61,7 @@ FIGURES = (
     "prior",
     "samples",
     "nearest",
+    "anatomy",
 )
 
 
