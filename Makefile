@@ -1,4 +1,4 @@
-# make demo: environment, brains from shipped weights, then simulated brains, VQ-VAE, prior and report (about 10
+# make demo: environment, brains from shipped weights, then simulated brains, VQ-VAE, prior and report (3.5
 # minutes on two cores)
 # make test: environment, lint, tests (about 16 minutes on two cores)
 PYTHON ?= python3

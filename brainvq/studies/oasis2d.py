@@ -8,7 +8,7 @@ Data: simulated brains, or T1w scans of BIDS, OASIS-1, OASIS-2 or PNG slices.
     brainvq train oasis2d --data.source bids --data.root DIR       `best` on your scans
     brainvq train oasis2d --variant paper                          the paper's network and sizes
 
-Time on two cores: `make demo`, a shorter training, about 10 minutes, environment included.
+Time on two cores: `make demo`, from the shipped weights, 3.5 minutes, environment included.
 Result to expect on 20 skull-stripped T1w of OpenNeuro ds002748 (14 to train, 2 to validate, 4 to
 test), as bits a slice, SSIM and SSIM in the foreground; all figures are in docs/results.md:
 
