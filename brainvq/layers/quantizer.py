@@ -218,7 +218,8 @@ def spread_rows(vectors, order, uniforms, num_rows: int, weights=None):
         places = np.arange(num_rows)
         while (beyond := places >= MOST_DRAWN).any():
             places[beyond] //= 2
-        repeats = ops.take(repeats, places, axis=0) | (np.arange(num_rows) >= MOST_DRAWN)
+        more = ops.convert_to_tensor(np.arange(num_rows) >= MOST_DRAWN)
+        repeats = ops.logical_or(ops.take(repeats, places, axis=0), more)
         return ops.take(drawn, places, axis=0), repeats
     if weights is None:
         first = ops.take(vectors, order[0], axis=0)
