@@ -136,8 +136,8 @@ def new_run(study, command, prog, name=None, smoke=False, track=None):
     if track is not None:
         check_tracker(track)
     study = precision.settled(study)
-    stages.try_networks(study)
-    start = stages.check_pretrained(study) if start is None else start.path
+    model = stages.try_networks(study)
+    start = stages.check_pretrained(study, model) if start is None else start.path
     task = of(study)
     scans = task.cohort(study)
     task.check_cohort(study, scans)

@@ -27,12 +27,17 @@ logger = logging.getLogger("brainvq")
 
 
 def try_networks(study):
-    """Builds both networks once: a wrong number should stop a run before hours of work."""
+    """Builds both networks once: a wrong number should stop a run before hours of work.
+
+    Returns:
+        The autoencoder, untrained.
+    """
     model = build_autoencoder(study)
     of(study).augmentation(study)
     if study.has_prior and not study.prior.is_fitted:
         shape = prior_grid(model.code_shape(study.data.sample_shape))
         study.prior.build(shape, model.num_codes, study.classes)
+    return model
 
 
 def build_autoencoder(study, variance=1.0):
@@ -168,8 +173,12 @@ def augmented_passes(run):
         yield from (stream[batch] for batch in range(len(stream)))
 
 
-def check_pretrained(study):
+def check_pretrained(study, model):
     """Where the trained model lies that a study's training starts from, with a word on its scans.
+
+    Args:
+        study: a `brainvq.options.Study`.
+        model: its autoencoder, untrained.
 
     Returns:
         `pathlib.Path` of its folder, or None where the study starts from nothing.
@@ -181,7 +190,7 @@ def check_pretrained(study):
     if name is None:
         return None
     trained = load(name)
-    take_weights(build_autoencoder(study), trained.model)
+    take_weights(model, trained.model)
     prepared = steps_to_config(of(study).steps(study))
     if trained.steps != prepared:
         logger.info(

@@ -183,8 +183,8 @@ __all__ = [
     "stored_bits",
     "subject_folds",
     "summary",
+    "tissue_table",
     "to_unit",
     "traverse",
-    "tissue_table",
     "volume_anatomy_table",
 ]

@@ -203,17 +203,21 @@ class _Library:
 
     def alike(self, volumes, place, level):
         """For each volume the most alike patch at half the resolution: `(n, *patch)`."""
+        box = _box(place, level.patch)
         patches, _ = self._candidates(place, level.patch)
-        best = self._nearest(patches, volumes, place, level, 1)[:, 0]
-        return patches[best].reshape(len(best), *self.half_mean[_box(place, level.patch)].shape)
+        wanted, mean = volumes[(slice(None), *box)], self.half_mean[box]
+        best = _distances(patches, mean, wanted, level).argmin(axis=0)
+        return patches[best].reshape(len(best), *mean.shape)
 
     def alike_whole(self, volumes, place, level):
         """For each whole volume the most alike patch, of those most alike when halved."""
         low, side = tuple(start // 2 for start in place), level.patch // 2
         box = _box(place, level.patch)
-        around = np.stack([_halved(volume[box]) for volume in volumes])
         patches, origins = self._candidates(low, side)
-        few = self._nearest(patches, around, low, level._replace(patch=side), COMPARED, cut=True)
+        halved = np.stack([_halved(volume[box]) for volume in volumes])
+        distances = _distances(patches, self.half_mean[_box(low, side)], halved, level)
+        count = min(COMPARED, len(patches))
+        few = np.argpartition(distances, count - 1, axis=0)[:count].T
         mean, found = self.mean[box], []
         for volume, chosen in zip(volumes, few, strict=True):
             whole_patches = np.stack([self._whole(*origins(one), mean.shape) for one in chosen])
@@ -237,16 +241,6 @@ class _Library:
             return volume, [start + move for start, move in zip(low, moved, strict=True)]
 
         return views.reshape(-1, int(np.prod(size))), origin
-
-    def _nearest(self, patches, volumes, place, level, count, cut=False):
-        """Numbers of the `count` patches most alike to a place of each volume: `(n, count)`."""
-        box = _box(place, level.patch)
-        wanted = volumes if cut else volumes[(slice(None), *box)]
-        distances = _distances(patches, self.half_mean[box], wanted, level)
-        if count == 1:
-            return distances.argmin(axis=0)[:, None]
-        count = min(count, len(patches))
-        return np.argpartition(distances, count - 1, axis=0)[:count].T
 
     def _whole(self, volume, start, shape):
         """The patch of full resolution that begins at a voxel of half of it, float32."""

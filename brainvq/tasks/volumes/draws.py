@@ -6,6 +6,7 @@ from nibabel.affines import voxel_sizes
 
 from brainvq import data, evaluation
 from brainvq.files import write_array, write_csv
+from brainvq.tasks.base import spread
 
 # Volumes compared with all training volumes at a time.
 COMPARED = 8
@@ -65,10 +66,7 @@ def measure_anatomy(run, drawn):
         Dict with `anatomy`; empty where volumes are not in [0, 1], or where there are fewer than
         two, or fewer than two unseen people, who are those of the validation and the test split.
     """
-    rows = [*run.rows["validation"], *run.rows["test"]]
-    rows = [
-        rows[place] for place in np.linspace(0, len(rows) - 1, min(UNSEEN, len(rows)), dtype=int)
-    ]
+    rows = spread(np.concatenate([run.rows["validation"], run.rows["test"]]), UNSEEN)
     if run.study.data.scale == "zscore" or len(drawn) < 2 or len(rows) < 2:
         return {}
     unseen, train = (
