@@ -134,13 +134,6 @@ COMPARISONS = {
         {"count": 500, "codes": 16},
         {"brainvq": ("kmeans_brainvq", {}), "scikit-learn": ("kmeans_sklearn", {})},
     ),
-    "resample": (
-        "2,000 streamlines of 64 points to 20 points of equal distance",
-        "streamlines/s",
-        {"count": 2000},
-        {"count": 20},
-        {"brainvq": ("resample_brainvq", {}), "dipy": ("resample_dipy", {})},
-    ),
     "buan": (
         "bundle shape similarity (BUAN) of two bundles of 1,000 streamlines",
         "pairs/s",

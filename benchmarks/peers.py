@@ -444,22 +444,6 @@ def bundles(count):
     return (np.random.default_rng(1).random((2, count, 1, 3)) * 0.1 + steps.cumsum(2)).astype("f4")
 
 
-def resample_brainvq(count):
-    """`brainvq.evaluation.bundles.resample` to 20 points."""
-    from brainvq.evaluation.bundles import resample
-
-    streamlines = bundles(count)[0]
-    return Job(lambda: resample(streamlines, 20), count)
-
-
-def resample_dipy(count):
-    """dipy's `set_number_of_points`."""
-    from dipy.tracking.streamline import set_number_of_points
-
-    streamlines = list(bundles(count)[0])
-    return Job(lambda: set_number_of_points(streamlines, nb_points=20), count)
-
-
 def buan_brainvq(count):
     """`brainvq.evaluation.bundles.buan`."""
     from brainvq.evaluation.bundles import buan

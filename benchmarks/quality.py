@@ -12,8 +12,8 @@ and are looked at on their way.
 
 Every training is a process of its own with one thread. Minutes are those of its processor, spent on
 reading, augmenting and steps, not on compiling and measuring: on a machine that others use they
-stay comparable. The others go on for twice as long as the longest. The results go into
-results.json, and the figure into docs/quality.png. Needs the environment of `make bench`.
+stay comparable. The results go into results.json, and the figure into docs/quality.png. Needs the
+environment of `make bench`.
 """
 
 import argparse
@@ -172,8 +172,7 @@ def main():
         return train(options.program, minutes, options.store)
     one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "TF_INTRAOP", "TF_INTEROP")}
     one |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    # The others are given twice the time of the longest.
-    between = sorted({2 * m / n for m in minutes for n in (1, 2, 4)} | set(minutes))
+    between = sorted({m / n for m in minutes for n in (1, 2)})
     jobs = [("best", [m]) for m in minutes] + [("monai", between), ("keras_io", between)]
     running = []
     for program, points in jobs:

@@ -82,20 +82,19 @@ def resample(streamlines, points):
 
     Returns:
         float64 `(n, points, 3)`, as dipy's `set_number_of_points` gives; ends stay where they are.
-        Those without length stay as they are, where dipy's function gives what memory held.
+        Those without length stay as they are, and those with a coordinate that is not finite are
+        all NaN, where dipy's function gives what memory held.
     """
+    from dipy.tracking.streamline import set_number_of_points  # a second to import
+
     streamlines = np.asarray(streamlines, "float64")
-    steps = np.linalg.norm(np.diff(streamlines, axis=1), axis=-1)  # (n, any - 1)
-    along = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
-    wanted = np.linspace(0.0, 1.0, points) * along[:, -1:]
-    rows = np.arange(len(steps))[:, None]
-    start = np.zeros(wanted.shape, int)
-    for i in range(1, steps.shape[1]):
-        start += wanted >= along[:, i : i + 1]
-    step = steps[rows, start]
-    part = np.divide(wanted - along[rows, start], step, out=np.zeros_like(wanted), where=step > 0)
-    first, last = streamlines[rows, start], streamlines[rows, start + 1]
-    return first + part[..., None] * (last - first)
+    if not len(streamlines):
+        return np.zeros((0, points, 3))
+    found = np.stack(set_number_of_points(list(streamlines), nb_points=points))
+    still = (streamlines == streamlines[:, :1]).all(axis=(1, 2))
+    found[still] = streamlines[still, :1]
+    found[~np.isfinite(streamlines).all(axis=(1, 2))] = np.nan
+    return found
 
 
 def mdf(a, b):

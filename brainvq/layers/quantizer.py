@@ -19,8 +19,9 @@ logger = logging.getLogger("brainvq")
 
 # The smallest positive float32 number of full precision: zero has no logarithm.
 TINY = 1.1754944e-38
-# The scores of all codes are in memory at once up to so many codes; of more, so many at a time.
-MOST_CODES, CHUNK = 1024, 256
+# The scores of all codes are in memory at once up to so many codes; of more, so many at a time of
+# so many vectors, which stay in a processor's cache.
+MOST_CODES, CHUNK, ROWS = 1024, 512, 2048
 MOST_CHUNKS = 64  # each is operations of its own in a compiled program
 PART = 128  # numbers for each vector at once, where all codes have a part in a result
 # Each of the draws of k-means++ takes as long as there are codes: millions would take years.
@@ -34,16 +35,26 @@ def unit_length(x):
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
-def first_largest(scores):
-    """Returns the index of the largest number, the first among equals: `(n, k)` → int32 `(n,)`.
+def largest(scores):
+    """Returns the largest number and its index, the first among equals.
 
-    By an argmax of integers: that of Keras for floats tells −0 from 0 by their bits, which takes
-    longer, up to five times, and which ONNX has no operation for.
+    Of `(n, k)`, k ≥ 1, it gives float `(n,)` and int32 `(n,)`.
     """
+    if keras.backend.backend() == "tensorflow":
+        # Its `top_k` of one reads the scores once. Its argmax takes three times as long, and that
+        # of Keras, which tells −0 from 0 by their bits, five times.
+        values, found = ops.top_k(scores, 1)
+        return values[..., 0], ops.cast(found[..., 0], "int32")
+    values = ops.max(scores, axis=-1)
+    found = ops.argmax(ops.cast(scores >= values[..., None], "int32"), axis=-1)
+    return values, ops.cast(found, "int32")
+
+
+def first_largest(scores):
+    """Returns the index of the largest number, the first among equals: `(n, k)` → int32 `(n,)`."""
     if 0 in scores.shape:  # Keras refuses the maximum of nothing
         return ops.zeros(scores.shape[:-1], dtype="int32")
-    largest = scores >= ops.max(scores, axis=-1, keepdims=True)
-    return ops.cast(ops.argmax(ops.cast(largest, "int32"), axis=-1), "int32")
+    return largest(scores)[1]
 
 
 def nearest_codes(vectors, codebook):
@@ -54,6 +65,8 @@ def nearest_codes(vectors, codebook):
     of matrices, without the cancellation that ‖z‖² would bring. Both are moved by the codebook's
     mean first, which changes no distance: far from 0, rounding would choose among close codes.
     """
+    if vectors.shape[0] == 0:  # PyTorch refuses the argmax of nothing
+        return ops.zeros((0,), dtype="int32")
     # No gradient passes an index, and nothing below need be kept for one.
     vectors, codebook = ops.stop_gradient(vectors), ops.stop_gradient(codebook)
     centre = ops.mean(codebook, axis=0)
@@ -62,18 +75,27 @@ def nearest_codes(vectors, codebook):
     codebook, num_codes = ops.transpose(codebook), codebook.shape[0]
     if num_codes <= MOST_CODES:
         return first_largest(ops.matmul(vectors, codebook) - offsets)  # of (n, num_codes)
-    nearest, best = None, None
     size = max(CHUNK, -(-num_codes // MOST_CHUNKS))
-    for start in range(0, num_codes, size):
-        part = slice(start, start + size)
-        scores = ops.matmul(vectors, codebook[:, part]) - offsets[part]
-        highest, found = ops.max(scores, axis=-1), start + first_largest(scores)
-        if nearest is None:
-            nearest, best = found, highest
-        else:
-            nearest = ops.where(highest > best, found, nearest)
-            best = ops.maximum(best, highest)
-    return nearest
+    parts = [slice(start, start + size) for start in range(0, num_codes, size)]
+
+    def nearest(rows):
+        best, codes = None, None
+        for part in parts:
+            highest, found = largest(ops.matmul(rows, codebook[:, part]) - offsets[part])
+            if best is None:
+                best, codes = highest, found
+            else:
+                codes = ops.where(highest > best, part.start + found, codes)
+                best = ops.maximum(best, highest)
+        return codes
+
+    count, dim = ops.shape(vectors)[0], vectors.shape[-1]
+    blocks = count // ROWS + 1
+    rows = -(-count // blocks)
+    # Each block as long as the others.
+    filled = ops.concatenate([vectors, ops.zeros((blocks * rows - count, dim))], axis=0)
+    codes = ops.map(nearest, ops.reshape(filled, (blocks, rows, dim)))
+    return ops.reshape(codes, (-1,))[:count]
 
 
 def in_parts(function, rows, num_codes: int, *shared):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from brainvq.backend import compile_function
 from brainvq.layers import (
     EMAVectorQuantizer,
     GumbelQuantizer,
@@ -33,7 +34,8 @@ def test_nearest_codes_agree_with_explicit_distances(seed, sizes):
     assert codes.dtype == np.int32
 
 
-def test_nearest_of_many_codes_is_the_first_of_all(monkeypatch):
+@pytest.mark.parametrize("rows", [1, 7, 50, 64])
+def test_nearest_of_many_codes_is_the_first_of_all(monkeypatch, rows):
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(50, 4)).astype("float32")
     codebook = rng.normal(size=(23, 4)).astype("float32")
@@ -42,9 +44,14 @@ def test_nearest_of_many_codes_is_the_first_of_all(monkeypatch):
     whole = array(nearest_codes(*tensors(vectors, codebook)))
     monkeypatch.setattr("brainvq.layers.quantizer.MOST_CODES", 8)
     monkeypatch.setattr("brainvq.layers.quantizer.CHUNK", 6)
+    monkeypatch.setattr("brainvq.layers.quantizer.ROWS", rows)
     codes = array(nearest_codes(*tensors(vectors, codebook)))
     np.testing.assert_array_equal(codebook[codes], codebook[whole])
     assert (codes[:5] == 2).all()
+    # As within a model, which knows no number of vectors beforehand, and of none at all.
+    for count in (50, 31, 0):
+        codes = compile_function(nearest_codes)(vectors[:count], codebook)
+        np.testing.assert_array_equal(codebook[array(codes)], codebook[whole[:count]])
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, -3000.0])
