@@ -60,17 +60,20 @@ class MosaicPrior(keras.Model):
         vector_shape: shape of the vectors of one volume, `(*grid, components)`.
         mirrored: bool, whether mirror images along the first axis, left and right, count as
             training volumes too. Default True.
+        traits: names of numbers that are known of the training people, such as `("age",)`; draws
+            can be of given ones. Default none.
         **kwargs: `name`.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, people: int, vector_shape, mirrored: bool = True, **kwargs):
+    def __init__(self, people: int, vector_shape, mirrored: bool = True, traits=(), **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
         self.people = whole("people", people)
         self.vector_shape = wholes("vector_shape", vector_shape)
         self.mirrored = bool(mirrored)
+        self.traits = tuple(traits)
         self.vectors = self.add_weight(
             shape=(self.people, *self.vector_shape),
             initializer="zeros",
@@ -78,23 +81,51 @@ class MosaicPrior(keras.Model):
             trainable=False,
             name="vectors",
         )
+        if self.traits:
+            self.values = self.add_weight(
+                shape=(self.people, len(self.traits)),
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                name="values",
+            )
         self.built = True
 
-    def set_vectors(self, vectors: np.ndarray) -> None:
-        """Takes the vectors of the training volumes, float `(people, *vector_shape)`."""
+    def set_vectors(self, vectors: np.ndarray, traits: dict | None = None) -> None:
+        """Takes the training volumes.
+
+        Args:
+            vectors: float `(people, *vector_shape)`.
+            traits: for each of `self.traits` the numbers of the people, NaN where not known.
+        """
         if np.shape(vectors) != tuple(self.vectors.shape):
             raise ValueError(
                 f"`vectors` must have the shape {tuple(self.vectors.shape)}. "
                 f"Received: shape={np.shape(vectors)}"
             )
         self.vectors.assign(np.asarray(vectors, "float16"))
+        if self.traits:
+            self.values.assign(np.stack([traits[name] for name in self.traits], axis=1))
+
+    def known(self, trait: str) -> np.ndarray:
+        """The numbers of the training people for a trait, float `(m,)`; without those not known."""
+        if trait not in self.traits:
+            return np.zeros(0, "float32")
+        values = ops.convert_to_numpy(self.values)[:, self.traits.index(trait)]
+        return values[np.isfinite(values)]
 
     def call(self, codes):
         """Returns codes as they are."""
         return codes
 
     def sample(
-        self, n: int, model, seed: int | None = None, temperature: float = 1.0, progress=None
+        self,
+        n: int,
+        model,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        traits: dict | None = None,
+        progress=None,
     ) -> np.ndarray:
         """Draws codes of new volumes.
 
@@ -108,18 +139,22 @@ class MosaicPrior(keras.Model):
             seed: int, or None for fresh ones.
             temperature: float ≥ 0, factor of the standard deviation of the coarse volumes; at 0 all
                 are the mosaic of the mean.
+            traits: names of `self.traits` and the number that all draws shall have, such as
+                `{"age": 70}`: coarse volumes are then drawn from the Gaussian of volumes and traits
+                together, given these. Those left out are as they come.
             progress: function that is called with (places done, places in all), or None.
 
         Returns:
             int32 `(n, *grid, components)`.
 
         Raises:
-            ValueError: if `n` or `temperature` is out of its range, or volumes have odd sides.
+            ValueError: if `n` or `temperature` is out of its range, volumes have odd sides, or the
+                training people do not differ in one of `traits`.
         """
         n, temperature = whole("n", n), float(number("temperature", temperature))
         rng = np.random.default_rng(seed if seed is None else seed_of(seed))
         library = _Library(self._decoded(model), self.mirrored)
-        volumes = library.coarse(n, temperature, rng)
+        volumes = library.coarse(n, temperature, rng, *self._towards(traits or {}))
         walks = [library.places(level) for level in COARSE] + [library.places(FINE, scale=2)]
         done, total = itertools.count(1), sum(map(len, walks))
         for number_of_pass, (level, places) in enumerate(zip((*COARSE, FINE), walks, strict=True)):
@@ -134,6 +169,22 @@ class MosaicPrior(keras.Model):
             volumes = mosaic.mean()
         codes = [model.codes(volume[None, ..., None], batch_size=1) for volume in volumes]
         return np.concatenate(codes).astype("int32")
+
+    def _towards(self, traits):
+        """How far traits of the training people lie from the mean, `(people, m)`, and the `(m,)`
+        that are wanted."""
+        columns, wanted = np.zeros((self.people, len(traits))), np.zeros(len(traits))
+        for place, (name, value) in enumerate(traits.items()):
+            known = self.known(name)
+            if not len(known) or known.min() == known.max():
+                raise ValueError(
+                    "`traits` must be numbers in which the training people are known to differ. "
+                    f"Received: traits={traits}"
+                )
+            values = ops.convert_to_numpy(self.values)[:, self.traits.index(name)]
+            columns[:, place] = np.where(np.isfinite(values), values - known.mean(), 0)
+            wanted[place] = value - known.mean()
+        return columns, wanted
 
     def _decoded(self, model):
         """The training volumes as the transform alone decodes them: float16 `(people, x, y, z)`."""
@@ -156,6 +207,7 @@ class MosaicPrior(keras.Model):
             "people": self.people,
             "vector_shape": self.vector_shape,
             "mirrored": self.mirrored,
+            "traits": self.traits,
         }
 
 
@@ -175,15 +227,21 @@ class _Library:
         mean = volumes.mean(axis=0, dtype="float32")
         self.mean = (mean + mean[::-1]) / 2 if mirrored else mean
 
-    def coarse(self, n, temperature, rng):
+    def coarse(self, n, temperature, rng, traits=None, wanted=()):
         """Volumes of half the resolution from the Gaussian of the training volumes.
 
         Sums of their differences from the mean, each times a number from N(0, 1), have the sample
-        covariance.
+        covariance, and so have sums of their traits: a draw of both is moved by the regression of
+        volumes on traits until it has those wanted (Matheron's rule).
         """
+        if traits is None:
+            traits = np.zeros((len(self.volumes), 0))
+        traits = np.concatenate([traits, traits])[: len(self.half)]
         shares = rng.standard_normal((n, len(self.half))).astype("float32")
         shares *= temperature / np.sqrt(max(len(self.half) - 1, 1))
         shares -= shares.mean(axis=1, keepdims=True)
+        traits -= traits.mean(axis=0)
+        shares += ((wanted - shares @ traits) @ np.linalg.pinv(traits)).astype("float32")
         flat = shares @ self.half.reshape(len(self.half), -1)
         return self.half_mean + flat.reshape(n, *self.half_mean.shape)
 

@@ -273,7 +273,18 @@ class Mosaic:
         """The same with small numbers, for a smoke run."""
         return replace(self, people=min(4, self.people))
 
-    def draw(self, prior, model, n, seed=None, temperature=1.0, top_k=None, top_p=None, **rest):
+    def draw(
+        self,
+        prior,
+        model,
+        n,
+        seed=None,
+        temperature=1.0,
+        traits=None,
+        top_k=None,
+        top_p=None,
+        **rest,
+    ):
         """Draws codes of `n` volumes, with a bar; see `MosaicPrior.sample`.
 
         Raises:
@@ -290,7 +301,9 @@ class Mosaic:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            return prior.sample(n, model, seed=seed, temperature=temperature, progress=watch)
+            return prior.sample(
+                n, model, seed=seed, temperature=temperature, traits=traits, progress=watch
+            )
 
 
 _PLANNED = {

@@ -184,6 +184,15 @@ class VolumeSample(Sample):
 
     batch_size: int = option(2, minimum=1)
     """Volumes that the network takes at a time."""
+    age: float | None = option(None, minimum=0)
+    """Age of the new brains in years, where the prior knows ages; `None`: as they come."""
+    sex: Literal["F", "M"] | None = None
+    """Sex of the new brains, where the prior knows it; `None`: as it comes."""
+
+    @property
+    def drawing(self):
+        """What a draw depends on beside the number of samples: dict."""
+        return {**super().drawing, "age": self.age, "sex": self.sex}
 
     @classmethod
     def of(cls, study):

@@ -113,7 +113,7 @@ class Samples:
         del study
         return False
 
-    def draw(self, trained, n, level=None, bundle=None, stack=False, **options):
+    def draw(self, trained, n, level=None, bundle=None, stack=False, age=None, sex=None, **options):
         """Draws codes from the prior, or vectors where a study has no codes.
 
         Args:
@@ -122,6 +122,8 @@ class Samples:
             level: see `Trained.sample`.
             bundle: see `Trained.sample`.
             stack: see `Trained.sample`.
+            age: see `Trained.sample`.
+            sex: see `Trained.sample`.
             **options: those of `PixelCNN.sample`; by default temperature, top_k and top_p are those
                 of the study, and coherence is 1 for a stack.
 
@@ -129,19 +131,19 @@ class Samples:
             int32 `(n, *grid)`, as the model decodes them.
 
         Raises:
-            UserError: there is no prior, or it does not know `level`, `bundle` or `stack`.
+            UserError: there is no prior, or it does not know what is wanted.
         """
         trained.require_prior()
         trained.require_decoding()
         usual = trained.study.sampling.arguments | ({"coherence": COHERENCE} if stack else {})
         options = usual | options
-        wanted = {"level": level, "bundle": bundle, "stack": stack}
+        wanted = {"level": level, "bundle": bundle, "stack": stack, "age": age, "sex": sex}
         self.refuse(trained, wanted)
         given = self.conditions(trained, n, options.get("seed"), **wanted)
         return trained.study.prior.draw(trained.prior, trained.model, n, **given, **options)
 
     def conditions(self, trained, n, seed, **wanted):
-        """What the prior is given to draw `n` samples: dict of `labels` and `plan`."""
+        """What the prior is given to draw `n` samples: dict of arguments of its `sample`."""
         return {}
 
     def refuse(self, trained, wanted):

@@ -104,7 +104,17 @@ class Trained:
         """Whether the volumes of a study lie on a grid around the ICBM152 template."""
         return self.task.samples.in_template_space(self.study)
 
-    def sample(self, n, level=None, bundle=None, batch_size=32, stack=False, **options):
+    def sample(
+        self,
+        n,
+        level=None,
+        bundle=None,
+        batch_size=32,
+        stack=False,
+        age=None,
+        sex=None,
+        **options,
+    ):
         """Draws `n` new images, or groups of streamlines.
 
         Where a volume becomes a vector, the vectors are drawn from N(0, I):
@@ -120,6 +130,9 @@ class Trained:
             batch_size: int, images decoded at a time.
             stack: for a prior that draws by a plan, whether the slices are all of one brain, from
                 the lowest to the highest; `coherence` (see `PixelCNN.sample`) is then 1 by default.
+            age: for a prior of volumes that knows ages, that of the new brains in years; by default
+                as they come.
+            sex: likewise, "F" or "M".
             **options: those of `PixelCNN.sample`: temperature, top_k and top_p, by default those of
                 the study, and seed. Of vectors:
                 temperature, the standard deviation of the draws, 1.0 by default; and seed.
@@ -131,11 +144,11 @@ class Trained:
             `(n, latent_size)`.
 
         Raises:
-            UserError: there is no prior, the model does not decode codes, `level` or `bundle` is
-                out of range or not known to the prior, or an option is none for vectors.
+            UserError: there is no prior, the model does not decode codes, what is wanted is out of
+                range or not known to the prior, or an option is none for vectors.
         """
         latents = self.task.samples.draw(
-            self, n, level=level, bundle=bundle, stack=stack, **options
+            self, n, level=level, bundle=bundle, stack=stack, age=age, sex=sex, **options
         )
         samples = self.model.decode(latents, batch_size=batch_size)
         return np.clip(samples, 0.0, 1.0, out=samples) if self.unit_range else samples, latents

@@ -66,6 +66,24 @@ def test_coarse_volumes_have_the_mean_and_the_variance_of_the_training_volumes()
     np.testing.assert_allclose(still, np.stack([one.half_mean] * 2), atol=1e-6)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_coarse_volumes_of_a_given_age_are_those_that_age_makes(mirrored):
+    rng = np.random.default_rng(0)
+    ages, noise = rng.uniform(20, 60, 40), rng.normal(0, 0.05, (40, 1, 1, 1))
+    ramp = np.linspace(0, 1, 8 * 8 * 8).reshape(1, 8, 8, 8)
+    ramp = (ramp + ramp[:, ::-1]) / 2  # alike left and right
+    people = 1 + 0.01 * ages[:, None, None, None] * ramp + noise
+    one = _Library(people.astype("float16"), mirrored)
+    given = (ages - ages.mean())[:, None], np.array([90 - ages.mean()])
+    drawn = one.coarse(3000, 1.0, rng, *given)
+    slope = np.polyfit(ages, noise.ravel(), 1)
+    expected = _halved(1 + 0.9 * ramp[0]) + np.polyval(slope, 90)
+    np.testing.assert_allclose(drawn.mean(0), expected, atol=0.01)
+    # What age does not explain varies as before.
+    left = np.std(noise.ravel() - np.polyval(slope, ages))
+    np.testing.assert_allclose(drawn.std(0), left, rtol=0.1)
+
+
 def test_doubling_keeps_means_and_straight_lines():
     line = np.arange(6, dtype="float32")[None, :, None, None] * np.ones((1, 6, 4, 2), "float32")
     found = _doubled(line)
@@ -99,8 +117,10 @@ def test_of_alike_people_all_draws_are_that_brain_and_others_differ(tmp_path):
     assert np.corrcoef(drawn.ravel(), restored.ravel())[0, 1] > 0.97
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
-    prior = MosaicPrior(4, vectors.shape[1:])
-    prior.set_vectors(vectors)
+    prior = MosaicPrior(4, vectors.shape[1:], traits=("age",))
+    prior.set_vectors(vectors, {"age": [20, 40, np.nan, 30]})
+    assert sorted(prior.known("age")) == [20, 30, 40]
+    assert not len(prior.known("sex"))
     drawn = prior.sample(8, model, seed=3)
     assert drawn.shape == (8, *vectors.shape[1:])
     assert drawn.dtype == np.int32
@@ -108,6 +128,10 @@ def test_of_alike_people_all_draws_are_that_brain_and_others_differ(tmp_path):
     prior.save(tmp_path / "prior.keras")
     again = keras.saving.load_model(tmp_path / "prior.keras")
     np.testing.assert_array_equal(again.sample(8, model, seed=3), drawn)
+    old = again.sample(8, model, seed=3, traits={"age": 200})
+    assert (old != drawn).any()
+    with pytest.raises(ValueError, match="known to differ"):
+        again.sample(1, model, traits={"sex": 1.0})
 
 
 def test_wrong_arguments_are_refused():

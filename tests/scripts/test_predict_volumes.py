@@ -37,16 +37,18 @@ def steps(shape=SHAPE, spacing=SPACING, scale=None):
     )
 
 
-def new_run(folder, name, model, prior=None, shape=SHAPE, config=None):
+def new_run(folder, name, model, prior=None, shape=SHAPE, config=None, study="som3d"):
     """A run of a study of volumes, as train.py leaves it; returns its path."""
     study = {
-        "name": "som3d",
+        "name": study,
         "variant": name,
         "data": {"source": "bids", "spacing": SPACING, "shape": list(shape)},
-        "model": {"network": "strided"},
-        "sampling": {"samples": 2},
+        "model": {"network": "strided" if study == "som3d" else "transform"},
+        "sampling": {"samples": 2} | ({} if study == "som3d" else {"top_p": None}),
     }
-    made = RunFolder.create(folder, "som3d", name, {"study": study, "steps": config or steps()})
+    made = RunFolder.create(
+        folder, study["name"], name, {"study": study, "steps": config or steps()}
+    )
     model(np.zeros((1, *shape, 1), "float32"))
     model.save(made.file("model.keras"))
     if prior is not None:
@@ -109,7 +111,12 @@ def packed_run(folder):
     mean = volumes.mean(axis=0)
     brainvq.models.set_transform(encoder, decoder, mean, np.ones_like(mean), axes)
     model.bottleneck.fit(keras.ops.convert_to_numpy(encoder(volumes)), 500)
-    return new_run(folder, "packed", model, config=steps(scale=ScaleIntensity("max")))
+    prior = brainvq.models.MosaicPrior(4, (*GRID, 6), traits=("age", "sex"))
+    prior.set_vectors(
+        model.continuous(volumes), {"age": [20, 30, 40, 50], "sex": [1, np.nan, 1, 1]}
+    )
+    scaled = steps(scale=ScaleIntensity("max"))
+    return new_run(folder, "packed", model, prior, config=scaled, study="t1w3d")
 
 
 def scans(folder):
@@ -289,6 +296,29 @@ def test_sample_writes_brains_around_the_origin(runs, tmp_path, monkeypatch):
     other = nib.load(tmp_path / "a" / drawn(2))
     np.testing.assert_array_equal(one.get_fdata(), other.get_fdata())
     np.testing.assert_array_equal(one.affine, other.affine)
+
+
+def test_sample_draws_brains_of_an_age_where_the_prior_knows_ages(
+    runs, tmp_path, monkeypatch, capsys
+):
+    for age in ("20", "900", "70"):
+        words = ["sample", "-n", "1", "--seed", "0", "--age", age, "--out", age]
+        if age == "900":
+            with pytest.raises(UserError, match="age: found 900.0; expected years from 0 to 150"):
+                use(tmp_path, monkeypatch, runs["packed"], *words)
+            continue
+        assert "outside that of the training people" not in capsys.readouterr().out
+        use(tmp_path, monkeypatch, runs["packed"], *words)
+        about = json.loads(sidecar_of(tmp_path / age / drawn(1)).read_text())
+        assert about["Age"] == float(age)
+        assert "Sex" not in about
+    assert (
+        "age 70 is outside that of the training people, 20 to 50 years" in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="sex: found F; expected none, because the prior of"):
+        use(tmp_path, monkeypatch, runs["packed"], "sample", "--sex", "F")
+    with pytest.raises(UserError, match="age: found 30.0; expected none, because the prior of"):
+        use(tmp_path, monkeypatch, runs["som"], "sample", "--age", "30")
 
 
 def test_encode_then_decode_equals_reconstruct(runs, tmp_path, monkeypatch):

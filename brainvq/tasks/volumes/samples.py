@@ -1,5 +1,7 @@
 """Scans as volumes, and the way back; what `predict` does with them."""
 
+import logging
+
 import numpy as np
 
 from brainvq import data, evaluation
@@ -9,6 +11,10 @@ from brainvq.tasks.samples import sizes
 from brainvq.tasks.scan_samples import ScanSample, ScanSamples
 from brainvq.tasks.volumes.registration import grid_affine
 
+logger = logging.getLogger("brainvq")
+SEXES = {"F": 0.0, "M": 1.0}
+EXPECTED = {"age": "years from 0 to 150", "sex": "F or M"}
+MOST_YEARS = 150
 # New or decoded volumes that a picture has room for.
 SHOWN = 6
 MEASURES = ("ssim", "ssim_foreground", "psnr", "psnr_foreground")
@@ -73,6 +79,32 @@ class VolumeSamples(ScanSamples):
     sample = VolumeSample
     prepared = data.PreparedVolume
     code_shape = "(x, y, z) or (n, x, y, z)"
+    chosen_by = ("age", "sex")
+
+    def conditions(self, trained, n, seed, age=None, sex=None, **wanted):
+        """Age and sex of all volumes, as the prior takes them."""
+        given = {"age": age, "sex": sex}
+        given = {name: value for name, value in given.items() if value is not None}
+        traits = {}
+        for name, value in given.items():
+            known = trained.prior.known(name) if hasattr(trained.prior, "known") else ()
+            if not len(known) or min(known) == max(known):
+                raise UserError(
+                    f"{name}: found {value}; expected none, because the prior of {trained.path} "
+                    f"knows no people that differ in {name}"
+                )
+            traits[name] = SEXES.get(value, value)
+            if not (np.isfinite(traits[name]) and 0 <= traits[name] < MOST_YEARS):
+                raise UserError(f"{name}: found {value}; expected {EXPECTED[name]}")
+            if not min(known) <= traits[name] <= max(known):
+                logger.warning(
+                    "age %g is outside that of the training people, %g to %g years: the new brains "
+                    "go on along a straight line",
+                    age,
+                    min(known),
+                    max(known),
+                )
+        return {"traits": traits} if traits else {}
 
     def similarity(self, trained):
         """How the measures of `similarity.tsv` are made, in words."""
@@ -96,7 +128,8 @@ class VolumeSamples(ScanSamples):
         """New volumes as NIfTI, and in three planes."""
         folder = options.out
         names = [(f"sub-sample{number:03d}", "drawn") for number in range(1, len(images) + 1)]
-        save_volumes(trained, folder, names, images)
+        wanted = {"Age": options.age, "Sex": options.sex}
+        save_volumes(trained, folder, names, images, wanted)
         title = f"{min(SHOWN, len(images))} of {len(images)} brains drawn from the prior"
         picture_volumes(trained, images, folder / "samples.png", title)
         return "sub-sample*/anat/*.nii.gz, samples.png"
@@ -116,7 +149,22 @@ def measures_row(path, scan, images, restored):
     return row | {name: measured[name] for name in MEASURES}
 
 
-def save_volumes(trained, folder, names, images):
+def known_traits(table):
+    """What a prior over volumes is told of training people.
+
+    Args:
+        table: `pandas.DataFrame` of their scans, with the columns age and sex.
+
+    Returns:
+        Dict of float arrays, NaN where not known: age in years, and sex, 0 for female and 1 for
+        male; without those that are not known of anyone.
+    """
+    traits = {"age": table["age"], "sex": table["sex"].map(SEXES)}
+    traits = {name: values.to_numpy("float32") for name, values in traits.items()}
+    return {name: values for name, values in traits.items() if np.isfinite(values).any()}
+
+
+def save_volumes(trained, folder, names, images, wanted=None):
     """Writes volumes that belong to no scan as NIfTI, each with a note on its intensities.
 
     Args:
@@ -124,6 +172,7 @@ def save_volumes(trained, folder, names, images):
         folder: `pathlib.Path` of the results.
         names: list of (start of the name, description), as `Derivatives.file` takes them.
         images: arrays `(x, y, z, 1)`.
+        wanted: dict of what else the notes shall say; None is left out.
     """
     units = (
         "shares of the scan's range, from 0 to 1"
@@ -131,6 +180,7 @@ def save_volumes(trained, folder, names, images):
         else "standard deviations of the scan above its background; what is darker is 0"
     )
     about = {"Description": "decoded from codes", "Units": units, "Simulated": trained.simulated}
+    about |= {name: value for name, value in (wanted or {}).items() if value is not None}
     affine, results = grid_affine(trained.study.data), trained.results(folder)
     mni = trained.in_template_space
     for (start, desc), image in zip(names, images, strict=True):

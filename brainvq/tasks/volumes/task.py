@@ -17,7 +17,7 @@ from brainvq.tasks.volumes.registration import (
     registered_steps,
     registration_quality,
 )
-from brainvq.tasks.volumes.samples import VolumeSamples
+from brainvq.tasks.volumes.samples import VolumeSamples, known_traits
 from brainvq.tasks.volumes.transform import fit_transform
 
 
@@ -54,8 +54,11 @@ class Volumes(ScanTask):
         """Mosaics of the training volumes; see `brainvq.models.MosaicPrior`."""
         rows = run.some("train", run.study.prior.people)
         vectors = [run.model.continuous(run.store.read([row]), batch_size=1) for row in rows]
-        prior = MosaicPrior(len(rows), vectors[0].shape[1:], run.study.prior.mirrored)
-        prior.set_vectors(np.concatenate(vectors))
+        traits = known_traits(run.store.table.iloc[rows])
+        prior = MosaicPrior(
+            len(rows), vectors[0].shape[1:], run.study.prior.mirrored, traits=traits
+        )
+        prior.set_vectors(np.concatenate(vectors), traits)
         return prior
 
     def place_of(self, study, scan):
