@@ -12,10 +12,15 @@ other methods stay, and OUT.png is drawn of them.
 - kmeans: k-means on patches in stages of 256 codes, 16 or 8 voxels a side (hours)
 - pca: principal components of whole volumes, as half floats
 - jpeg2000: all axial slices as one picture (Pillow); its bits are those of the file
+- slices: `--slices`, runs or presets of studies of slices, axial slice by slice
+- monai: MONAI's `VQVAE`, a code of 32 for each cube of 8 voxels, trained for `--minutes` of the
+  processor; needs the environment of `make bench`
 """
 
 import argparse
 import io
+import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +42,7 @@ from brainvq.tasks.scan_samples import pack
 RATES = (6400, 28000, 114000)
 PATCHES = ((16, 1), (16, 4), (8, 2))
 TILES = (12, 12)
+MONAI_CODES, MONAI_BATCH, MONAI_WINDOW = 32, 4, 48
 
 
 def t1w3d(run):
@@ -91,7 +97,72 @@ def through_jpeg(volume, bits):
     return 8 * len(file.getvalue()), tiles.transpose(1, 2, 0)
 
 
-METHODS = {each.__name__: each for each in (t1w3d, kmeans, pca, jpeg2000)}
+def slices(run):
+    """The same of studies of slices; bits as packed for the whole volume, of codes equally long."""
+    for name in run.of_slices:
+        model, restored = brainvq.load(name).model, []
+        for volume in run.test[..., 0]:
+            # As the study has them: the right of the brain first, its front on top.
+            stack = volume.transpose(2, 1, 0)[..., None]
+            codes = model.codes(stack)
+            restored.append(model.decode(codes)[..., 0].transpose(2, 1, 0)[..., None])
+        bits = codes.size * math.log2(model.num_codes)
+        yield bits, f"{name}, slice by slice", np.stack(restored)
+
+
+def monai(run):
+    """The same of MONAI's VQ-VAE with moving averages, as its tutorials train it."""
+    import torch
+    from monai.networks.nets import VQVAE
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    model = VQVAE(
+        3,
+        1,
+        1,
+        channels=(32, 64, 128),
+        num_res_channels=(32, 64, 128),
+        num_res_layers=2,
+        downsample_parameters=((2, 4, 1, 1),) * 3,
+        upsample_parameters=((2, 4, 1, 1, 0),) * 3,
+        num_embeddings=MONAI_CODES,
+        embedding_dim=32,
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 3e-4)
+    began, steps, losses = time.process_time(), 0, []
+    while time.process_time() - began < 60 * run.minutes:
+        rows = rng.choice(run.rows["train"], MONAI_BATCH, replace=False)
+        windows = [window(run.store.read([row])[0, ..., 0], rng) for row in rows]
+        images = torch.from_numpy(np.stack(windows)[:, None])
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        restored, loss = model(images)
+        error = torch.nn.functional.l1_loss(restored, images)
+        (error + loss).backward()
+        optimizer.step()
+        steps, losses = steps + 1, [*losses[-49:], error.item()]
+    print(f"MONAI: {steps} steps, mean absolute error {np.mean(losses):.4f}", flush=True)
+    model.eval()
+    with torch.no_grad():
+        restored = [
+            model(torch.from_numpy(np.moveaxis(volume, -1, 0)[None].copy()))[0].numpy()[0, 0]
+            for volume in run.test
+        ]
+    bits = math.log2(MONAI_CODES) * np.prod(run.test.shape[1:4]) / 8**3
+    yield bits, f"MONAI VQVAE, {run.minutes:g} minutes of training", np.stack(restored)[..., None]
+
+
+def window(volume, rng):
+    """A part of a volume at random, `MONAI_WINDOW` voxels a side, of which some show brain."""
+    while True:
+        start = [rng.integers(0, side - MONAI_WINDOW + 1) for side in volume.shape]
+        part = volume[tuple(slice(a, a + MONAI_WINDOW) for a in start)]
+        if (part > 0.05).mean() > 0.1:
+            return np.ascontiguousarray(part, "float32")
+
+
+METHODS = {each.__name__: each for each in (t1w3d, kmeans, pca, jpeg2000, slices, monai)}
 
 
 def measures(images, restored):
@@ -120,16 +191,8 @@ def draw(table, path):
     figure.savefig(path, dpi=130)
 
 
-def main():
-    """Measures what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bids")
-    parser.add_argument("people")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--runs", nargs="*", default=[])
-    parser.add_argument("--cache", default="cache")
-    parser.add_argument("--out", type=Path, default=Path("volumes_rate"))
-    options = parser.parse_args()
+def cohort(options):
+    """The prepared volumes, sample numbers of each split, and volumes of unseen people."""
     words = ["t1w3d", "--data.source", "bids", "--data.root", options.bids]
     words += ["--data.assignments", options.people, "--data.cache", options.cache]
     study = parse(words, "volumes_rate.py", "")
@@ -137,8 +200,24 @@ def main():
     scans = task.cohort(study)
     store = task.arrays(study, scans)
     rows = task.split_rows(study, scans, store)
-    test = store.read(np.concatenate([rows["validation"], rows["test"]]))
-    run = SimpleNamespace(study=study, store=store, rows=rows, test=test, trained=options.runs)
+    return store, rows, store.read(np.concatenate([rows["validation"], rows["test"]]))
+
+
+def main():
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bids")
+    parser.add_argument("people")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--runs", nargs="*", default=[])
+    parser.add_argument("--slices", nargs="*", default=["ixi2d"])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--cache", default="cache")
+    parser.add_argument("--out", type=Path, default=Path("volumes_rate"))
+    options = parser.parse_args()
+    store, rows, test = cohort(options)
+    run = SimpleNamespace(store=store, rows=rows, test=test)
+    run.trained, run.of_slices, run.minutes = options.runs, options.slices, options.minutes
     file = options.out.with_suffix(".csv")
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["method", "bits"])
     for name in options.only:

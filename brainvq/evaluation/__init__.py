@@ -99,6 +99,7 @@ from brainvq.evaluation.volume_anatomy import (
     compare_volume_anatomy,
     tissue_table,
     volume_anatomy_table,
+    whole_table,
 )
 
 __all__ = [
@@ -187,4 +188,5 @@ __all__ = [
     "to_unit",
     "traverse",
     "volume_anatomy_table",
+    "whole_table",
 ]

@@ -160,7 +160,7 @@ def ms_ssim(x, y, *, ndim=2, window=7, gaussian=False, data_range=1.0, scales=No
         # maximum keeps NaN: an image that holds NaN has no similarity.
         result *= np.maximum(scores, 0.0) ** weight
         if not last:
-            x, y = _halved(x), _halved(y)
+            x, y = halved(x), halved(y)
     return result
 
 
@@ -521,7 +521,7 @@ def nearest_images(queries, references, *, ndim=2, chunk=1024):
     return index, np.array(rmse, "float64")
 
 
-def _halved(x):
+def halved(x):
     """Means over blocks of 2 pixels a side, `(n, *grid)` → `(n, *(grid // 2))`."""
     for axis in range(1, x.ndim):
         even = x.shape[axis] // 2 * 2

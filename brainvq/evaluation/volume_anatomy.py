@@ -6,6 +6,8 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from brainvq.evaluation.anatomy import BRIGHT, MEASURES, compare_anatomy
+from brainvq.evaluation.generation import diversity
+from brainvq.evaluation.similarity import halved
 
 # Axis that each plane cuts; axes run from right to left, front to back and bottom to top.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -15,6 +17,7 @@ TISSUES = ("brain", "fluid", "grey", "white", "ventricles")
 DEEP = 0.35
 # Standard deviations that hold 98 % of normal values.
 USUAL = 2.33
+PAIRS = 40  # of volumes, at half the resolution
 
 
 def slices_of(volumes, plane, count=SLICES):
@@ -69,6 +72,41 @@ def tissue_shares(volumes, thresholds=None):
     return np.array(rows), thresholds
 
 
+def neighbour_slices(volumes, plane):
+    """How alike each slice of a volume and the next one are.
+
+    Args:
+        volumes: `(n, x, y, z)` in [0, 1], axes from right to left, front to back, bottom to top.
+        plane: "sagittal", "coronal" or "axial".
+
+    Returns:
+        Mean of Pearson's r over volumes and pairs of slices that both show brain; NaN without.
+    """
+    found = []
+    for volume in volumes:
+        cut = np.moveaxis(np.asarray(volume, "float32"), PLANES[plane], 0)
+        cut = cut[(cut > BRIGHT).any(axis=(1, 2))].reshape(-1, cut[0].size)
+        cut = cut - cut.mean(axis=1, keepdims=True)
+        unit = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-9)
+        found.append((unit[1:] * unit[:-1]).sum(axis=1))
+    found = np.concatenate(found)
+    return float(found.mean()) if len(found) else np.nan
+
+
+def pair_similarity(draws, real, people, seed=0):
+    """How alike two volumes are, at half the resolution; see `diversity`.
+
+    Returns:
+        (of draws, of real volumes of different people): the mean MS-SSIM over up to 40 pairs, NaN
+        where there are no two.
+    """
+    if len(draws) < 2 or len(np.unique(people)) < 2:
+        return np.nan, np.nan
+    halves = (halved(np.asarray(volumes)) for volumes in (draws, real))
+    found = diversity(*halves, subjects=people, pairs=PAIRS, draws=1, seed=seed)
+    return tuple(found.set_index("of")["ms_ssim"][["samples", "real"]].tolist())
+
+
 def compare_volume_anatomy(draws, real, *, people, train=None, count=SLICES, seed=0):
     """Takes the measures of `compare_anatomy` in three planes, and compares volumes of tissue.
 
@@ -83,7 +121,8 @@ def compare_volume_anatomy(draws, real, *, people, train=None, count=SLICES, see
     Returns:
         Dict of `planes`, plane to what `compare_anatomy` gives; `tissue`, tissue to `draws` and
         `real`, means, and `in_range`, the share of draws within 2.33 standard deviations of the
-        real mean; and `drawn`, `people`, numbers.
+        real mean; `whole`, dict of `pairs` (MS-SSIM of two volumes, see `pair_similarity`) and of
+        each plane (see `neighbour_slices`) to `draws` and `real`; and `drawn`, `people`, numbers.
     """
     planes = {}
     for plane in PLANES:
@@ -112,8 +151,13 @@ def compare_volume_anatomy(draws, real, *, people, train=None, count=SLICES, see
         }
         for number, name in enumerate(TISSUES)
     }
+    alike, expected = pair_similarity(draws, real, people, seed)
+    whole = {"pairs": {"draws": alike, "real": expected}}
+    for plane in PLANES:
+        alike, expected = (neighbour_slices(volumes, plane) for volumes in (draws, real))
+        whole[plane] = {"draws": alike, "real": expected}
     counts = {"drawn": len(draws), "people": len(np.unique(people))}
-    return {"planes": planes, "tissue": tissue, **counts}
+    return {"planes": planes, "tissue": tissue, "whole": whole, **counts}
 
 
 def volume_anatomy_table(found):
@@ -136,6 +180,14 @@ def volume_anatomy_table(found):
                 row[title] = np.nan if one_sided else measured.get(side, {}).get(key, np.nan)
         rows.append(row)
     return pd.DataFrame(rows).dropna(axis=1, how="all")
+
+
+def whole_table(found):
+    """How alike draws, and neighbouring slices, are as a table: `measure`, `draws`, `real`."""
+    words = {"pairs": "MS-SSIM of two volumes: the lower, the more varied"}
+    words |= {plane: f"correlation of neighbouring slices, {plane}" for plane in PLANES}
+    rows = [{"measure": words[name], **values} for name, values in found["whole"].items()]
+    return pd.DataFrame(rows)
 
 
 def tissue_table(found):

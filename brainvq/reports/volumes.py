@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from brainvq.evaluation import tissue_table, volume_anatomy_table
+from brainvq.evaluation import tissue_table, volume_anatomy_table, whole_table
 from brainvq.reports.html import Section, format_cell
 from brainvq.reports.run_pages import (
     DETAIL_IS_LOST,
@@ -374,6 +374,8 @@ def _drawn_anatomy(metrics, figures):
         tables=[
             ("Anatomy of new volumes", volume_anatomy_table(found).round(2)),
             ("Volumes of tissues", tissue_table(found).round(3)),
+            # Runs of before do not have it.
+            *([("Whole volumes", whole_table(found).round(3))] if "whole" in found else ()),
         ],
         figures=shown,
     )

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from brainvq.evaluation import compare_volume_anatomy, tissue_table, volume_anatomy_table
-from brainvq.evaluation.volume_anatomy import slices_of, tissue_shares
+from brainvq.evaluation import (
+    compare_volume_anatomy,
+    tissue_table,
+    volume_anatomy_table,
+    whole_table,
+)
+from brainvq.evaluation.volume_anatomy import (
+    neighbour_slices,
+    pair_similarity,
+    slices_of,
+    tissue_shares,
+)
 
 SHAPE = (24, 32, 20)
 
@@ -68,6 +78,9 @@ def test_brains_of_the_same_kind_pass_and_others_do_not():
         .isna()
         .all()
     )
+    whole = whole_table(good).set_index("measure")
+    assert len(whole) == 4
+    assert abs(whole["draws"] - whole["real"]).max() < 0.03
     assert tissue_table(good)["tissue"].tolist() == [
         "brain",
         "fluid",
@@ -75,3 +88,16 @@ def test_brains_of_the_same_kind_pass_and_others_do_not():
         "white",
         "ventricles",
     ]
+
+
+def test_alike_slices_and_alike_volumes_are_known():
+    rng = np.random.default_rng(0)
+    same = np.repeat(rng.uniform(0.2, 1, (1, 16, 16, 1)), 12, axis=3)  # every axial slice alike
+    assert neighbour_slices(same, "axial") == pytest.approx(1)
+    assert abs(neighbour_slices(same, "coronal")) < 0.3
+    assert np.isnan(neighbour_slices(np.zeros((1, 4, 4, 4)), "axial"))
+    people = ellipsoids(3)
+    draws, real = pair_similarity(np.repeat(people[:1], 3, axis=0), people, [0, 1, 2])
+    assert draws == pytest.approx(1)
+    assert real < 0.999
+    assert np.isnan(pair_similarity(people[:1], people, [0, 1, 2])).all()
