@@ -79,6 +79,7 @@ def train_autoencoder(run):
         tensorboard=run.file("tensorboard", "model"),
         title=f"{study.name} {study.variant}",
     )
+    task.finish(run, model)
     write_text(run.file("model.txt"), network_text(model))
     save(run, "model", model)
     return model

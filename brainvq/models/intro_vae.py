@@ -9,6 +9,7 @@ from keras import ops
 from brainvq.arguments import number, seed_of, whole
 from brainvq.backend import mean_over_replicas, num_replicas, record, run_step
 from brainvq.layers.gaussian_sampling import LOG_VARIANCE_LIMIT
+from brainvq.models.ex_post import ExPostGaussian
 from brainvq.models.latent import LatentModel, Vector
 from brainvq.models.paired_optimizer import PairedOptimizer
 
@@ -83,6 +84,8 @@ class IntroVAE(LatentModel):
             terms, and makes a step a quarter longer.
         seed: int or None. Noise differs between steps; the generator's state is saved with the
             weights, so that a resumed run goes on drawing where it stood.
+        fitted_draws: 0 (default), or int ≥ 1: training volumes at most that `fit_draws` learns from
+            after the training; draws then come from it, see `ExPostGaussian`, and not from N(0, I).
         **kwargs: `name` and others of `keras.Model`.
 
     Raises:
@@ -105,6 +108,7 @@ class IntroVAE(LatentModel):
         margin: float = 100.0,
         gamma_r: float = 0.0,
         seed: int | None = None,
+        fitted_draws: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -131,6 +135,11 @@ class IntroVAE(LatentModel):
         self.beta_neg = weights["beta_neg"]
         self.margin = margin
         self.gamma_r = weights["gamma_r"]
+        self.fitted_draws = whole("fitted_draws", fitted_draws, 0)
+        self.ex_post = None
+        if self.fitted_draws:
+            shape = encoder.input_shape[1:]
+            self.ex_post = ExPostGaussian(fitted_draws, self.latent_size, shape, name="ex_post")
         self.seed = seed_of(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         names = ["loss", "reconstruction_loss", "kl_real"]
@@ -428,7 +437,7 @@ class IntroVAE(LatentModel):
     def sample(
         self, n: int, seed: int | None = None, temperature: float = 1.0, batch_size: int = 32
     ) -> np.ndarray:
-        """Decodes draws from N(0, `temperature`² I).
+        """Decodes draws from N(0, `temperature`² I), or from the Gaussian of `fitted_draws`.
 
         The same seed draws the same vectors on every backend, whatever the batch size.
 
@@ -445,15 +454,15 @@ class IntroVAE(LatentModel):
         Raises:
             ValueError: if `n` or `temperature` is out of its range.
         """
-        return self.decode(self.draw(n, seed, temperature), batch_size)
+        return self.decode_drawn(self.draw(n, seed, temperature), batch_size, seed)
 
     def draw(self, n: int, seed: int | None = None, temperature: float = 1.0) -> np.ndarray:
-        """Draws from N(0, `temperature`² I), those that `sample` decodes.
+        """Draws the vectors that `sample` decodes.
 
         Args:
             n: int ≥ 1, number of vectors.
             seed: int, or None for another draw at each call.
-            temperature: float ≥ 0, standard deviation of the draws.
+            temperature: float ≥ 0, standard deviation of the draws, or a factor of the fitted one.
 
         Returns:
             Float32 NumPy array `(n, latent_size)`.
@@ -462,8 +471,37 @@ class IntroVAE(LatentModel):
             ValueError: if `n` or `temperature` is out of its range.
         """
         n, temperature = whole("n", n), number("temperature", temperature)
-        z = np.random.default_rng(seed).standard_normal((n, self.latent_size), dtype="float32")
+        rng = np.random.default_rng(seed)
+        if self.ex_post is not None:
+            return self.ex_post.vectors(n, rng, temperature)
+        z = rng.standard_normal((n, self.latent_size), dtype="float32")
         return np.float32(temperature) * z
+
+    def decode_drawn(
+        self, z: np.ndarray, batch_size: int = 32, seed: int | None = None
+    ) -> np.ndarray:
+        """Decodes vectors of `draw`; with `fitted_draws` detail is added that no vector holds."""
+        volumes = self.decode(z, batch_size)
+        if self.ex_post is None:
+            return volumes
+        rng = np.random.default_rng(None if seed is None else [seed, 1])  # not that of the vectors
+        return np.clip(volumes + self.ex_post.details(len(volumes), rng), 0.0, 1.0)
+
+    def fit_draws(self, x: np.ndarray, batch_size: int = 32) -> None:
+        """Fits what `sample` draws from, of a model with `fitted_draws`; call it once trained.
+
+        Args:
+            x: float `(n, *spatial, channels)` in [0, 1], n from 1 to `fitted_draws`: training
+                volumes.
+            batch_size: int, volumes per step.
+
+        Raises:
+            ValueError: if there is no volume or there are too many, or `fitted_draws` is 0.
+        """
+        if self.ex_post is None:
+            raise ValueError("Expected a model with `fitted_draws`. Received: fitted_draws=0")
+        means, deviations = self.encode_distribution(x, batch_size)
+        self.ex_post.set(means, deviations, x - self.decode(means, batch_size))
 
     def endpoints(self, inputs=None) -> dict:
         """What `export` writes: `serve`, `encode`, `decode` and `reconstruct` of tensors.
@@ -509,6 +547,7 @@ class IntroVAE(LatentModel):
             "beta_neg": self.beta_neg,
             "margin": self.margin,
             "gamma_r": self.gamma_r,
+            "fitted_draws": self.fitted_draws,
             "seed": self.seed,
         }
 

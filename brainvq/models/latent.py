@@ -87,6 +87,11 @@ class LatentModel(TracedShapes, Exports, keras.Model):
         """
         del sample_shape
 
+    def decode_drawn(self, z, batch_size=32, seed=None):
+        """Decodes what was drawn; `seed` is that of the draw, for models that draw more."""
+        del seed
+        return self.decode(z, batch_size)
+
     def _serialized_parts(self):
         """The layers among the constructor's arguments, for `get_config`."""
         return {

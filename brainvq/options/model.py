@@ -229,6 +229,11 @@ class Objective:
     """Weight of the divergence of generated volumes in the encoder's exponent."""
     gamma_r: float = option(0.0, minimum=0, **_form("soft"))
     """Weight of their reconstruction in the decoder's step."""
+    fitted_draws: int = option(0, minimum=0)
+    """Draw as so many training volumes are spread (or all, where there are fewer), and with the
+    detail that their reconstructions lack, both as Gaussians fitted after the training: volumes as
+    sharp and as varied as scans, of any form. The model then holds what these volumes are made of.
+    0: vectors of N(0, I), and no more than is decoded from them."""
 
     @property
     def is_adversarial(self):

@@ -375,7 +375,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class VectorSampling:
-    """New volumes, decoded from draws of N(0, I)."""
+    """New volumes, decoded from draws of N(0, I), or as `--model.fitted-draws` says."""
 
     samples: int = option(64, minimum=2)
     """How many volumes to draw."""

@@ -218,7 +218,7 @@ class VolumeFiles(VolumeCodes, FromFolders):
 
 @dataclass(frozen=True)
 class VectorSample(Results):
-    """New volumes, decoded from draws of N(0, temperature^2 I)."""
+    """New volumes, decoded from draws of N(0, temperature^2 I), or fitted ones."""
 
     batch_size: int = option(16, minimum=1)
     """Volumes that the network takes at a time."""

@@ -91,6 +91,11 @@ def vectors_card(about, metrics, *, split, data_facts):
         "Latents hold what tells persons, diseases and scanners apart, all mixed: see the audit in "
         "the report before a class is read from them.",
     ]
+    if about["study"]["model"].get("fitted_draws"):
+        limitations.append(
+            "The model holds what training volumes are made of, for its draws: where scans may not "
+            "be handed on, it may not either."
+        )
     return run_card(
         about,
         metrics,
@@ -234,7 +239,7 @@ def _generation(metrics, figures):
     sharpness.insert(0, "of", sharpness.pop("of"))
     return Section(
         "New brains",
-        f"{generation['count']} volumes decoded from draws of N(0, I), beside "
+        f"{generation['count']} volumes drawn, beside "
         f"{generation['real']} unseen scans. Distances are between distributions, in principal "
         "components of the training volumes (shape and brightness) and in fixed wavelet features "
         "(texture); smaller is nearer. Two figures say what one is worth: that of training "

@@ -91,6 +91,9 @@ VARIANTS = {
     _variant("vae-512", latent_size=512): "variational autoencoder, 512 numbers",
     _variant("vae-8", latent_size=8): "variational autoencoder, 8 numbers",
     _variant(
+        "vae-fitted", fitted_draws=128
+    ): "VAE, 256 numbers; draws as sharp as scans; not in the paper",
+    _variant(
         "soft-256", form="soft", beta_neg=480.0
     ): "Soft-IntroVAE, 256 numbers; not in the paper",
 }

@@ -163,6 +163,9 @@ class Task:
         """Callbacks of the kind's own."""
         return []
 
+    def finish(self, run, model):
+        """Gives a trained model what it needs beside its training, before it is saved."""
+
     def conditions(self, run, codes, split):
         """What the prior is given of each code map of a split beside the codes.
 

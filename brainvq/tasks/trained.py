@@ -117,7 +117,7 @@ class Trained:
     ):
         """Draws `n` new images, or groups of streamlines.
 
-        Where a volume becomes a vector, the vectors are drawn from N(0, I):
+        Where a volume becomes a vector, the vectors are drawn by `IntroVAE.draw`:
         `brainvq.load(run).sample(4, temperature=1.0, seed=0)` returns volumes and vectors.
 
         Args:
@@ -150,7 +150,7 @@ class Trained:
         latents = self.task.samples.draw(
             self, n, level=level, bundle=bundle, stack=stack, age=age, sex=sex, **options
         )
-        samples = self.model.decode(latents, batch_size=batch_size)
+        samples = self.model.decode_drawn(latents, batch_size, options.get("seed"))
         return np.clip(samples, 0.0, 1.0, out=samples) if self.unit_range else samples, latents
 
     def require_prior(self):

@@ -311,6 +311,40 @@ def test_samples_are_decoded_draws_of_the_prior(trained):
     assert np.abs(model.sample(1) - model.sample(1)).max() > 0
 
 
+def test_fitted_draws_have_the_covariance_of_training_volumes(tmp_path):
+    x = volumes(6)
+    model = linear(None, fitted_draws=7)
+    model.fit_draws(x)
+    means, deviations = model.encode_distribution(x)
+    residuals = (x - model.decode(means)).reshape(6, -1)
+    z = model.draw(40_000, seed=0)
+    spread = np.cov(means.T) + np.diag(np.mean(deviations**2, axis=0))
+    np.testing.assert_allclose(z.mean(axis=0), means.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(np.cov(z.T), spread, atol=0.03)
+    details = model.ex_post.details(40_000, np.random.default_rng(0)).reshape(-1, VOXELS)
+    np.testing.assert_allclose(details.mean(axis=0), residuals.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(np.cov(details.T), np.cov(residuals.T), atol=0.01)
+    # A seed draws the same again; what a vector stands for stays the mean; 0 is the middle.
+    drawn = model.sample(3, seed=2)
+    assert 0 <= drawn.min() < drawn.max() <= 1
+    np.testing.assert_array_equal(drawn, model.decode_drawn(model.draw(3, 2), seed=2))
+    np.testing.assert_array_equal(model.reconstruct(x), model.decode(means))
+    middle = np.repeat(means.mean(axis=0)[None], 2, axis=0)
+    np.testing.assert_allclose(model.draw(2, temperature=0.0), middle, atol=1e-6)
+    assert np.abs(model.sample(1) - model.sample(1)).max() > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.sample(3, seed=2), drawn)
+
+
+def test_fitted_draws_of_one_volume_are_like_it():
+    model = linear(None, fitted_draws=2)
+    model.fit_draws(volumes(1))
+    details = model.ex_post.details(2, np.random.default_rng(0))
+    expected = np.repeat(volumes(1) - model.reconstruct(volumes(1)), 2, axis=0)
+    np.testing.assert_allclose(details, expected, atol=1e-6)
+
+
 def test_a_loaded_model_is_the_same_and_trains_on_alike(trained, tmp_path):
     model, x, _, _ = trained
     model.save(tmp_path / "model.keras")
@@ -341,7 +375,7 @@ def test_a_loaded_model_takes_the_same_next_step(tmp_path):
 
 
 def test_the_config_has_every_argument():
-    options = {"form": "soft", "seed": 3, **WEIGHTS}
+    options = {"form": "soft", "seed": 3, "fitted_draws": 2, **WEIGHTS}
     model = linear(**options)
     config = model.get_config()
     parameters = set(inspect.signature(IntroVAE.__init__).parameters) - {"self", "kwargs"}
@@ -423,6 +457,12 @@ def test_mistakes_are_named():
         model.decode(np.zeros((0, 2)))
     with pytest.raises(ValueError, match="Received: n=0"):
         model.sample(0)
+    with pytest.raises(ValueError, match="Received: fitted_draws=0"):
+        model.fit_draws(volumes())
+    with pytest.raises(ValueError, match="Received: fitted_draws=-1"):
+        IntroVAE(encoder, decoder, fitted_draws=-1)
+    with pytest.raises(ValueError, match="Expected 1 to 2 training volumes. Received: 3"):
+        linear(None, fitted_draws=2).fit_draws(volumes())
 
 
 REPLICAS = """

@@ -26,8 +26,8 @@ from brainvq.training.pretrained import load_model
 from brainvq.training.runs import RunFolder
 from tests.scripts.conftest import call
 
-# Both with a linear path; one with a phase as a VAE and with fakes.
-SMALL = ("--variants", "best,ivae-256", "--model.linear", "--smoke")
+# Both with a linear path and draws that are fitted; one with a phase as a VAE and with fakes.
+SMALL = ("--variants", "best,ivae-256", "--model.linear", "--model.fitted-draws", "4", "--smoke")
 SMALL += ("--data.workers", "1", "--sampling.samples", "4")
 FILES = (
     "study.json",
@@ -94,6 +94,9 @@ def test_a_run_holds_all_of_its_parts(vae):
     report = (folder / "report.html").read_text()
     assert "simulated" in report
     assert report.count("data:image/png") == len(FIGURES)
+    model = load_model(folder / "model.keras")
+    assert np.count_nonzero(np.any(model.ex_post.rows.numpy() != 0, axis=1)) == 4
+    assert "what training volumes are made of" in (folder / "MODEL_CARD.md").read_text()
     assert "vae_history.csv" not in {path.name for path in made(vae, "best").iterdir()}
 
 

@@ -74,7 +74,7 @@ def decoded(trained, vectors, batch_size):
     return np.clip(volumes, 0, 1).reshape(*vectors.shape[:-1], *volumes.shape[1:])
 
 
-def save_volumes(trained, folder, names, volumes, sources=()):
+def save_volumes(trained, folder, names, volumes, sources=(), what="decoded from a vector"):
     """Writes volumes that belong to no scan as NIfTI, each with a note on what they are.
 
     Args:
@@ -83,9 +83,10 @@ def save_volumes(trained, folder, names, volumes, sources=()):
         names: list of (start of the name, description), as `Derivatives.file` takes them.
         volumes: arrays `(x, y, z, 1)`.
         sources: paths of the scans that they lie between.
+        what: what they are, in words.
     """
     for name, volume in zip(names, volumes, strict=True):
-        note = {"Description": "decoded from a vector"}
+        note = {"Description": what}
         save_nifti(trained, folder, name, volume[..., 0], note, sources)
 
 

@@ -106,7 +106,7 @@ class VectorSamples(Samples):
         return "SSIM: 3D, 7x7x7 window, data range 1; on the study's grid"
 
     def draw(self, trained, n, level=None, bundle=None, temperature=1.0, seed=None, **options):
-        """Draws vectors from N(0, temperature² I): float32 `(n, latent_size)`; see `Samples`."""
+        """Draws vectors as `IntroVAE.draw` does: float32 `(n, latent_size)`; see `Samples`."""
         for name, value in {"level": level, "bundle": bundle, **options}.items():
             if value not in (None, False):
                 raise UserError(

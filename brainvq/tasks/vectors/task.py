@@ -78,6 +78,12 @@ class Vectors(Volumes):
         """What watches whether the encoder stays a critic of the decoder."""
         return [AdversarialHealth()]
 
+    def finish(self, run, model):
+        """Fits what is drawn from, where the study wants that."""
+        if model.fitted_draws:
+            rows = run.some("train", model.fitted_draws)
+            model.fit_draws(run.store.read(rows), self.batch_size)
+
     # --- after training -------------------------------------------------------------------------
 
     def measure(self, run):

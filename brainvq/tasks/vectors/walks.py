@@ -27,7 +27,7 @@ SHOWN_DIMENSIONS, SHOWN_STEPS = 4, 9
 
 
 def sample(trained, options, log):
-    """Draws volumes from N(0, temperature² I): NIfTI, `latents.npy` and a picture.
+    """Draws volumes as `IntroVAE.sample` does: NIfTI, `latents.npy` and a picture.
 
     Args:
         trained: `brainvq.tasks.trained.Trained`.
@@ -38,7 +38,8 @@ def sample(trained, options, log):
     volumes, vectors = trained.sample(count, batch_size=options.batch_size, **options.drawing)
     write_array(folder / "latents.npy", vectors)
     names = [(f"sub-sample{number:03d}", "drawn") for number in range(1, count + 1)]
-    save_volumes(trained, folder, names, volumes)
+    detail = ", with detail that it does not hold" if trained.model.fitted_draws else ""
+    save_volumes(trained, folder, names, volumes, what=f"decoded from a vector{detail}")
     more = f"{SHOWN} of {count}" if count > SHOWN else f"{count}"
     picture_volumes(
         trained,
