@@ -2,11 +2,11 @@
 
 import re
 
-import nibabel as nib
 import numpy as np
 
 from brainvq import data
 from brainvq.data.inputs import scan_paths
+from brainvq.data.scans import is_empty
 from brainvq.errors import UserError
 from brainvq.tasks.names import inputs, subject_of
 
@@ -105,18 +105,10 @@ def mask_on(scan, path):
     try:
         mask, affine = data.load_scan((str(path),))
     except UserError:
-        if not _is_empty(path):
+        if not is_empty(path):
             raise
         return np.zeros(scan.shape, bool)  # a brain without lesions
     moved = data.to_original_grid(mask, affine, scan.shape, scan.original_affine, order=0) > 0.5
     if (mask > 0.5).any() and not moved.any():
         raise UserError(f"--masks: {path} lies outside of its scan; expected one in its space")
     return moved
-
-
-def _is_empty(path):
-    """Whether a file is an image of zeros, which `load_scan` takes for a fault."""
-    try:
-        return not np.asanyarray(nib.load(path).dataobj).any()
-    except Exception:  # of the parsers of a dozen formats
-        return False

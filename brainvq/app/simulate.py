@@ -16,6 +16,7 @@ def main(arguments, prog):
         spacing=options.spacing,
         groups={group: 1.0 for group in options.groups},
         confound=options.confound,
+        lesion_shapes=options.lesion_shapes,
         seed=options.seed,
     )
     data.write_simulated_bids(scans, options.out, workers=options.workers)

@@ -115,6 +115,14 @@ def _load(paths, axcodes):
     return image, affine
 
 
+def is_empty(path):
+    """Whether a file is an image of zeros, which `load_scan` takes for a fault."""
+    try:
+        return not np.asanyarray(nib.load(path).dataobj).any()
+    except Exception:  # of the parsers of a dozen formats
+        return False
+
+
 def scan_files(paths):
     """Returns the files behind the paths of a scan, which need not exist.
 

@@ -14,11 +14,13 @@ whether it is made alone or with others, in this process or in another.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from brainvq.data.cohort import Cohort
+from brainvq.data.lesion_shapes import lesion_shapes as lesion_shapes_of
 from brainvq.data.scans import SIMULATED
 from brainvq.data.simulation_anatomy import truncated
 from brainvq.data.simulation_parameters import GROUPS, LABELS, SITES, checked
@@ -53,6 +55,7 @@ def simulated_cohort(
     seed=0,
     scans=None,
     space="scanner",
+    lesion_shapes=None,
 ):
     """Returns a cohort of simulated subjects; their scans are made when they are loaded.
 
@@ -78,6 +81,9 @@ def simulated_cohort(
         space: "scanner" (default): heads lie as they do in a scanner. "mni": as after an affine
             registration to the template, on a grid of 160×192×160 mm that is the same for all, the
             one of `RegisterToTemplate` with that shape.
+        lesion_shapes: folder of lesion masks (NIfTI) whose connected pieces, as large as they are,
+            turned by right angles and mirrored at random, are the lesions of the group MS; see
+            `brainvq.data.lesion_shapes`. None (default): ellipsoids.
 
     Returns:
         `Cohort` with `simulated=True`, the usual columns, and manufacturer.
@@ -90,6 +96,7 @@ def simulated_cohort(
     confound = "site" if confound is True else confound
     checked({"seed": seed, "modality": modality, "spacing": spacing, "space": space})
     _check_cohort(n_subjects, groups, confound, scans)
+    shapes = _shapes(lesion_shapes, groups)
     shares = np.array(list(groups.values()), float)
     names = np.repeat(list(groups), _whole_parts(shares, int(n_subjects)))
     np.random.default_rng([seed, 0]).shuffle(names)
@@ -98,12 +105,26 @@ def simulated_cohort(
     for number, group in enumerate(map(str, names)):
         params = {"seed": int(seed), "number": number, "modality": modality}
         params |= {"spacing": float(spacing), "group": group}
+        params |= shapes if group == "MS" else {}
         rows += _rows(params, space, visits[number], bool(scans), confound)
     note = "simulated brains on the ICBM152 template"
     if confound:
         what = "scanner" if confound == "site" else "echo time"
         note += f"; the {what} is confounded with the group on purpose"
     return Cohort("simulated", pd.DataFrame(rows), simulated=True, note=note)
+
+
+def _shapes(folder, groups):
+    """The parameters that say which lesion shapes patients have: dict, empty without a folder."""
+    if folder is None:
+        return {}
+    if "MS" not in groups:
+        raise UserError(
+            f"lesion shapes of {folder}: groups are {', '.join(groups)}; expected MS among them, "
+            "whose lesions they are"
+        )
+    folder = str(Path(folder).absolute())
+    return {"shapes": folder, "shapes_digest": lesion_shapes_of(folder)[1]}
 
 
 def _check_cohort(n_subjects, groups, confound, scans):

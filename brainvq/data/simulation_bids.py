@@ -141,13 +141,18 @@ class _Scan:
         for file in self.sidecar.parent.glob(f"{self.name}_*.json"):
             params = read_json(file).get("SimulationParameters")
             # A subject may have images of two modalities; the rest is one person on one grid.
-            if not isinstance(params, dict) or _person(params) != _person(self.params):
+            if not isinstance(params, dict) or _person(params) != _person(_handed_on(self.params)):
                 raise UserError(
                     f"{file}: {self.name} was simulated with other parameters; expected the same "
                     "cohort, or a new folder"
                 )
         files = (self.sidecar, self.image, self.mask, self.labels)
         return all(file.exists() for file in files)
+
+
+def _handed_on(params):
+    """Parameters without the folder of lesion masks; their digest stays."""
+    return {key: value for key, value in params.items() if key != "shapes"}
 
 
 def _person(params):
@@ -168,7 +173,7 @@ def _write_scan(row, folder):
             "RepetitionTime": row["tr"],
             "EchoTime": row["te"],
             "PixelBandwidth": row["pixel_bandwidth"],
-            "SimulationParameters": scan.params,
+            "SimulationParameters": _handed_on(scan.params),
         }
         write_json(scan.sidecar, content)
     except OSError as error:

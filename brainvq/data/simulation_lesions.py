@@ -1,10 +1,14 @@
 """Lesions of simulated subjects: plaques of multiple sclerosis, and leukoencephalopathy."""
 
+import bisect
+
 import numpy as np
 
+from brainvq.data.lesion_shapes import lesion_shapes, turned, volume
 from brainvq.data.simulation_anatomy import COARSE_MM, on_half
 from brainvq.data.simulation_fields import random_field, sample
 from brainvq.data.simulation_parameters import generator
+from brainvq.errors import UserError
 
 # Share of the white matter that is lesion.
 _WM_SHARES = {"leuko1": (0.06, 0.14), "leuko2": (0.16, 0.30), "leuko3": (0.33, 0.56)}
@@ -12,6 +16,10 @@ _WM_SHARES = {"leuko1": (0.06, 0.14), "leuko2": (0.16, 0.30), "leuko3": (0.33, 0
 # From one visit of a subject to the next: new plaques on average, and growth of what is confluent.
 _NEW_PLAQUES = 1.5
 _GROWTH = 1.05
+
+# Of lesions of real shape: how many a patient has at most, and the largest new one in mm³.
+_MOST = 200
+_NEW_SHAPE = 270.0
 
 
 def lesion_map(template, params):
@@ -22,6 +30,8 @@ def lesion_map(template, params):
     rng, visit = generator(params, 3), params["visit"]
     if group != "MS":
         return _confluent(template, rng, group, visit)
+    if params["shapes"] is not None:
+        return _shaped(template, params)
     total = _plaques(template, rng)
     for later in range(1, visit + 1):
         _add_plaques(total, template, generator(params, 3, later))
@@ -31,7 +41,7 @@ def lesion_map(template, params):
 def _plaques(template, rng):
     """MS: ellipsoids whose long axis points away from the ventricle wall."""
     count = int(rng.integers(5, 51))
-    target = float(np.clip(rng.lognormal(np.log(8), 0.95), 1.7, 36)) * 1000  # mm³
+    target = _draw_load(rng)
     places, axes, short, ratios = _draw_plaques(template, rng, count)
     total = np.zeros(template.wm.shape, np.float32)
     # Plaques overlap and end where white matter ends, so their sizes are scaled in a few rounds.
@@ -45,6 +55,46 @@ def _plaques(template, rng):
             break
         short = short * (target / max(volume, 1.0)) ** (1 / 3)
     return total
+
+
+def _draw_load(rng):
+    """What a patient's lesions fill of the white matter at the first visit, in mm³."""
+    return float(np.clip(rng.lognormal(np.log(8), 0.95), 1.7, 36)) * 1000
+
+
+def _shaped(template, params):
+    """MS: lesions of real shape and size, as many as make up the load, where plaques lie."""
+    shapes, digest = lesion_shapes(params["shapes"])
+    if params["shapes_digest"] not in (None, digest):
+        raise UserError(
+            f"{params['shapes']}: holds other masks than when the subjects were drawn; expected "
+            "the same"
+        )
+    total = np.zeros(template.wm.shape, np.float32)
+    rng = generator(params, 3)
+    _add_shapes(total, template, rng, shapes, _MOST, _draw_load(rng))
+    for later in range(1, params["visit"] + 1):
+        rng = generator(params, 3, later)
+        small = [shape for shape in shapes if volume(shape) <= _NEW_SHAPE] or shapes[:1]
+        _add_shapes(total, template, rng, small, int(rng.poisson(_NEW_PLAQUES)), np.inf)
+    return total
+
+
+def _add_shapes(total, template, rng, shapes, count, load):
+    """Adds shapes, small to large, until no other one fits into the load; the first always does."""
+    volumes = [volume(shape) for shape in shapes]
+    for place in _draw_plaques(template, rng, count)[0]:
+        fitting = bisect.bisect(volumes, load) or int(not total.any())
+        if not fitting:
+            return
+        shape = turned(shapes[rng.integers(fitting)], rng)
+        start = place - np.array(shape.shape) // 2
+        low, high = np.maximum(start, 0), np.minimum(start + shape.shape, total.shape)
+        window = tuple(map(slice, low, high))
+        shape = shape[tuple(map(slice, low - start, high - start))]
+        white, before = template.wm[window] > 0.5, total[window] > 0.5
+        load -= np.count_nonzero(white & (shape > 0.5) & ~before)
+        np.maximum(total[window], shape, out=total[window])
 
 
 def _add_plaques(total, template, rng):

@@ -66,6 +66,8 @@ _DEFAULTS = {
     "visit": 0,
     "space": "scanner",
     "echo": 1.0,
+    "shapes": None,
+    "shapes_digest": None,
 }
 
 
@@ -127,6 +129,11 @@ def checked(params):
             raise UserError(
                 f"simulated scan: {name} is {params[name]!r}; expected a whole number from 0"
             )
+    for name in ("shapes", "shapes_digest"):
+        if not (params[name] is None or isinstance(params[name], str)):
+            raise UserError(f"simulated scan: {name} is {params[name]!r}; expected text")
+    if params["shapes_digest"] is not None and params["shapes"] is None:
+        raise UserError("simulated scan: shapes is missing; expected the folder of lesion masks")
     return params
 
 

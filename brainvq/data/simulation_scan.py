@@ -56,7 +56,9 @@ def simulate(params):
         params: dict, or the JSON text of one. `seed` and `number` (integers from 0) name the
             subject; `modality`, `spacing` (mm), `group`, `age` (years), `sex` and `site` are as in
             the table of `simulated_cohort`. `visit` (from 0) counts the scans of the subject,
-            `space` is "scanner" or "mni", and `echo` (0.5 to 2) multiplies the echo time. What is
+            `space` is "scanner" or "mni", and `echo` (0.5 to 2) multiplies the echo time.
+            `shapes` is a folder of masks whose lesions patients with MS have, see
+            `brainvq.data.lesion_shapes`, and `shapes_digest` names what it has to hold. What is
             left out takes a default: number 0, T1w, 2 mm, healthy, 40 years, F, site-A, visit 0,
             "scanner", 1. Anatomy, lesions and contrast do not depend on `spacing`, anatomy and
             lesions not on `modality`, `site` or `echo`, and anatomy not on `visit`.

@@ -378,6 +378,9 @@ class Simulation:
     """Groups of the subjects, each as large as the others."""
     confound: bool = False
     """Scan nine in ten patients at one site, so that the scanner can pass for the disease."""
+    lesion_shapes: str | None = None
+    """Folder of lesion masks, NIfTI: their connected pieces, as large as they are, turned and
+    mirrored at random, are the lesions of MS. `None`: ellipsoids."""
     seed: int = 2000
     """Seed of the subjects; other than those of training runs, so that these are new subjects."""
     workers: int | None = None
