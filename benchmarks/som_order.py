@@ -31,7 +31,8 @@ from brainvq.evaluation.baselines import PatchKMeans
 
 SIDE, PATCH, COMPONENTS, STAGES = 16, 16, 128, 3
 WIDTHS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
-ROUNDS, WIDEST = 80, 6.0
+ROUNDS, WIDEST = 60, 6.0
+SAMPLED = 4  # of so many training patches one is looked at for the codes of what is left
 
 
 def torus():
@@ -112,7 +113,7 @@ def main():
         for stage in range(1 + STAGES):
             if stage:
                 whole = MiniBatchKMeans(SIDE**2, batch_size=4096, n_init=1, random_state=0)
-                whole = whole.fit(left).cluster_centers_
+                whole = whole.fit(left[::SAMPLED]).cluster_centers_
             whole = whole.astype("float32")
             left = left - whole[pairwise_distances_argmin(left, whole)]
             found = found + whole[pairwise_distances_argmin(unseen - found, whole)]
