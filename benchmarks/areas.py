@@ -87,8 +87,8 @@ def unseen(trained, root, people):
     return np.concatenate(slices), np.concatenate(heights), np.array(names)
 
 
-def u_net(size, filters=(16, 32, 64, 96)):
-    """Logits of six classes for slices `(*size, 1)`, in four levels."""
+def u_net(size, filters=(16, 32, 64, 96), classes=6):
+    """Logits of classes for slices `(*size, 1)`, in four levels."""
     features = inputs = keras.Input((*size, 1))
     skips = []
 
@@ -105,7 +105,7 @@ def u_net(size, filters=(16, 32, 64, 96)):
     for width, skip in zip(filters[-2::-1], skips[::-1], strict=True):
         features = layers.Concatenate()([layers.UpSampling2D()(features), skip])
         features = twice(features, width)
-    return keras.Model(inputs, layers.Conv2D(len(TISSUES) + 1, 1)(features))
+    return keras.Model(inputs, layers.Conv2D(classes, 1)(features))
 
 
 class Batches(keras.utils.PyDataset):

@@ -6,6 +6,7 @@ import inspect
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -62,3 +63,19 @@ def test_ratios_are_those_of_the_rounds(tables):
     assert peer["memory"] == 4e9
     row = tables.side_row("peer", peer)
     assert row == ["peer", "1.5", "2 (1 to 4)", "2", "4.00 GB", "50%"]
+
+
+def test_scans_are_healed_where_marked_and_where_bright(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    healed = importlib.import_module("flair_training").healed
+    rng = np.random.default_rng(0)
+    at = np.stack(np.meshgrid(*[np.arange(-20, 20)] * 3, indexing="ij"))
+    x = np.where(np.linalg.norm(at, axis=0) < 18, 140 + 8 * rng.normal(size=at.shape[1:]), 0)
+    near = {place: np.abs(at - place).max(0) for place in (-6, 6)}
+    for distance in near.values():
+        x = np.where(distance < 3, 220, x)
+    whole = healed(x.astype("float32"), near[6] < 2, rng)  # one is marked, in part
+    for distance in near.values():
+        assert whole[distance < 3].mean() == pytest.approx(140, abs=5)
+    elsewhere = np.minimum(*near.values()) > 5  # but for what the noise has made bright
+    assert (whole == x.astype("float32"))[elsewhere].mean() > 0.97

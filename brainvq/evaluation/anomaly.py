@@ -202,7 +202,7 @@ def depth_score(
     if not foreground.any():
         return np.zeros(x.shape, "float32")
     spacing = np.asarray(spacing, float)
-    z = np.where(foreground, _standardised(x.astype("float32"), foreground), 0)
+    z = np.where(foreground, standardised(x, foreground), 0)
     if depth_smooth:
         # Of the brain alone: what lies outside is unknown, not dark.
         share = ndimage.gaussian_filter(foreground.astype("float32"), depth_smooth / spacing)
@@ -214,8 +214,20 @@ def depth_score(
     return np.where(foreground, np.maximum(score, 0), 0).astype("float32")
 
 
-def _standardised(x, foreground):
-    """Intensities around the most frequent one, in units of 1.48 median absolute deviations."""
+def standardised(x, foreground):
+    """Intensities around the most frequent one, in units of 1.48 median absolute deviations.
+
+    On FLAIR the most frequent intensity is white matter's.
+
+    Args:
+        x: one subject's stack, `(n, rows, cols)`.
+        foreground: bool `(n, rows, cols)`, the brain; not empty.
+
+    Returns:
+        float32 `(n, rows, cols)`, outside of the brain too; without a spread, differences from the
+        median.
+    """
+    x = x.astype("float32")
     values = x[foreground]
     low, high = np.percentile(values, [5, 95])
     spread = 1.4826 * np.median(np.abs(values - np.median(values)))
