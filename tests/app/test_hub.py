@@ -188,7 +188,9 @@ def test_presets_are_listed_with_their_data_and_terms():
         facts = card_facts((folder / "MODEL_CARD.md").read_text())
         assert facts["Name"] in line
         assert "\n" not in line
-        assert sum(path.stat().st_size for path in folder.glob("*.zip")) <= 5_000_000
+        # That of whole volumes holds the mean brain, voxel by voxel.
+        most = 6_500_000 if name == "t1w3d" else 5_000_000
+        assert sum(path.stat().st_size for path in folder.glob("*.zip")) <= most
         for path in folder.iterdir():
             assert b"/tmp" not in path.read_bytes()
             assert b"/work" not in path.read_bytes()
