@@ -75,7 +75,7 @@ def figure(rows, path):
     import matplotlib.pyplot as plt
 
     with plt.rc_context(STYLE):
-        page, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+        page, axes = plt.subplots(1, 2, figsize=(12.5, 4.8), layout="constrained")
         # Runs in colours, what they are compared with in greys.
         names = list(dict.fromkeys(rows["of"]))
         colours = dict(zip(names, [*COLOURS[: len(names) - 2], "#8a949e", "#1d252c"], strict=True))
@@ -95,7 +95,7 @@ def figure(rows, path):
         axes[1].set_yscale("log")
         axes[1].set_ylabel("kernel distance from unseen scans, wavelets")
         axes[1].set_title("Sharp and near")
-        axes[0].legend()
+        page.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
         for kind, mark in KINDS.items():
             axes[1].plot([], [], mark, color="#4a545e", ls="", label=kind)
         axes[1].legend(title="what is drawn", loc="lower left")
