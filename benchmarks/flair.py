@@ -17,11 +17,13 @@ precision, person by person:
   `patches, place`: of patches that also lie at about the same place in the brain;
 - `U-Net`: trained on the marks, what a user with labels would do;
 - `painted`: the same network, trained without one real lesion: on healed scans with bright blobs
-  painted into white matter, most of them near the ventricles;
+  painted into white matter, most of them near the ventricles; with `--healthy SIM` on scans of
+  that folder, such as one of `brainvq simulate --groups healthy --spacing 2 --out SIM`;
 - `U-Net x depth`, `painted x depth`: products with that score.
 """
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 
@@ -248,18 +250,20 @@ class Learned:
         scans: list of `Scan`.
         healthy: list of the same `Scan`s, healed.
         steps: of the U-Net.
+        others: list of `coarse` scans of healthy people that are painted in their place.
     """
 
-    def __init__(self, scans, healthy, steps):
+    def __init__(self, scans, healthy, steps, others=()):
         whole = [coarse(scan) for scan in healthy]
         self.memories = {
             "patches": Patches(whole, 0.0),
             "patches, place": Patches(whole, 20.0),
         }
-        rng = np.random.default_rng(0)
+        rng, others = np.random.default_rng(0), list(others) or whole
+        several = math.ceil(36 / len(others)) * others
         self.networks = {
             "U-Net": segmenter([(coarse(scan)[0], scan.marks) for scan in scans], steps),
-            "painted": segmenter([painted(*scan, rng) for scan in 3 * whole], steps),
+            "painted": segmenter([painted(*scan, rng) for scan in several], steps),
         }
 
     def scores(self, scan):
@@ -296,6 +300,7 @@ def main():
     parser.add_argument("data", help="BIDS folder of FLAIR with lesion marks")
     parser.add_argument("--scan", help="FLAIR of somebody else, brain-extracted")
     parser.add_argument("--marks", help="its lesion marks")
+    parser.add_argument("--healthy", help="BIDS folder of other people, without lesions")
     parser.add_argument("--steps", type=int, default=400, help="training steps of the U-Net")
     parser.add_argument("--out", help="table to write, .csv: every measure of every person")
     options = parser.parse_args()
@@ -307,6 +312,8 @@ def main():
             healed(*(np.moveaxis(a, 0, 2) for a in (scan.x, scan.marks)), rng), 2, 0
         )
         healthy[name] = Scan(whole, scan.brain, scan.marks, scan.spacing)
+    others = people_of(options.healthy).values() if options.healthy else ()
+    others = [coarse(prepared(path, marks)) for path, marks, _ in others]
     names, lesions = list(scans), LesionScores()
     folds = [names[fold::FOLDS] for fold in range(FOLDS)]
     tests = scans
@@ -314,7 +321,9 @@ def main():
         folds, tests = [["scan"]], {"scan": prepared(options.scan, options.marks)}
     for fold in folds:
         start, rest = time.perf_counter(), [name for name in names if name not in fold]
-        learned = Learned([scans[n] for n in rest], [healthy[n] for n in rest], options.steps)
+        learned = Learned(
+            [scans[n] for n in rest], [healthy[n] for n in rest], options.steps, others
+        )
         for name in fold:
             scan = tests[name]
             scores = plain_scores(scan) | learned.scores(scan)
