@@ -28,6 +28,7 @@ from volumes_rate import cohort
 
 from brainvq import evaluation
 from brainvq.evaluation.baselines import PatchKMeans
+from brainvq.evaluation.som import neighbour_correlation, topology_measures
 
 SIDE, PATCH, COMPONENTS, STAGES = 16, 16, 128, 3
 WIDTHS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
@@ -103,8 +104,8 @@ def main():
     maps = {"none": centres, "placed": placed(centres)}
     maps |= {f"learned, to {width:g}": learned(vectors, squares, width) for width in WIDTHS}
     for name, nodes in maps.items():
-        order = evaluation.topology_measures(seen, nodes, neighbours)
-        r = evaluation.neighbour_correlation(space.inverse_transform(nodes), neighbours)
+        order = topology_measures(seen, nodes, neighbours)
+        r = neighbour_correlation(space.inverse_transform(nodes), neighbours)
         # Patches without brain have a code of their own.
         whole = np.vstack([space.inverse_transform(nodes), np.zeros((1, PATCH**3))])
         row = {"order": name, "error": order["topographic_error"], "r": r["mean"]}
