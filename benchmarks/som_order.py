@@ -31,9 +31,9 @@ from brainvq.evaluation.baselines import PatchKMeans
 from brainvq.evaluation.som import neighbour_correlation, topology_measures
 
 SIDE, PATCH, COMPONENTS, STAGES = 16, 16, 128, 3
-WIDTHS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+WIDTHS = (0.3, 0.5, 0.7, 1.0, 2.0)
 ROUNDS, WIDEST = 60, 6.0
-SAMPLED = 4  # of so many training patches one is looked at for the codes of what is left
+SAMPLED = 12  # of so many training patches one is looked at for the codes of what is left
 
 
 def torus():
