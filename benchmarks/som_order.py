@@ -90,7 +90,9 @@ def main():
     parser.add_argument("bids")
     parser.add_argument("people")
     parser.add_argument("--cache", default="cache")
-    store, rows, test = cohort(parser.parse_args())
+    parser.add_argument("--widths", type=float, nargs="*", default=WIDTHS)
+    options = parser.parse_args()
+    store, rows, test = cohort(options)
     cut = PatchKMeans(PATCH, SIDE**2)
     train = cut._patches(store.read(rows["train"]))
     brain = train[train.mean(axis=1) > 0.02]
@@ -102,7 +104,7 @@ def main():
     squares, neighbours = torus()
     centres = kmeans(vectors)
     maps = {"none": centres, "placed": placed(centres)}
-    maps |= {f"learned, to {width:g}": learned(vectors, squares, width) for width in WIDTHS}
+    maps |= {f"learned, to {width:g}": learned(vectors, squares, width) for width in options.widths}
     for name, nodes in maps.items():
         order = topology_measures(seen, nodes, neighbours)
         r = neighbour_correlation(space.inverse_transform(nodes), neighbours)
