@@ -57,7 +57,7 @@ CURVES = {
     "cohort": (
         "slices of 128 x 128 in a cohort of which 1024 are read",
         "read_store",
-        [(n, {"slices": n}) for n in (1000, 10_000, 100_000)],
+        [(n, {"slices": n}) for n in (100, 1000, 10_000, 100_000)],
     ),
 }  # fmt: skip
 LEAST = 10e6  # bytes of memory below which pages, not sizes, say what it rose by
