@@ -46,6 +46,7 @@ def largest(scores):
         values, found = ops.top_k(scores, 1)
         return values[..., 0], ops.cast(found[..., 0], "int32")
     values = ops.max(scores, axis=-1)
+    # Of integers: among floats −0 and 0 would not be equals.
     found = ops.argmax(ops.cast(scores >= values[..., None], "int32"), axis=-1)
     return values, ops.cast(found, "int32")
 
@@ -93,7 +94,8 @@ def nearest_codes(vectors, codebook):
     blocks = count // ROWS + 1
     rows = -(-count // blocks)
     # Each block as long as the others.
-    filled = ops.concatenate([vectors, ops.zeros((blocks * rows - count, dim))], axis=0)
+    more = ops.zeros((blocks * rows - count, dim), dtype=vectors.dtype)
+    filled = ops.concatenate([vectors, more], axis=0)
     codes = ops.map(nearest, ops.reshape(filled, (blocks, rows, dim)))
     return ops.reshape(codes, (-1,))[:count]
 

@@ -109,10 +109,14 @@ class MosaicPrior(keras.Model):
 
     def known(self, trait: str) -> np.ndarray:
         """The numbers of the training people for a trait, float `(m,)`; without those not known."""
+        values = self._numbers(trait)
+        return values[np.isfinite(values)]
+
+    def _numbers(self, trait):
+        """The numbers of all training people for a trait; of one that is not kept, none."""
         if trait not in self.traits:
             return np.zeros(0, "float32")
-        values = ops.convert_to_numpy(self.values)[:, self.traits.index(trait)]
-        return values[np.isfinite(values)]
+        return ops.convert_to_numpy(self.values)[:, self.traits.index(trait)]
 
     def call(self, codes):
         """Returns codes as they are."""
@@ -175,13 +179,13 @@ class MosaicPrior(keras.Model):
         that are wanted."""
         columns, wanted = np.zeros((self.people, len(traits))), np.zeros(len(traits))
         for place, (name, value) in enumerate(traits.items()):
-            known = self.known(name)
+            values = self._numbers(name)
+            known = values[np.isfinite(values)]
             if not len(known) or known.min() == known.max():
                 raise ValueError(
                     "`traits` must be numbers in which the training people are known to differ. "
                     f"Received: traits={traits}"
                 )
-            values = ops.convert_to_numpy(self.values)[:, self.traits.index(name)]
             columns[:, place] = np.where(np.isfinite(values), values - known.mean(), 0)
             wanted[place] = value - known.mean()
         return columns, wanted

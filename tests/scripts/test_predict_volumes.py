@@ -315,6 +315,8 @@ def test_sample_draws_brains_of_an_age_where_the_prior_knows_ages(
     assert (
         "age 70 is outside that of the training people, 20 to 50 years" in capsys.readouterr().out
     )
+    with pytest.raises(UserError, match="age: found nan; expected years from 0 to 150"):
+        brainvq.load(runs["packed"]).sample(1, age=float("nan"))
     with pytest.raises(UserError, match="sex: found F; expected none, because the prior of"):
         use(tmp_path, monkeypatch, runs["packed"], "sample", "--sex", "F")
     with pytest.raises(UserError, match="age: found 30.0; expected none, because the prior of"):

@@ -83,19 +83,20 @@ class VolumeSamples(ScanSamples):
 
     def conditions(self, trained, n, seed, age=None, sex=None, **wanted):
         """Age and sex of all volumes, as the prior takes them."""
-        given = {"age": age, "sex": sex}
-        given = {name: value for name, value in given.items() if value is not None}
-        traits = {}
+        given, traits = {"age": age, "sex": sex}, {}
         for name, value in given.items():
+            if value is None:
+                continue
             known = trained.prior.known(name) if hasattr(trained.prior, "known") else ()
             if not len(known) or min(known) == max(known):
                 raise UserError(
                     f"{name}: found {value}; expected none, because the prior of {trained.path} "
                     f"knows no people that differ in {name}"
                 )
-            traits[name] = SEXES.get(value, value)
-            if not (np.isfinite(traits[name]) and 0 <= traits[name] < MOST_YEARS):
+            fits = value in SEXES if name == "sex" else 0 <= value <= MOST_YEARS
+            if not fits:
                 raise UserError(f"{name}: found {value}; expected {EXPECTED[name]}")
+            traits[name] = SEXES.get(value, value)
             if not min(known) <= traits[name] <= max(known):
                 logger.warning(
                     "age %g is outside that of the training people, %g to %g years: the new brains "
